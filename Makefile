@@ -1,0 +1,51 @@
+# `make demo` and `make test` need nothing but Python 3.10 to 3.13.
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-slow test-jax lint format lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: $(READY)  ## train, score and publish a small U-Net on made-up cells (about 4 minutes)
+	$(BIN)/keras-unet demo
+
+test: $(READY)  ## the tests, without the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-jax:  ## model, losses and metrics on Keras's JAX backend, without TensorFlow
+	test -d $(VENV)-jax || $(PYTHON) -m venv $(VENV)-jax
+	$(VENV)-jax/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt keras jax numpy scipy pydantic pytest hypothesis
+	KERAS_BACKEND=jax PYTHONPATH=. $(VENV)-jax/bin/python -m pytest \
+		tests/models/test_unet.py tests/test_losses.py tests/test_metrics.py
+
+lint: $(READY)  ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## reformat the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY)  ## newest versions into constraints.txt
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --upgrade --python-version 3.10 --extra test \
+		--no-annotate --no-header --quiet pyproject.toml -o constraints.txt
+
+clean:  ## environments and caches
+	rm -rf $(VENV) $(VENV)-jax build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,285 @@
+"""`Augment`: random geometry and intensity for image, label and weight, in one resampling."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from keras_unet.augment.draws import draw_geometry, draw_intensity
+from keras_unet.augment.field import tile_offsets, tile_origin
+from keras_unet.augment.intensity import Statistics, apply_intensity
+from keras_unet.augment.presets import preset_settings
+from keras_unet.augment.resample import Source, locate, read_bicubic, read_bilinear, read_nearest
+from keras_unet.augment.settings import AugmentSettings, make_settings
+from keras_unet.augment.sizes import check_sizes, pair_or_none
+from keras_unet.augment.statistics import batch_statistics
+from keras_unet.augment.threefry import threefry
+from keras_unet.errors import DataError
+
+if TYPE_CHECKING:
+    from keras_unet.data.bank import ImageBank
+
+Tensor = Any
+
+
+@keras.saving.register_keras_serializable(package="keras_unet")
+class Augment(keras.layers.Layer):
+    """Elastic deformation, rotation, scale, shear, flips, shift and grey values, drawn per sample.
+
+    A Keras layer that is also a plain function: call it with NumPy arrays in a script, in
+    `Dataset.map`, or inside a compiled training step. Geometry is composed into one coordinate
+    field; image, label and weight are each read once at the same coordinates, labels by nearest
+    neighbour (ids and integer types survive), borders mirrored without repeating the border pixel.
+
+    >>> augment = Augment.from_preset("paper")
+    >>> image, label = augment(image, label)                        # [B, H, W, C], [B, H, W]
+    >>> dataset.map(lambda i: augment.sample(bank, i, sample_seeds(7, epoch, i)))
+
+    Args:
+        settings: `AugmentSettings`, a mapping with its options, or None; options may also be given
+            by name, on top of it.
+        tile_size: (height, width) or one integer: size of the image that comes out. None: the size
+            of the image that goes in, not moved. Otherwise tiles lie at random places, see
+            `keras_unet.augment.field.tile_origin`.
+        output_size: size of label and weight, the centre of the image's field: what a model with
+            valid convolutions answers for. None: the tile's size.
+        seed: for calls that give no `seeds`.
+        image_dtype: of the image that comes out.
+        jit_compile: compile with XLA (20 times faster on a CPU than the plain graph).
+        name: of the layer.
+
+    Raises:
+        ConfigError: for options that are unknown, out of range or contradict each other.
+    """
+
+    def __init__(
+        self,
+        settings: AugmentSettings | dict[str, Any] | None = None,
+        *,
+        tile_size: int | tuple[int, int] | None = None,
+        output_size: int | tuple[int, int] | None = None,
+        seed: int | None = None,
+        image_dtype: str = "float32",
+        jit_compile: bool = True,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
+        self.settings = make_settings(settings, **options)
+        self.tile_size = pair_or_none(tile_size, "tile_size")
+        self.output_size = pair_or_none(output_size, "output_size")
+        check_sizes(self.tile_size, self.output_size)
+        self.seed = seed
+        self.image_dtype = tf.as_dtype(image_dtype).name
+        self.jit_compile = jit_compile
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.built = True
+        self._compiled = {
+            random: tf.function(
+                lambda *a, _random=random: self._augment(*a, random=_random),
+                jit_compile=jit_compile,
+            )
+            for random in (True, False)
+        }
+
+    @classmethod
+    def from_preset(cls, preset: str, **overrides: Any) -> Augment:
+        """The named set of options: "paper", "none", "flips" or "nnunet".
+
+        Args:
+            preset: which.
+            overrides: single options of `AugmentSettings`, or arguments of `Augment`.
+
+        Raises:
+            ConfigError: for an unknown preset or option.
+        """
+        options = {
+            name: overrides.pop(name)
+            for name in list(overrides)
+            if name in AugmentSettings.model_fields
+        }
+        return cls(preset_settings(preset, **options), **overrides)
+
+    def call(
+        self,
+        image: Tensor,
+        label: Tensor | None = None,
+        weight: Tensor | None = None,
+        seeds: Tensor | None = None,
+        training: bool | None = True,
+    ) -> Any:
+        """Augment a batch.
+
+        Args:
+            image: [batch, height, width, channels]; uint8, uint16, any float.
+            label: [batch, height, width] of any integer dtype, or None.
+            weight: [batch, height, width], float, or None.
+            seeds: int32 [batch, 2], see `sample_seeds`; None: from the layer's own generator.
+            training: False leaves everything as it is (with `tile_size`: the tile at the centre).
+
+        Returns:
+            What was given, in this order: image [batch, *tile_size, channels] in `image_dtype`,
+            label [batch, *output_size] in its dtype, weight [batch, *output_size] float32; the image
+            alone if nothing else was given.
+
+        Raises:
+            DataError: for arrays of the wrong rank.
+        """
+        image = _of_rank(image, 4, "image", "[batch, height, width, channels]")
+        label = _of_rank(label, 3, "label", "[batch, height, width]")
+        weight = _of_rank(weight, 3, "weight", "[batch, height, width]")
+        seeds = self._seeds(seeds, tf.shape(image)[0], training)
+        result = self._compiled[bool(training)](image, label, weight, seeds, None)
+        if image.shape.rank == 4 and self.tile_size is None:
+            result[0].set_shape([*image.shape[:1], *image.shape[1:]])
+        return _pack(result)
+
+    def sample(
+        self, bank: ImageBank, index: Tensor, seeds: Tensor | None = None, training: bool = True
+    ) -> Any:
+        """Augmented tiles from a bank of whole images: only the tiles' pixels are computed.
+
+        Args:
+            bank: see `keras_unet.data.bank.ImageBank`.
+            index: int32 [batch], which images.
+            seeds: int32 [batch, 2], see `sample_seeds`; None: from the layer's own generator.
+            training: False takes the tile at each image's centre, unchanged.
+
+        Returns:
+            As the call's, for what the bank holds: image [batch, *tile_size, channels] normalised
+            by the bank's shift and scale; label int32 and weight float32 [batch, *output_size].
+        """
+        if self.tile_size is None:
+            raise DataError("sample() needs Augment(tile_size=(height, width)); found None")
+        index = tf.reshape(tf.cast(index, tf.int32), [-1])
+        seeds = self._seeds(seeds, tf.shape(index)[0], training)
+        return _pack(self._compiled[bool(training)](bank.tensors(), None, None, seeds, index))
+
+    def _seeds(self, seeds: Tensor | None, batch: Tensor, training: Any) -> Tensor:
+        if seeds is not None:
+            return tf.ensure_shape(tf.cast(seeds, tf.int32), [None, 2])
+        if not training:
+            return tf.zeros([batch, 2], tf.int32)
+        state = tf.cast(self.seed_generator.next(), tf.uint32)
+        index = tf.cast(tf.range(batch), tf.uint32)
+        words = threefry((state[0], state[1]), (index, tf.zeros_like(index)))
+        return tf.stack([tf.bitcast(word, tf.int32) for word in words], axis=1)
+
+    def _augment(self, images, label, weight, seeds, index, *, random: bool):
+        """The whole computation; `images` is a batch, or a bank's tensors where `index` is given."""
+        settings = self.settings if random else AugmentSettings()
+        if index is None:
+            source, size = _batch_source(images, label, weight)
+            tile = self.tile_size or size
+            channels = images.shape[-1]
+        else:
+            bank = images
+            source = Source(
+                bank.image,
+                bank.label,
+                bank.weight,
+                *(tf.gather(v, index) for v in (bank.offset, bank.height, bank.width)),
+            )
+            tile = self.tile_size
+            channels = bank.image.shape[-1]
+        output = self.output_size or tile
+        margins = tuple((t - o) // 2 for t, o in zip(tile, output, strict=True))
+
+        geometry = draw_geometry(settings, seeds)
+        move = random and self.tile_size is not None
+        origin = tile_origin(
+            geometry.position if move else None, source.height, source.width, output, margins
+        )
+        y, x = tile_offsets(geometry, *tile)
+        cells = locate(y, x, origin, source)
+        if settings.interpolation == "bicubic":
+            image = read_bicubic(source.image, cells, source)
+        else:
+            image = read_bilinear(source.image, cells)
+        if index is not None:
+            shift, scale = tf.gather(bank.shift, index), tf.gather(bank.scale, index)
+            image = (image - shift[:, None, None]) * scale[:, None, None]
+        if settings.changes_intensity:
+            if index is None:
+                of = batch_statistics(images)
+            else:
+                mean, std, low, high = (tf.gather(v, index) for v in bank.statistics)
+                of = Statistics(
+                    (mean - shift) * scale,
+                    std * scale,
+                    (low - shift) * scale,
+                    (high - shift) * scale,
+                )
+            drawn = draw_intensity(settings, seeds, channels)
+            radius = math.ceil(4.0 * settings.blur[1]) if settings.blur else 0
+            image = apply_intensity(image, drawn, of, seeds, radius)
+        image = tf.cast(image, self.image_dtype)
+
+        inner = cells.crop(*margins, *output)
+        new_label = None if source.label is None else read_nearest(source.label, inner)
+        if index is not None and new_label is not None:
+            new_label = tf.cast(new_label, tf.int32)
+        new_weight = None if source.weight is None else read_bilinear(source.weight, inner)
+        return image, new_label, new_weight
+
+    def compute_output_spec(self, image, label=None, weight=None, seeds=None, training=True):
+        def spec(like, size, dtype, channels=()):
+            return keras.KerasTensor((like.shape[0], *(size or like.shape[1:3]), *channels), dtype)
+
+        output = self.output_size or self.tile_size
+        result = (
+            spec(image, self.tile_size, self.image_dtype, image.shape[3:]),
+            None if label is None else spec(label, output, label.dtype),
+            None if weight is None else spec(weight, output, "float32"),
+        )
+        return _pack(result)
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything that `from_config` needs to build the same layer."""
+        config = super().get_config()
+        config.update(
+            settings=self.settings.model_dump(mode="json"),
+            tile_size=self.tile_size,
+            output_size=self.output_size,
+            seed=self.seed,
+            image_dtype=self.image_dtype,
+            jit_compile=self.jit_compile,
+        )
+        return config
+
+
+def _of_rank(value: Tensor | None, rank: int, name: str, expected: str) -> Tensor | None:
+    if value is None:
+        return None
+    value = tf.convert_to_tensor(value)
+    if value.shape.rank != rank:
+        raise DataError(f"{name} must be {expected}; found shape {value.shape}")
+    return value
+
+
+def _batch_source(
+    image: Tensor, label: Tensor | None, weight: Tensor | None
+) -> tuple[Source, tuple]:
+    static, shape = image.shape, tf.shape(image)
+    batch = shape[0]
+    height, width = (static[axis] or shape[axis] for axis in (1, 2))
+    ones = tf.ones([batch], tf.int32)
+    source = Source(
+        tf.reshape(image, [-1, static[3] or shape[3]]),
+        None if label is None else tf.reshape(label, [-1]),
+        None if weight is None else tf.reshape(tf.cast(weight, tf.float32), [-1]),
+        tf.range(batch) * (height * width),
+        ones * height,
+        ones * width,
+    )
+    return source, (height, width)
+
+
+def _pack(result: tuple) -> Any:
+    given = tuple(value for value in result if value is not None)
+    return given if len(given) > 1 else given[0]

@@ -1,0 +1,8 @@
+"""The command line `keras-unet`: one small file a command, no logic of its own.
+
+TensorFlow is imported inside the commands, so that `--help` answers at once.
+"""
+
+from keras_unet.cli.app import main
+
+__all__ = ["main"]

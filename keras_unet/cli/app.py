@@ -1,0 +1,35 @@
+"""Collects the commands and turns this package's errors into one readable message."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from keras_unet.cli.augment import augment
+from keras_unet.cli.demo import demo
+from keras_unet.cli.evaluate import evaluate
+from keras_unet.cli.export import export
+from keras_unet.cli.predict import predict
+from keras_unet.cli.train import train
+from keras_unet.errors import KerasUnetError
+
+app = typer.Typer(
+    name="keras-unet",
+    help="U-Net for Keras: train on your images, predict, evaluate, publish for TF Serving.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for command in (demo, train, predict, evaluate, export, augment):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of `keras-unet`: errors that a user can mend end with exit code 1, no trace."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences the libraries' start-up notices
+    try:
+        app()
+    except KerasUnetError as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(1)

@@ -1,0 +1,52 @@
+"""`keras-unet demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    minutes: Annotated[float, typer.Option(min=0.05, help="Training time.")] = 2.0,
+    output: Annotated[Path, typer.Option(help="Folder for data and run.")] = Path("runs"),
+    publish: Annotated[Path, typer.Option(help="Folder for the published version.")] = Path(
+        "saved_models/demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """The whole job on made-up cells: data, training, scores, pictures, published model."""
+    from keras_unet.cli.report import console, show_evaluation
+    from keras_unet.data.synthetic import write_dataset
+    from keras_unet.serving.publish import export
+    from keras_unet.training.config import TrainConfig
+    from keras_unet.training.fit import train
+
+    data = output / "demo-data"
+    write_dataset(data, seed=seed)
+    console.print(f"Made-up cells with labels: {data}")
+    config = TrainConfig.model_validate(
+        {
+            "data": {
+                "images": data / "train",
+                "validation": data / "val",
+                "label_kind": "instances",
+                "class_names": ["background", "cell"],
+            },
+            "model": {"filters": 8, "depth": 3},
+            "steps_per_epoch": 25,
+            "minutes": minutes,
+            "output": output,
+            "seed": seed,
+        }
+    )
+    result = train(config, console)
+    show_evaluation(result.evaluation)
+    version = export(result.model, publish)
+    folder = result.folder
+    console.print(f"Look at    {folder}/overlays/ and {folder}/curves.png")
+    console.print(f"Published  {version} (a SavedModel for TensorFlow Serving)")
+    console.print("[bold]Now your own images[/]: put them in DATA/images and DATA/labels (equal")
+    console.print("names; add --instances if each number in the labels is one object), then")
+    console.print("  keras-unet train DATA")

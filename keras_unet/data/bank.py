@@ -1,0 +1,171 @@
+"""A whole data set in memory as one flat run of pixels, from which tiles are read at any place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_unet.errors import DataError
+
+Tensor = Any
+
+
+class BankTensors(NamedTuple):
+    """The bank's tensors; see `ImageBank` for shapes."""
+
+    image: Tensor
+    label: Tensor | None
+    weight: Tensor | None
+    offset: Tensor
+    height: Tensor
+    width: Tensor
+    shift: Tensor
+    scale: Tensor
+    statistics: tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBank:
+    """Images of any sizes, one after the other, pixel by pixel, in their stored dtype.
+
+    Reading a tile is arithmetic on a flat index, so images of different sizes need one compilation,
+    a tile may stick out of its image (mirrored), and nothing but the tile's pixels is computed.
+    The tensors live where they were made: build the bank under `tf.device("GPU:0")` to keep it there.
+
+    Attributes:
+        image: [P, C] uint8, uint16 or float32: all images' pixels.
+        label: [P], the smallest of uint8, uint16, int32 that holds every label, or None.
+        weight: [P] float32, or None.
+        offset: [N] int32 (int64 from 2^31 pixels on), each image's first pixel.
+        height, width: [N] int32.
+        shift, scale: [N, C] float32: normalised = (value - shift) * scale.
+        statistics: mean, standard deviation, least and greatest value, each [N, C] float32, of the
+            values as stored.
+    """
+
+    image: Tensor
+    label: Tensor | None
+    weight: Tensor | None
+    offset: Tensor
+    height: Tensor
+    width: Tensor
+    shift: Tensor
+    scale: Tensor
+    statistics: tuple[Tensor, Tensor, Tensor, Tensor]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Sequence[np.ndarray],
+        labels: Sequence[np.ndarray] | None = None,
+        weights: Sequence[np.ndarray] | None = None,
+        shift: np.ndarray | None = None,
+        scale: np.ndarray | None = None,
+    ) -> ImageBank:
+        """Pack arrays into a bank.
+
+        Args:
+            images: N arrays [H_i, W_i, C] of one dtype: uint8, uint16 or float32.
+            labels: N integer arrays [H_i, W_i], or None.
+            weights: N arrays [H_i, W_i], stored as float32, or None.
+            shift, scale: what broadcasts to [N, C], or None for 0 and 1.
+
+        Raises:
+            DataError: names the image and says what was found and what was expected.
+        """
+        import tensorflow as tf
+
+        images = list(images)
+        _check_images(images)
+        channels = images[0].shape[2]
+        sizes = np.array([image.shape[:2] for image in images], np.int64)
+        pixels = sizes[:, 0] * sizes[:, 1]
+        kind = np.int64 if pixels.sum() >= 2**31 else np.int32
+
+        label = weight = None
+        if labels is not None:
+            label = _flat(labels, images, "label", _label_dtype(labels))
+        if weights is not None:
+            weight = _flat(weights, images, "weight", np.dtype(np.float32))
+        statistics = _statistics(images)
+        full = (len(images), channels)
+        return cls(
+            image=tf.constant(np.concatenate([image.reshape(-1, channels) for image in images])),
+            label=None if label is None else tf.constant(label),
+            weight=None if weight is None else tf.constant(weight),
+            offset=tf.constant((np.cumsum(pixels) - pixels).astype(kind)),
+            height=tf.constant(sizes[:, 0].astype(np.int32)),
+            width=tf.constant(sizes[:, 1].astype(np.int32)),
+            shift=tf.constant(np.broadcast_to(np.float32(0 if shift is None else shift), full)),
+            scale=tf.constant(np.broadcast_to(np.float32(1 if scale is None else scale), full)),
+            statistics=tuple(tf.constant(value) for value in statistics),
+        )
+
+    def __len__(self) -> int:
+        return int(self.height.shape[0])
+
+    def tensors(self) -> BankTensors:
+        """All tensors, in the form in which a compiled function takes them."""
+        return BankTensors(**{name: getattr(self, name) for name in BankTensors._fields})
+
+
+def _check_images(images: list[np.ndarray]) -> None:
+    if not images:
+        raise DataError("a bank needs at least one image; found none")
+    first = images[0]
+    for number, image in enumerate(images):
+        if image.ndim != 3 or 0 in image.shape:
+            raise DataError(
+                f"image {number} must be [height, width, channels]; found shape {image.shape}"
+            )
+        if image.dtype not in (np.uint8, np.uint16, np.float32):
+            raise DataError(f"image {number} must be uint8, uint16 or float32; found {image.dtype}")
+        if (image.dtype, image.shape[2]) != (first.dtype, first.shape[2]):
+            raise DataError(
+                f"image {number} has {image.shape[2]} channels of {image.dtype}; "
+                f"image 0 has {first.shape[2]} of {first.dtype}: all must be alike"
+            )
+
+
+def _label_dtype(labels: Sequence[np.ndarray]) -> np.dtype:
+    for number, label in enumerate(labels):
+        if label.dtype.kind not in "iub":
+            raise DataError(f"label {number} must have an integer dtype; found {label.dtype}")
+    low = min(int(label.min()) for label in labels)
+    high = max(int(label.max()) for label in labels)
+    for dtype in (np.uint8, np.uint16, np.int32):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    raise DataError(f"labels must fit int32; found values from {low} to {high}")
+
+
+def _flat(
+    arrays: Sequence[np.ndarray], images: list[np.ndarray], name: str, dtype: np.dtype
+) -> np.ndarray:
+    if len(arrays) != len(images):
+        raise DataError(f"found {len(arrays)} {name}s for {len(images)} images")
+    for number, (array, image) in enumerate(zip(arrays, images, strict=True)):
+        if array.shape != image.shape[:2]:
+            raise DataError(
+                f"{name} {number} has shape {array.shape}; its image is {image.shape[:2]}"
+            )
+    return np.concatenate([array.reshape(-1).astype(dtype) for array in arrays])
+
+
+def _statistics(images: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Mean, standard deviation, minimum and maximum, each float32 [N, C]."""
+    rows = []
+    for image in images:
+        rows.append([f(image, axis=(0, 1)) for f in (_mean, _std, np.min, np.max)])
+    return tuple(np.array([row[k] for row in rows], np.float32) for k in range(4))
+
+
+def _mean(image: np.ndarray, axis: tuple[int, int]) -> np.ndarray:
+    return image.mean(axis=axis, dtype=np.float64)
+
+
+def _std(image: np.ndarray, axis: tuple[int, int]) -> np.ndarray:
+    return image.std(axis=axis, dtype=np.float64)

@@ -1,0 +1,218 @@
+"""The check of a data set before training: everything that is wrong, told at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from keras_unet.data.label_check import count_regions, settle
+from keras_unet.data.label_rule import LabelMapping, LabelRule
+from keras_unet.data.pairs import Pair, Pairs
+from keras_unet.data.reading import PairReader, RawPair, Sample, size
+from keras_unet.data.report import DataReport, DataSummary, Problem, Spread, listed, shown
+
+
+def check_data(
+    pairs: Pairs | Iterable[Pair], rule: LabelRule | None = None, *, need_labels: bool = False
+) -> DataReport:
+    """Reads every file once and reports; raises nothing. See `check_and_read`."""
+    return check_and_read(pairs, rule, need_labels=need_labels)[1]
+
+
+def check_and_read(
+    pairs: Pairs | Iterable[Pair], rule: LabelRule | None = None, *, need_labels: bool = False
+) -> tuple[list[Sample], DataReport]:
+    """The samples that could be read, and the report on all of them.
+
+    Problems (to be mended): unreadable, truncated or oversized files, missing partners, image and
+    labels of unequal size, label values that do not fit the rule, NaN, unequal channel counts,
+    labels that JPEG or smooth resizing went over, labels with one class only. Notes (to be
+    looked at): constant images, single images without cells, equal images, mixed dtypes, how
+    label values are read.
+
+    Args:
+      pairs: from `find_pairs`, whose problems and notes are taken over.
+      rule: what label values mean; default `LabelRule()`: classes.
+      need_labels: a set without any labels is a problem.
+    """
+    rule = rule or LabelRule()
+    problems = list(pairs.problems) if isinstance(pairs, Pairs) else []
+    notes = list(pairs.notes) if isinstance(pairs, Pairs) else []
+    with PairReader() as reader:
+        raws = [reader.read(pair, rule) for pair in pairs]
+    problems += [problem for raw in raws for problem in raw.problems]
+    problems += _missing(raws, need_labels)
+    problems += _channels(raws)
+    mapping, strange = settle(raws, rule)
+    problems += strange
+    samples = _samples(raws, mapping)
+    summary = _summary(raws, samples, mapping)
+    if mapping is not None:
+        notes += mapping.notes
+        problems += _content(samples, summary, mapping)
+        notes += _label_notes(samples, raws, mapping)
+    notes += _image_notes(raws, summary)
+    report = DataReport(
+        problems=tuple(problems),
+        notes=tuple(notes),
+        summary=summary,
+        mapping=mapping,
+        digests={raw.pair.name: raw.digest for raw in raws if raw.digest},
+    )
+    return samples, report
+
+
+def _missing(raws: Sequence[RawPair], need_labels: bool) -> list[Problem]:
+    bare = [raw for raw in raws if raw.pair.label is None]
+    if len(bare) < len(raws):  # some have labels, so all should
+        return [
+            Problem(file=_image_name(raw), found="has no labels", expected="labels for each image")
+            for raw in bare
+        ]
+    if need_labels:
+        return [
+            Problem(
+                file="",
+                found="there are no labels",
+                expected="a folder labels/ beside images/ with equal names, or a labels path",
+            )
+        ]
+    return []
+
+
+def _channels(raws: Sequence[RawPair]) -> list[Problem]:
+    counts = Counter(raw.image.shape[2] for raw in raws if raw.image is not None)
+    if len(counts) < 2:
+        return []
+    usual, many = counts.most_common(1)[0]
+    return [
+        Problem(
+            file=_image_name(raw),
+            found=f"has {raw.image.shape[2]} channels",
+            expected=f"{usual}, as {many} of {counts.total()} images",
+        )
+        for raw in raws
+        if raw.image is not None and raw.image.shape[2] != usual
+    ]
+
+
+def _samples(raws: Sequence[RawPair], mapping: LabelMapping | None) -> list[Sample]:
+    out = []
+    for raw in raws:
+        if raw.image is None:
+            continue
+        if raw.labels is None or mapping is None:
+            out.append(Sample(raw.pair.name, raw.image))
+            continue
+        classes, instances = mapping.classes(raw.labels), mapping.instances(raw.labels)
+        out.append(Sample(raw.pair.name, raw.image, classes, instances))
+    return out
+
+
+def _summary(
+    raws: Sequence[RawPair], samples: Sequence[Sample], mapping: LabelMapping | None
+) -> DataSummary:
+    images = [raw.image for raw in raws if raw.image is not None]
+    values = sorted({value for raw in raws for value in raw.values})
+    fractions = cells = total = diameter = None
+    if mapping is not None:
+        counts = np.zeros(mapping.num_classes, np.int64)
+        objects, across = [], []
+        for sample in samples:
+            if sample.classes is not None:
+                counts += np.bincount(
+                    sample.classes[sample.classes >= 0], minlength=mapping.num_classes
+                )
+            if sample.instances is not None:
+                area = np.unique(sample.instances[sample.instances > 0], return_counts=True)[1]
+                objects.append(len(area))
+                across += (2 * np.sqrt(area / np.pi)).tolist()
+        fractions = tuple((counts / max(1, counts.sum())).tolist())
+        if mapping.kind == "instances":
+            cells, total, diameter = _spread(objects), sum(objects), _spread(across)
+    return DataSummary(
+        images=len(raws),
+        labelled=sum(raw.labels is not None for raw in raws),
+        sizes=dict(Counter(map(size, images))),
+        channels=dict(Counter(str(image.shape[2]) for image in images)),
+        dtypes=dict(Counter(str(image.dtype) for image in images)),
+        grey=_spread([float(image.mean(dtype=np.float64)) for image in images]),
+        label_values=tuple(values[:32]),
+        label_values_count=len(values),
+        class_fractions=fractions,
+        cells=cells,
+        cells_total=total,
+        diameter=diameter,
+    )
+
+
+def _content(
+    samples: Sequence[Sample], summary: DataSummary, mapping: LabelMapping
+) -> list[Problem]:
+    held = [k for k, share in enumerate(summary.class_fractions or ()) if share > 0]
+    if len(held) > 1 or not samples:
+        return []
+    what = "nothing but background" if held == [0] else f"a single class ({listed(held)})"
+    return [
+        Problem(
+            file="",
+            found=f"the labels of all {summary.labelled} images hold {what}",
+            expected="at least two classes in the set" if mapping.kind == "semantic" else "cells",
+        )
+    ]
+
+
+def _label_notes(
+    samples: Sequence[Sample], raws: Sequence[RawPair], mapping: LabelMapping
+) -> list[str]:
+    notes = []
+    empty = [s.name for s in samples if s.classes is not None and not np.any(s.classes > 0)]
+    if empty:
+        notes.append(f"{len(empty)} of {len(samples)} images are all background: {listed(empty)}")
+    ignored = sum(int(np.count_nonzero(s.classes < 0)) for s in samples if s.classes is not None)
+    if ignored:
+        total = sum(s.classes.size for s in samples if s.classes is not None)
+        notes.append(f"{ignored / total:.1%} of the pixels do not count (value {mapping.ignore})")
+    if mapping.kind == "instances" and not mapping.split:
+        labelled = [raw for raw in raws if raw.labels is not None]
+        numbers = sum(len(set(raw.values) - {0, mapping.ignore}) for raw in labelled)
+        regions = sum(count_regions(raw.labels) for raw in labelled)
+        if regions > 1.5 * numbers:
+            notes.append(
+                f"{numbers} objects lie in {regions} separate regions: if the numbers are classes, "
+                'set data.label_kind = "semantic"'
+            )
+    return notes
+
+
+def _image_notes(raws: Sequence[RawPair], summary: DataSummary) -> list[str]:
+    notes = []
+    read = [raw for raw in raws if raw.image is not None]
+    constant = [_image_name(raw) for raw in read if raw.image.min() == raw.image.max()]
+    if constant:
+        notes.append(f"{len(constant)} images are of one grey value: {listed(constant)}")
+    if len(summary.dtypes) > 1:
+        usual = max(summary.dtypes, key=lambda dtype: summary.dtypes[dtype])
+        others = [_image_name(raw) for raw in read if str(raw.image.dtype) != usual]
+        odd = listed(sorted(set(summary.dtypes) - {usual}))
+        notes.append(f"most images are {usual}, others {odd}: {listed(others)}")
+    copies: dict[str, list[str]] = {}
+    for raw in read:
+        copies.setdefault(raw.digest, []).append(_image_name(raw))
+    notes += [f"equal pixels in {listed(names)}" for names in copies.values() if len(names) > 1]
+    return notes
+
+
+def _image_name(raw: RawPair) -> str:
+    return shown(raw.pair.image, raw.pair.image_page)
+
+
+def _spread(numbers: Sequence[float]) -> Spread | None:
+    if not len(numbers):
+        return None
+    low, middle, high = np.min(numbers), np.median(numbers), np.max(numbers)
+    return Spread(
+        min=round(float(low), 2), median=round(float(middle), 2), max=round(float(high), 2)
+    )

@@ -1,0 +1,211 @@
+"""Image and label files as arrays: PNG, JPEG (images only) and TIFF, told apart by content."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from keras_unet.data.tiff import TiffStack
+from keras_unet.errors import DataError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def read_image(path: str | Path, page: int | None = None) -> np.ndarray:
+    """One image as [height, width, channels], in the dtype it is stored in.
+
+    Grey gives C = 1, colour and palettes C = 3 (channels of a TIFF: as many as there are). One-bit
+    images become uint8 with 0 and 255; float64 becomes float32. A channel of opacity (alpha) is
+    dropped if everything is opaque, and refused otherwise. Photographs come upright (EXIF).
+
+    Args:
+      path: PNG, JPEG or TIFF; what the file holds decides, not its name.
+      page: which page of a TIFF stack, from 0; None if the file holds a single image.
+
+    Raises:
+      DataError: missing, unreadable, truncated, too large (Pillow's limit against decompression
+        bombs), of a kind that would lose bits, or a stack without `page`.
+    """
+    with ImageFile(path) as file:
+        return file.image(page)
+
+
+def read_labels(path: str | Path, page: int | None = None) -> np.ndarray:
+    """One label image as int32 [height, width].
+
+    Integers and floating point numbers without fractions are taken as they are; a palette gives
+    its indices; colour is accepted if its three channels are equal (grey saved as RGB).
+
+    Raises:
+      DataError: as `read_image`; also colour, fractions, NaN, and values beyond int32.
+    """
+    with ImageFile(path) as file:
+        return file.labels(page)
+
+
+def count_pages(path: str | Path) -> int:
+    """How many images the file holds: 1, or more for a TIFF stack.
+
+    Raises:
+      DataError: missing or unreadable.
+    """
+    with ImageFile(path) as file:
+        return len(file)
+
+
+class ImageFile(AbstractContextManager["ImageFile"]):
+    """An open image file: a sequence of images, read when asked for. See `read_image`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with self.path.open("rb") as file:
+                head = file.read(26)
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be opened ({error.strerror or error})") from error
+        if not head:
+            raise DataError(f"{self.path}: is empty (0 bytes); expected an image")
+        self._head = head
+        self._stack = TiffStack(self.path) if head[:4] in _TIFF_STARTS else None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._stack is not None:
+            self._stack.close()
+
+    def __len__(self) -> int:
+        return 1 if self._stack is None else len(self._stack)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the pixels went through JPEG, which changes label values."""
+        return self._head[:2] == b"\xff\xd8" if self._stack is None else self._stack.lossy
+
+    def image(self, page: int | None = None) -> np.ndarray:
+        """Page `page` as [H, W, C]; see `read_image`."""
+        array = self._read(page, palette=True)
+        if array.dtype == np.float64 or array.dtype == np.float16:
+            array = array.astype(np.float32)
+        if array.dtype.kind not in "uif" or array.dtype.itemsize > 4:
+            raise DataError(
+                f"{self.path}: holds {array.dtype} pixels; expected integers of 8 to 32 bits or "
+                "floating point"
+            )
+        return np.ascontiguousarray(array)
+
+    def labels(self, page: int | None = None) -> np.ndarray:
+        """Page `page` as int32 [H, W]; see `read_labels`."""
+        array = self._read(page, palette=False)
+        channels = array.shape[2]
+        if channels != 1:
+            grey = array[..., :1]
+            if channels != 3 or not np.array_equal(array, np.broadcast_to(grey, array.shape)):
+                hint = " (one class a colour: save class numbers instead)" if channels == 3 else ""
+                raise DataError(
+                    f"{self.path}: is a label image with {channels} channels that differ{hint}; "
+                    "expected one channel of integers, a palette, or grey saved as RGB"
+                )
+            array = grey
+        array = array[..., 0]
+        if array.dtype.kind == "f":
+            if not np.all(np.isfinite(array)):
+                raise DataError(f"{self.path}: holds NaN or infinite labels; expected integers")
+            fractions = np.count_nonzero(array != np.rint(array))
+            if fractions:
+                raise DataError(
+                    f"{self.path}: holds {fractions} labels that are not whole numbers (from "
+                    f"{array.min():g} to {array.max():g}); expected integers"
+                )
+        elif array.dtype.kind not in "ui":
+            raise DataError(f"{self.path}: holds {array.dtype} labels; expected integers")
+        low, high = array.min(), array.max()
+        limits = np.iinfo(np.int32)
+        if low < limits.min or high > limits.max:
+            raise DataError(
+                f"{self.path}: holds labels from {low} to {high}; expected at most {limits.max}"
+            )
+        return np.ascontiguousarray(array, np.int32)
+
+    def _read(self, page: int | None, palette: bool) -> np.ndarray:
+        """[H, W, C] as stored, without opacity."""
+        if page is None and len(self) > 1:
+            raise DataError(
+                f"{self.path}: holds {len(self)} pages; expected a single image, or the page "
+                "to read"
+            )
+        number = 0 if page is None else int(page)
+        if not 0 <= number < len(self):
+            raise DataError(
+                f"{self.path}: has no page {number}; expected 0 to {len(self) - 1} "
+                f"({len(self)} in all)"
+            )
+        if self._stack is None:
+            array, alpha = self._read_picture(palette)
+        else:
+            array, alpha = self._stack.read(number, palette=palette), self._stack.alpha
+        if array.size == 0:
+            raise DataError(f"{self.path}: is {array.shape[0]}x{array.shape[1]}; expected pixels")
+        if alpha and array.shape[2] in (2, 4):
+            array, opacity = array[..., :-1], array[..., -1]
+            opaque = np.iinfo(opacity.dtype).max if opacity.dtype.kind in "ui" else 1
+            if np.any(opacity != opaque):
+                raise DataError(
+                    f"{self.path}: is partly transparent (opacity down to {opacity.min():g} of "
+                    f"{opaque}); expected an opaque image: flatten it, or drop its alpha channel"
+                )
+        return array
+
+    def _read_picture(self, palette: bool) -> tuple[np.ndarray, bool]:
+        """A PNG or JPEG file as [H, W, C], and whether its last channel is opacity."""
+        png = self._head[:8] == b"\x89PNG\r\n\x1a\n"
+        if png and len(self._head) == 26 and self._head[24] == 16 and self._head[25] != 0:
+            # Pillow would return 8 bits of these without a word.
+            raise DataError(
+                f"{self.path}: is a PNG with 16 bits in each of several channels, which would lose "
+                "bits when read; expected 16-bit grey, or TIFF for 16-bit colour"
+            )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(self.path, formats=("PNG", "JPEG")) as picture:
+                    picture.load()
+                    if picture.mode == "P" and not palette:
+                        return np.atleast_3d(np.asarray(picture)), False
+                    return _pixels(ImageOps.exif_transpose(picture))
+        except Image.DecompressionBombError as error:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise DataError(
+                f"{self.path}: too large ({error}); expected at most {limit:,} pixels, which "
+                "guards against decompression bombs: save it as TIFF, or cut it up"
+            ) from error
+        except Image.UnidentifiedImageError as error:
+            raise DataError(f"{self.path}: is not a PNG, JPEG or TIFF file") from error
+        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
+            raise DataError(f"{self.path}: truncated or damaged: {error}") from error
+
+
+def _pixels(picture: Image.Image) -> tuple[np.ndarray, bool]:
+    """[H, W, C] of a loaded picture, and whether its last channel is opacity."""
+    if picture.mode == "P":
+        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    elif picture.mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "F", "RGB", "RGBA"):
+        picture = picture.convert("RGB")
+    array = np.asarray(picture)
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif picture.mode == "I;16B":
+        array = array.astype(np.uint16)
+    return np.atleast_3d(array), picture.mode in ("LA", "RGBA")

@@ -1,0 +1,157 @@
+"""Which image belongs to which labels: by name in folders, by page in stacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from keras_unet.data.images import EXTENSIONS, count_pages
+from keras_unet.data.report import Problem, shown
+from keras_unet.errors import DataError
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its labels, if any; pages count from 0, None is the only one of its file."""
+
+    name: str  # the stem, with the page behind it for stacks: "stack:003"
+    image: Path
+    label: Path | None = None
+    image_page: int | None = None
+    label_page: int | None = None
+
+
+@dataclass(frozen=True)
+class Pairs(Sequence[Pair]):
+    """The pairs in natural order, and what stands in the way of others: for `check_data`."""
+
+    pairs: tuple[Pair, ...]
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Pair, ...]: ...
+    def __getitem__(self, index: int | slice) -> Pair | tuple[Pair, ...]:
+        return self.pairs[index]
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.pairs)
+
+
+def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
+    """Finds the images, and the labels that belong to them.
+
+    Args:
+      images: a folder that holds `images/` and, unless only predicting, `labels/`; or a folder of
+        images; or one image or TIFF stack.
+      labels: the folder of labels with equal stems, or the stack with as many pages. None: the
+        `labels/` folder beside `images/` if there is one; otherwise the pairs have no labels.
+
+    Missing partners, doubled names and unequal page counts are collected in `problems`, not
+    raised. Hidden files, folders and other kinds of files are left out, and counted in `notes`.
+
+    Raises:
+      DataError: a path does not exist, no image in it, or a folder paired with a file.
+    """
+    images = Path(images)
+    if labels is None and (images / "images").is_dir():
+        parent, images = images, images / "images"
+        labels = parent / "labels" if (parent / "labels").is_dir() else None
+    labels = None if labels is None else Path(labels)
+    for path in (images, labels):
+        if path is not None and not path.exists():
+            raise DataError(f"{path}: does not exist; expected an image file or a folder of images")
+    if labels is not None and images.is_dir() != labels.is_dir():
+        kinds = ["a folder" if path.is_dir() else "a file" for path in (images, labels)]
+        raise DataError(
+            f"{images} is {kinds[0]} and {labels} is {kinds[1]}; expected two folders or two files"
+        )
+    problems: list[Problem] = []
+    if not images.is_dir():
+        return Pairs(tuple(_pages(images, labels, problems)), tuple(problems))
+
+    notes: list[str] = []
+    own = _by_stem(images, problems, notes)
+    if not own:
+        raise DataError(
+            f"{images}: holds no image; expected {', '.join(EXTENSIONS)}"
+            + (f" ({notes[0]})" if notes else "")
+        )
+    pairs: list[Pair] = []
+    if labels is None:
+        for path in own.values():
+            pairs += _pages(path, None, problems)
+        return Pairs(tuple(pairs), tuple(problems), tuple(notes))
+
+    partners = _by_stem(labels, problems, notes)
+    for stem, path in own.items():
+        if stem in partners:
+            pairs += _pages(path, partners[stem], problems)
+        else:
+            other = next(iter(partners.values()), None)
+            hint = f" (names found there: {other.name}, …)" if other and not pairs else ""
+            problems.append(_problem(path, "has no labels", f"{labels / stem}.png or .tif{hint}"))
+    for stem, path in partners.items():
+        if stem not in own:
+            problems.append(_problem(path, "has no image", f"an image {images / stem}.*"))
+    return Pairs(tuple(pairs), tuple(problems), tuple(notes))
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """A sorting key under which "cell2" comes before "cell10"."""
+    parts = re.findall(r"\d+|\D+", name.casefold())
+    return tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts)
+
+
+def _by_stem(folder: Path, problems: list[Problem], notes: list[str]) -> dict[str, Path]:
+    """The images of a folder by stem, in natural order; each stem once."""
+    found: dict[str, Path] = {}
+    ignored: list[str] = []
+    for path in sorted(folder.iterdir(), key=lambda p: (natural_key(p.name), p.name)):
+        if path.name.startswith(".") or path.suffix.lower() not in EXTENSIONS or path.is_dir():
+            ignored.append(path.name)
+            continue
+        stem = re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE)
+        if stem in found:
+            problems.append(
+                _problem(path, f"has the same name as {found[stem].name}", "each name once")
+            )
+        else:
+            found[stem] = path
+    if ignored:
+        listed = ", ".join(ignored[:3]) + (", …" if len(ignored) > 3 else "")
+        many = "other entry" if len(ignored) == 1 else "other entries"
+        notes.append(f"{folder}: {len(ignored)} {many} left out: {listed}")
+    return found
+
+
+def _pages(image: Path, label: Path | None, problems: list[Problem]) -> list[Pair]:
+    """The pairs of one image file and its label file: one, or one for each page."""
+    stem = re.sub(r"\.ome$", "", image.stem, flags=re.IGNORECASE)
+    try:
+        counts = [count_pages(path) for path in (image, label) if path is not None]
+    except DataError:
+        return [Pair(stem, image, label)]  # the check reads it again and reports it
+    if len(set(counts)) > 1:
+        problems.append(
+            _problem(label or image, f"has {counts[1]} pages", f"{counts[0]}, as in {image}")
+        )
+        return []
+    if counts[0] == 1:
+        return [Pair(stem, image, label)]
+    return [
+        Pair(shown(Path(stem), k), image, label, k, k if label is not None else None)
+        for k in range(counts[0])
+    ]
+
+
+def _problem(path: Path, found: str, expected: str) -> Problem:
+    return Problem(file=str(path), found=found, expected=expected)

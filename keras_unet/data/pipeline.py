@@ -1,0 +1,131 @@
+"""The tf.data pipeline: augmented tiles (x, y, w) from images held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_unet import geometry
+from keras_unet.augment import Augment, sample_seeds
+from keras_unet.data.bank import ImageBank
+from keras_unet.data.label_rule import LabelRule
+from keras_unet.data.normalization import Method, Normalization
+from keras_unet.data.samples import Sample, load_samples
+from keras_unet.data.targets import ClassWeights, Target, targets
+from keras_unet.errors import DataError
+
+
+def load_dataset(
+    images: str | Path,
+    labels: str | Path | None = None,
+    *,
+    rule: LabelRule | None = None,
+    normalization: Method | Normalization = "image",
+    tile: int = 572,
+    depth: int = 4,
+    padding: geometry.Padding = "valid",
+    batch_size: int = 1,
+    augment: str | Augment = "paper",
+    w0: float = 10.0,
+    sigma: float = 5.0,
+    class_weights: ClassWeights = "balanced",
+    separation: int = 2,
+    seed: int = 0,
+) -> tf.data.Dataset:
+    """Endless random tiles of a labelled data set, ready for `model.fit(…, steps_per_epoch=…)`.
+
+    Args:
+        images, labels: a folder with `images/` and `labels/`, two folders, or two TIFF stacks.
+        rule: what the labels' numbers mean; None: class numbers, 0 the background.
+        normalization: a method that is fitted to these images, or one fitted before.
+        tile: input tile in pixels; a legal size of a U-Net of `depth` and `padding`.
+        augment: a preset of `keras_unet.augment`, or an `Augment`, used as it is.
+        w0, sigma, class_weights, separation: of the weight map, see `keras_unet.weight_map`.
+        seed: the same seed gives the same tiles in the same order.
+
+    Returns:
+        Batches of image [B, tile, tile, C] float32, class [B, H', W'] int32 and weight
+        [B, H', W'] float32, H' = W' the network's output size.
+
+    Raises:
+        DataError: an image or label file cannot be used; names every bad file.
+        ConfigError: an illegal tile or setting.
+    """
+    output = geometry.output_size(tile, depth, padding)
+    samples, report = load_samples(images, labels, rule=rule or LabelRule())
+    if not isinstance(normalization, Normalization):
+        normalization = Normalization.fit(normalization, [s.image for s in samples])
+    if report.mapping is None:
+        raise DataError(f"{images}: no labels found; expected a folder labels/ beside images/")
+    made = targets(
+        samples,
+        report.mapping.num_classes,
+        w0=w0,
+        sigma=sigma,
+        class_weights=class_weights,
+        separation=separation,
+    )
+    if isinstance(augment, str):
+        augment = Augment.from_preset(augment, tile=(tile, tile), output=(output, output))
+    bank = fill_bank(samples, made, normalization)
+    entries = tile_entries([s.image.shape[:2] for s in samples], output)
+    return tile_dataset(bank, augment, entries, batch_size=batch_size, seed=seed)
+
+
+def fill_bank(
+    samples: Sequence[Sample], made: Sequence[Target], normalization: Normalization
+) -> ImageBank:
+    """Images, classes and weights of a training set as one bank of flat tensors."""
+    parameters = [normalization.parameters(s.image) for s in samples]
+    return ImageBank.from_arrays(
+        [s.image for s in samples],
+        [t.classes for t in made],
+        [t.weight for t in made],
+        shift=np.stack([shift for shift, _ in parameters]),
+        scale=np.stack([scale for _, scale in parameters]),
+    )
+
+
+def tile_entries(sizes: Sequence[tuple[int, int]], output: int) -> np.ndarray:
+    """Which image each tile of an epoch is drawn from: one per output tile that it has room for."""
+    counts = [max(1, round(h * w / output**2)) for h, w in sizes]
+    return np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
+
+
+def tile_dataset(
+    bank: ImageBank,
+    augment: Augment,
+    entries: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    parallel: int = 2,
+) -> tf.data.Dataset:
+    """Endless batches of augmented tiles; every image of `entries` once an epoch, shuffled.
+
+    A tile depends on (seed, epoch, place in the epoch) alone, not on threads or restarts.
+    """
+    count = len(entries)
+    table = tf.constant(entries)
+
+    def draw(first: Any) -> tuple[Any, Any, Any]:
+        number = first + tf.range(batch_size, dtype=tf.int64)
+        epoch, place = number // count, number % count
+        order = tf.map_fn(
+            lambda pair: tf.random.experimental.index_shuffle(
+                tf.cast(pair[1], tf.int32),
+                tf.stack([tf.cast(seed, tf.int32), tf.cast(pair[0], tf.int32), 0]),
+                count - 1,
+            ),
+            (epoch, place),
+            fn_output_signature=tf.int32,
+        )
+        seeds = sample_seeds(seed, tf.cast(epoch, tf.int32), tf.cast(place, tf.int32))
+        return augment.sample(bank, tf.gather(table, order), seeds)
+
+    starts = tf.data.Dataset.counter(0, batch_size)
+    return starts.map(draw, num_parallel_calls=parallel, deterministic=True).prefetch(2)

@@ -1,0 +1,160 @@
+"""A pair of files read once, with what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from keras_unet.data.images import ImageFile
+from keras_unet.data.label_rule import LabelRule
+from keras_unet.data.pairs import Pair
+from keras_unet.data.report import Problem, shown
+from keras_unet.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image and its labels, ready for training.
+
+    image: [H, W, C] in the dtype it was stored in; classes: int32 [H, W], -1 where pixels do not
+    count, None without labels; instances: int32 [H, W] object numbers, 0 = none, for labels of
+    kind "instances" (touching objects keep their numbers and touch).
+    """
+
+    name: str
+    image: np.ndarray
+    classes: np.ndarray | None = None
+    instances: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RawPair:
+    """What the files of a pair hold; an array is None if it is missing or unfit."""
+
+    pair: Pair
+    image: np.ndarray | None  # [H, W, C], stored dtype
+    labels: np.ndarray | None  # int32 [H, W], stored values
+    values: dict[int, int]  # label value -> pixels
+    digest: str
+    problems: tuple[Problem, ...]
+
+    @property
+    def label_name(self) -> str:
+        return shown(self.pair.label, self.pair.label_page)
+
+
+class PairReader(AbstractContextManager["PairReader"]):
+    """Reads pairs in turn; a stack stays open until a pair comes from another file."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, ImageFile] = {}
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+    def read(self, pair: Pair, rule: LabelRule) -> RawPair:
+        """Reads the image and the labels; what fails is told in `problems`, never raised."""
+        problems: list[Problem] = []
+        image = labels = None
+        values: dict[int, int] = {}
+        try:
+            image = self._file("image", pair.image).image(pair.image_page)
+            if image.dtype.kind == "f" and not np.all(np.isfinite(image)):
+                bad = np.count_nonzero(~np.isfinite(image))
+                raise DataError(
+                    f"holds {bad} values that are NaN or infinite; expected finite ones"
+                )
+        except DataError as error:
+            image = None
+            problems.append(_problem(pair.image, pair.image_page, error))
+        try:
+            if pair.label is not None:
+                file = self._file("label", pair.label)
+                if file.lossy:
+                    raise DataError(
+                        "is compressed by JPEG, which changes label values; expected labels as "
+                        "PNG or TIFF, made from the original ones"
+                    )
+                labels = file.labels(pair.label_page)
+                values = count_values(labels)
+                _require_sharp(values, rule)
+                if image is not None and labels.shape != image.shape[:2]:
+                    raise DataError(
+                        f"is {size(labels)} (height x width); expected {size(image)}, as its image "
+                        f"{shown(pair.image, pair.image_page)}"
+                    )
+        except DataError as error:
+            labels, values = None, {}
+            problems.append(_problem(pair.label, pair.label_page, error))
+        digest = "" if image is None else _digest(image)
+        return RawPair(pair, image, labels, values, digest, tuple(problems))
+
+    def _file(self, role: str, path: Path) -> ImageFile:
+        current = self._open.get(role)
+        if current is None or current.path != path:
+            if current is not None:
+                del self._open[role]
+                current.close()
+            self._open[role] = current = ImageFile(path)
+        return current
+
+
+def count_values(labels: np.ndarray) -> dict[int, int]:
+    """Distinct values of an int array and how many pixels hold each."""
+    low, high = int(labels.min()), int(labels.max())
+    if high - low <= 1 << 16:  # no sorting: several times faster than np.unique
+        counts = np.bincount((labels - low).ravel())
+        at = np.flatnonzero(counts)
+        return dict(zip((at + low).tolist(), counts[at].tolist(), strict=True))
+    found, counts = np.unique(labels, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def size(array: np.ndarray) -> str:
+    return f"{array.shape[0]}x{array.shape[1]}"
+
+
+def _require_sharp(values: dict[int, int], rule: LabelRule) -> None:
+    """Refuses a 0/255 mask whose values were smeared by JPEG or by smooth resizing.
+
+    Such a mask has two heaps of values, at both ends of 8 bits, and strays around them. Numbers
+    of objects spread over the whole range instead.
+    """
+    strays = [v for v in values if v not in (0, 255)]
+    if len(strays) < 4 or min(values) < 0 or max(values) > 255 or max(values) < 240:
+        return
+    if rule.stated() is not None and set(values) <= {*rule.stated(), rule.ignore}:
+        return
+    total = sum(values.values())
+    dark = sum(count for v, count in values.items() if v < 16)
+    bright = sum(count for v, count in values.items() if v >= 240)
+    # Most of what isn't dark must be bright: object numbers would have their share in between.
+    if dark and bright >= 0.75 * (total - dark) and dark + bright >= 0.85 * total:
+        raise DataError(
+            f"holds {len(values)} label values, nearly all close to 0 or 255: a mask that was "
+            "smeared by JPEG or by smooth resizing; expected exact label values, made from the "
+            "original mask (or thresholded at 128)"
+        )
+
+
+def _digest(image: np.ndarray) -> str:
+    digest = hashlib.blake2b(repr((image.shape, image.dtype.str)).encode(), digest_size=12)
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def _problem(path: Path | None, page: int | None, error: DataError) -> Problem:
+    found, _, expected = str(error).removeprefix(f"{path}: ").partition("; expected ")
+    return Problem(file=shown(path, page), found=found, expected=expected)

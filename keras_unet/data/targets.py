@@ -1,0 +1,111 @@
+"""From labels to what the loss needs: class map and weight map, computed once and cached."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from keras_unet.data.samples import Sample
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.weight_maps import balanced_class_weights, border_weights, separate_cells
+
+ClassWeights = Literal["balanced", "none"] | tuple[float, ...]
+
+
+class Target(NamedTuple):
+    """Class of each pixel [H, W] uint8 and its weight [H, W] float32; ignored pixels weigh 0."""
+
+    classes: np.ndarray
+    weight: np.ndarray
+
+
+def targets(
+    samples: Sequence[Sample],
+    num_classes: int,
+    *,
+    w0: float = 10.0,
+    sigma: float = 5.0,
+    class_weights: ClassWeights = "balanced",
+    separation: int = 2,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Target]:
+    """Targets of a training set (paper, equation 2).
+
+    Touching cells of instance labels get a separating background line. In semantic labels, a cell
+    is a connected component of the foreground. `class_weights="balanced"` balances frequencies
+    over the whole set, not image by image.
+
+    Args:
+        samples: with `classes`. num_classes: K.
+        w0, sigma: height and width (pixels) of the border weight; w0 = 0 for none.
+        class_weights: w_c, or how to choose it.
+        separation: width of the separating line in pixels.
+        cache: folder that keeps border weights from one run to the next; None keeps none.
+        progress: called with (images done, images in all).
+    """
+    if isinstance(class_weights, tuple) and len(class_weights) != num_classes:
+        raise ConfigError(
+            f"class_weights has {len(class_weights)} entries, the data has {num_classes} classes"
+        )
+    separated = [_separated(sample, separation) for sample in samples]
+    per_class = _class_weights(separated, num_classes, class_weights)
+    found = []
+    for done, (sample, classes) in enumerate(zip(samples, separated, strict=True), start=1):
+        weight = per_class[np.maximum(classes, 0)]
+        if w0 > 0:
+            cells = classes > 0
+            if sample.instances is not None:
+                cells = np.where(cells, sample.instances, 0)
+            weight = weight + _cached_border(cells, w0, sigma, cache)
+        weight = np.where(classes < 0, 0.0, weight).astype(np.float32)
+        found.append(Target(np.maximum(classes, 0).astype(np.uint8), weight))
+        if progress is not None:
+            progress(done, len(samples))
+    return found
+
+
+def _separated(sample: Sample, width: int) -> np.ndarray:
+    if sample.classes is None:
+        raise DataError(f"{sample.name}: has no labels")
+    if sample.instances is None:
+        return sample.classes
+    kept = separate_cells(sample.instances, width) > 0
+    return np.where(sample.classes > 0, kept, sample.classes).astype(np.int32)
+
+
+def _class_weights(
+    classes: Sequence[np.ndarray], num_classes: int, chosen: ClassWeights
+) -> np.ndarray:
+    if chosen == "none":
+        return np.ones(num_classes, np.float32)
+    if chosen == "balanced":
+        counts = sum(np.bincount(c[c >= 0], minlength=num_classes) for c in classes)
+        chosen = balanced_class_weights(counts)
+    return np.asarray(chosen, np.float32)
+
+
+def _cached_border(cells: np.ndarray, w0: float, sigma: float, cache: Path | None) -> np.ndarray:
+    if cache is None:
+        return border_weights(cells, w0, sigma)
+    key = hashlib.sha256(repr((cells.shape, cells.dtype.str, w0, sigma)).encode())
+    key.update(np.ascontiguousarray(cells).data)
+    path = cache / f"{key.hexdigest()[:32]}.npy"
+    if path.is_file():
+        try:
+            stored = np.load(path, allow_pickle=False)
+            if stored.shape == cells.shape:
+                return stored
+        except (ValueError, OSError, EOFError):
+            pass  # a torn cache entry is only computed again
+    weight = border_weights(cells, w0, sigma)
+    cache.mkdir(parents=True, exist_ok=True)
+    beside = cache / f".{path.stem}-{os.getpid()}.npy"
+    np.save(beside, weight)
+    beside.replace(path)
+    return weight

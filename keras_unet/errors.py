@@ -1,0 +1,17 @@
+"""Errors that a user can mend: each message says what was found and what was expected."""
+
+
+class KerasUnetError(ValueError):
+    """Base of this package's errors; the command line prints it without a traceback."""
+
+
+class ConfigError(KerasUnetError):
+    """A setting is unknown, out of range, or does not fit another one."""
+
+
+class DataError(KerasUnetError):
+    """Images or labels cannot be used as they are; names every bad file."""
+
+
+class ExportError(KerasUnetError):
+    """A model could not be exported or published; nothing was left half-written."""

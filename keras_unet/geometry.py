@@ -1,0 +1,143 @@
+"""Sizes of a U-Net with two 3x3 convolutions a level: integers only, no TensorFlow.
+
+With unpadded ("valid") convolutions the output is smaller than the input (paper, section 2,
+figure 1: 572 -> 388), and only some input sizes pass every 2x2 max pooling without a remainder
+(section 2, last paragraph). With `b` the size after the bridge's convolutions and `d` the depth:
+
+    input  = 2^d * (b + 8) - 4
+    output = 2^d * (b - 4) + 4        input - output = 12 * 2^d - 8
+
+Sizes are an int or a (height, width) pair; what comes in as a pair goes out as a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+from keras_unet.errors import ConfigError
+
+Padding = Literal["valid", "same"]
+Size = TypeVar("Size", int, tuple[int, int])
+
+
+def output_size(size: Size, depth: int = 4, padding: Padding = "valid") -> Size:
+    """Output size of a U-Net for an input of `size` pixels.
+
+    Raises:
+        ConfigError: `size` is illegal; the message names the two nearest legal sizes.
+    """
+    _check(depth, padding)
+    return _each(size, lambda n: _output(n, depth, padding))
+
+
+def input_size(size: Size, depth: int = 4, padding: Padding = "valid") -> Size:
+    """The smallest legal input whose output covers at least `size` pixels (388 -> 572)."""
+    _check(depth, padding)
+    return _each(size, lambda n: _input(n, depth, padding))
+
+
+def nearest_sizes(size: int, depth: int = 4, padding: Padding = "valid") -> tuple[int, ...]:
+    """The legal input sizes nearest to `size`: itself if legal, else one or two around it."""
+    _check(depth, padding)
+    if padding == "same":
+        return (max(_integer(size), 1),)
+    smallest = _input(1, depth, padding)
+    if _integer(size) <= smallest:
+        return (smallest,)
+    below = size - (size - smallest) % stride(depth)
+    return (below,) if below == size else (below, below + stride(depth))
+
+
+def crops(depth: int = 4, padding: Padding = "valid") -> tuple[int, ...]:
+    """Pixels cut from each side of a skip connection, deepest level first: (4, 16, 40, 88)."""
+    _check(depth, padding)
+    return tuple(6 * 2**k - 8 if padding == "valid" else 0 for k in range(1, depth + 1))
+
+
+def margin(depth: int = 4, padding: Padding = "valid") -> int:
+    """Pixels of context on each side of the output: (input - output) / 2, 92 at depth 4."""
+    _check(depth, padding)
+    return 6 * 2**depth - 4 if padding == "valid" else 0
+
+
+def stride(depth: int = 4) -> int:
+    """Shift, in pixels, under which a U-Net is equivariant: the product of its poolings.
+
+    Tiles whose origins differ by a multiple of it see the same pooling windows, and only then do
+    their outputs equal those of the network run once over the whole image.
+    """
+    _check(depth, "valid")
+    return 2**depth
+
+
+def receptive_field(depth: int = 4) -> int:
+    """Width, in pixels, of the input that one output pixel can depend on: 204 at depth 4.
+
+    It varies with the pixel's place among the pooling windows; this is the largest.
+    """
+    return max(high - low + 1 for _, low, high in _seen(depth))
+
+
+def reach(depth: int = 4) -> int:
+    """How far, in pixels, an output pixel sees to either side at the most: 107 at depth 4.
+
+    A tile with that much context gives the same output as the whole image, for either padding.
+    """
+    return max(max(pixel - low, high - pixel) for pixel, low, high in _seen(depth))
+
+
+def _seen(depth: int) -> list[tuple[int, int, int]]:
+    """(output pixel, first, last input pixel it sees) for every phase, centres aligned."""
+    _check(depth, "valid")
+    seen = []
+    for pixel in range(2**depth):
+        low = high = pixel
+        for _ in range(depth):  # two convolutions, then the 2x2 up-convolution: one pixel below
+            low, high = (low - 2) // 2, (high + 2) // 2
+        low, high = low - 2, high + 2  # the bridge
+        for _ in range(depth):  # a pooling window of two pixels, then two convolutions
+            low, high = 2 * low - 2, 2 * high + 1 + 2
+        seen.append((pixel, low, high))
+    return seen
+
+
+def _output(size: int, depth: int, padding: Padding) -> int:
+    legal = nearest_sizes(size, depth, padding)
+    if legal != (size,):
+        options = " and ".join(str(n) for n in legal)
+        raise ConfigError(
+            f"input size {size} does not fit a U-Net of depth {depth} with {padding} padding: "
+            f"nearest legal {'sizes are' if len(legal) > 1 else 'size is'} {options}"
+        )
+    return size - 2 * margin(depth, padding)
+
+
+def _input(size: int, depth: int, padding: Padding) -> int:
+    if _integer(size) < 1:
+        raise ConfigError(f"a size must be at least 1 pixel, got {size}")
+    if padding == "same":
+        return size
+    bridge = -((4 - size) // 2**depth) + 4
+    return 2**depth * (bridge + 8) - 4
+
+
+def _each(size: Size, function: Callable[[int], int]) -> Size:
+    if isinstance(size, (tuple, list)):
+        if len(size) != 2:
+            raise ConfigError(f"a size is an int or a (height, width) pair, got {size!r}")
+        return (function(size[0]), function(size[1]))
+    return function(size)
+
+
+def _integer(size: int) -> int:
+    if isinstance(size, bool) or not hasattr(size, "__index__"):
+        raise ConfigError(f"a size must be an integer, got {size!r}")
+    return int(size)
+
+
+def _check(depth: int, padding: Padding) -> None:
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        raise ConfigError(f"depth must be an integer >= 1, got {depth!r}")
+    if padding not in ("valid", "same"):
+        raise ConfigError(f'padding must be "valid" or "same", got {padding!r}')

@@ -1,0 +1,161 @@
+"""What every loss over pixels shares: targets, probabilities, and one weight for each pixel."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_unet.errors import ConfigError, DataError
+
+
+class DenseLoss(keras.losses.Loss):
+    """A loss over integer targets [B, H, W] and predictions [B, H, W, K].
+
+    The weight of a pixel is v[y] · sample_weight, with v the class weights; an ignored pixel has
+    weight 0 and is not counted. Subclasses get it through Keras's own reduction, or by `weigh`.
+    """
+
+    def __init__(
+        self,
+        *,
+        from_logits: bool = True,
+        class_weights: Sequence[float] | None = None,
+        ignore_class: int | None = None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = None,
+        dtype: Any = None,
+    ):
+        # Not floatx as it is: a float16 loss over many pixels overflows.
+        default = "float64" if keras.config.floatx() == "float64" else "float32"
+        super().__init__(name=name, reduction=reduction, dtype=dtype or default)
+        if not isinstance(from_logits, bool):
+            raise ConfigError(f"from_logits must be True or False, got {from_logits!r}")
+        self.from_logits = from_logits
+        self.class_weights = _class_weights(class_weights)
+        self.ignore_class = _ignore_class(ignore_class)
+
+    def get_config(self) -> dict[str, Any]:
+        weights = self.class_weights
+        return {
+            **super().get_config(),
+            "from_logits": self.from_logits,
+            "class_weights": None if weights is None else list(weights),
+            "ignore_class": self.ignore_class,
+            "dtype": self.dtype,
+        }
+
+    def num_classes(self, y_pred: Any) -> int:
+        """K of the prediction; one channel is the logit of class 1 against class 0: 2 classes."""
+        channels = y_pred.shape[-1] if len(y_pred.shape) == 4 else None
+        if channels is None:
+            raise DataError(
+                f"{self.name}: predictions must be [batch, height, width, classes] with a known "
+                f"number of classes, got shape {tuple(y_pred.shape)}"
+            )
+        count = max(int(channels), 2)
+        if self.class_weights is not None and len(self.class_weights) != count:
+            raise ConfigError(
+                f"{self.name}: class_weights has {len(self.class_weights)} weights, but the "
+                f"prediction has {count} classes (shape {tuple(y_pred.shape)})"
+            )
+        return count
+
+    def labels(self, y_true: Any, y_pred: Any) -> tuple[Any, Any | None]:
+        """(int32 labels [B, H, W] with ignored ones set to 0, mask of counted pixels or None)."""
+        labels = ops.cast(y_true, "int32")
+        if len(labels.shape) == 4 and labels.shape[-1] == 1:
+            labels = ops.squeeze(labels, axis=-1)
+        if len(labels.shape) != 3:
+            raise DataError(
+                f"{self.name}: targets must be class numbers [batch, height, width], got shape "
+                f"{tuple(y_true.shape)} for predictions {tuple(y_pred.shape)}"
+            )
+        if self.ignore_class is None:
+            return labels, None
+        counted = ops.not_equal(labels, self.ignore_class)
+        return ops.where(counted, labels, 0), counted
+
+    def log_probabilities(self, y_pred: Any) -> Any:
+        """log p, [B, H, W, max(K, 2)]."""
+        if self.from_logits:
+            if y_pred.shape[-1] == 1:
+                return ops.concatenate([-ops.softplus(y_pred), -ops.softplus(-y_pred)], axis=-1)
+            return ops.log_softmax(y_pred, axis=-1)
+        return ops.log(ops.clip(self.probabilities(y_pred), keras.config.epsilon(), 1.0))
+
+    def probabilities(self, y_pred: Any) -> Any:
+        """p, [B, H, W, max(K, 2)]."""
+        if self.from_logits:
+            if y_pred.shape[-1] == 1:
+                return ops.concatenate([ops.sigmoid(-y_pred), ops.sigmoid(y_pred)], axis=-1)
+            return ops.softmax(y_pred, axis=-1)
+        if y_pred.shape[-1] == 1:
+            return ops.concatenate([1.0 - y_pred, y_pred], axis=-1)
+        return y_pred
+
+    def one_hot(self, labels: Any, count: int) -> Any:
+        """[B, H, W, count]; NaN for a label that is no class, so that the mistake is seen."""
+        known = ops.logical_and(labels >= 0, labels < count)
+        hot = ops.cast(ops.equal(labels[..., None], ops.arange(count)), self.dtype)
+        return ops.where(known[..., None], hot, math.nan)
+
+    def pixel_weight(self, y_true: Any, y_pred: Any, sample_weight: Any, classes: bool) -> Any:
+        """v[y] · sample_weight · counted, [B, H, W], or None if all of them are 1.
+
+        Args:
+            sample_weight: [B, H, W], [B, H, W, 1], [B], [B, 1] or a number, or None.
+            classes: whether the class weights v enter.
+        """
+        labels, counted = self.labels(y_true, y_pred)
+        weight = None
+        if sample_weight is not None:
+            weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
+            if len(weight.shape) == 4:
+                weight = ops.squeeze(weight, axis=-1)
+            elif len(weight.shape) == 1 or (len(weight.shape) == 2 and weight.shape[1] == 1):
+                weight = ops.reshape(weight, (-1, 1, 1))  # one for each sample
+            elif len(weight.shape) == 2:
+                raise DataError(
+                    f"{self.name}: sample_weight must be [batch, height, width] or [batch], got "
+                    f"shape {tuple(weight.shape)}"
+                )
+            # In full, or Keras would divide by the sum over samples instead of over pixels.
+            weight = weight * ops.ones_like(labels, dtype=self.dtype)
+        if classes and self.class_weights is not None:
+            count = self.num_classes(y_pred)
+            table = ops.convert_to_tensor(self.class_weights, dtype=self.dtype)
+            by_class = ops.take(table, ops.clip(labels, 0, count - 1))
+            weight = by_class if weight is None else weight * by_class
+        if counted is not None:
+            mask = ops.cast(counted, self.dtype)
+            weight = mask if weight is None else weight * mask
+        return weight
+
+
+def _class_weights(weights: Sequence[float] | None) -> tuple[float, ...] | None:
+    if weights is None:
+        return None
+    try:
+        values = tuple(float(w) for w in weights)
+    except (TypeError, ValueError):
+        values = ()
+    if isinstance(weights, str) or len(values) < 2 or not all(0 <= w < math.inf for w in values):
+        raise ConfigError(
+            f"class_weights must be None or one finite number >= 0 for each class, got {weights!r}"
+        )
+    if not any(values):
+        raise ConfigError(f"class_weights must not all be 0, got {weights!r}")
+    return values
+
+
+def _ignore_class(value: int | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < -1:
+        raise ConfigError(f"ignore_class must be None, -1 or a label from 0, got {value!r}")
+    return int(value)

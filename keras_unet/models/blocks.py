@@ -1,0 +1,100 @@
+"""The U-Net's building blocks: each takes and returns a Keras tensor [B, H, W, C].
+
+Only Keras is used, so that the blocks build on its TensorFlow, JAX and torch backends.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import keras
+from keras import initializers, layers
+
+Normalization = Literal["batch", "group", "layer"] | None
+Upsampling = Literal["transpose", "bilinear", "nearest"]
+
+
+def he_normal(fan_in: int) -> keras.Initializer:
+    """Gaussian weights of standard deviation sqrt(2 / N), N the incoming nodes of one neuron.
+
+    Ronneberger et al. 2015, section 3, after He et al. 2015. Keras's own `he_normal` is cut at
+    two standard deviations and takes the outputs of an up-convolution for its inputs.
+    """
+    return initializers.RandomNormal(stddev=math.sqrt(2.0 / fan_in))
+
+
+def convolution(
+    x: Any,
+    filters: int,
+    *,
+    name: str,
+    kernel: int = 3,
+    padding: str = "valid",
+    normalization: Normalization = None,
+    activation: str = "relu",
+    dtype: Any = None,
+) -> Any:
+    """Convolution, normalization if asked for, activation; layers `name`, `name`_norm, _act."""
+    x = layers.Conv2D(
+        filters,
+        kernel,
+        padding=padding,
+        use_bias=normalization is None,  # a normalization brings its own offset
+        activation=activation if normalization is None else None,
+        kernel_initializer=he_normal(kernel * kernel * x.shape[-1]),
+        dtype=dtype,
+        name=name,
+    )(x)
+    if normalization is None:
+        return x
+    if normalization == "batch":
+        norm = layers.BatchNormalization(dtype=dtype, name=f"{name}_norm")
+    elif normalization == "group":
+        norm = layers.GroupNormalization(math.gcd(32, filters), dtype=dtype, name=f"{name}_norm")
+    else:  # over the channels of each pixel: the same for a tile as for a whole image
+        norm = layers.LayerNormalization(axis=-1, dtype=dtype, name=f"{name}_norm")
+    return layers.Activation(activation, dtype=dtype, name=f"{name}_act")(norm(x))
+
+
+def up_convolution(
+    x: Any, filters: int, *, name: str, upsampling: Upsampling = "transpose", dtype: Any = None
+) -> Any:
+    """Doubles height and width by the paper's 2x2 up-convolution, or upsampling + 2x2 conv."""
+    channels = x.shape[-1]
+    if upsampling == "transpose":
+        return layers.Conv2DTranspose(
+            filters,
+            2,
+            strides=2,
+            kernel_initializer=he_normal(channels),  # each output pixel is reached by one tap
+            dtype=dtype,
+            name=name,
+        )(x)
+    x = layers.UpSampling2D(2, interpolation=upsampling, dtype=dtype, name=f"{name}_resize")(x)
+    return layers.Conv2D(
+        filters,
+        2,
+        padding="same",
+        kernel_initializer=he_normal(4 * channels),
+        dtype=dtype,
+        name=name,
+    )(x)
+
+
+@keras.saving.register_keras_serializable(package="keras_unet")
+class CropLike(layers.Layer):
+    """Cuts the first tensor [B, H, W, C] at the bottom and right to the second's height, width.
+
+    A pooling of an odd size rounds up, so the up-convolution gives one row or column too many.
+    Keras has no layer that cuts by a size known only at run time.
+    """
+
+    def call(self, inputs: list[Any]) -> Any:
+        x, like = inputs
+        height, width = keras.ops.shape(like)[1:3]
+        return x[:, :height, :width, :]
+
+    def compute_output_shape(self, input_shape: list[Any]) -> tuple[Any, ...]:
+        x, like = input_shape
+        return (x[0], like[1], like[2], x[3])

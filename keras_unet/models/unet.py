@@ -1,0 +1,175 @@
+"""`build_unet`: the U-Net of Ronneberger, Fischer, Brox 2015 as a Keras functional model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, get_args
+
+import keras
+from keras import layers
+
+from keras_unet import geometry
+from keras_unet.errors import ConfigError
+from keras_unet.models import blocks
+
+
+def build_unet(
+    input_shape: tuple[int | None, int | None, int] = (None, None, 1),
+    num_classes: int = 2,
+    *,
+    filters: int = 64,
+    depth: int = 4,
+    padding: geometry.Padding = "valid",
+    upsampling: blocks.Upsampling = "transpose",
+    normalization: blocks.Normalization = None,
+    dropout: float = 0.0,
+    activation: str = "relu",
+    output_activation: str | None = None,
+    dtype: Any = None,
+    name: str = "unet",
+) -> keras.Model:
+    """Builds a U-Net; the defaults are the paper's network (figure 1): 23 convolutions.
+
+    Args:
+        input_shape: (height, width, channels). Height and width may be None: any legal size at
+            run time, see `keras_unet.geometry`.
+        num_classes: channels of the output K; 1 makes a binary (sigmoid) head.
+        filters: feature channels of the first level; each level below has twice as many.
+        depth: number of poolings and of up-convolutions.
+        padding: "valid" as in the paper: the output is 2 * 92 pixels smaller at depth 4, and a
+            `Cropping2D` cuts each skip; or "same": any size, the output as large as the input.
+        upsampling: "transpose", the paper's 2x2 up-convolution, or "bilinear" or "nearest"
+            upsampling followed by a 2x2 convolution.
+        normalization: None (the paper), "batch", "group" or "layer" (over the channels of each
+            pixel) between convolution and activation. A group's statistics depend on the tile,
+            so that tiles then no longer give exactly what the whole image gives.
+        dropout: rate of the drop-out "at the end of the contracting path" (section 3.1): after
+            the deepest level's convolutions and after the bridge, as in the authors' release.
+        activation: of every 3x3 convolution.
+        output_activation: None returns logits; "softmax" or "sigmoid" adds a last layer
+            `probabilities`.
+        dtype: a dtype or Keras dtype policy for all layers, such as "mixed_bfloat16"; None is
+            Keras's global policy. The output stays float32.
+        name: of the model.
+
+    Returns:
+        A functional model from [B, H, W, C] to [B, H', W', K] float32. Layers are named
+        `down1_conv1` … `bridge_conv2`, `up4_upconv`, `up4_crop`, `up4_concat` … `logits`, where
+        a number is the level, 1 at full resolution.
+
+    Raises:
+        ConfigError (a ValueError): an argument is out of range, or a given height or width is
+            no legal size (the message names the two nearest legal ones).
+    """
+    _check(input_shape, num_classes, filters, padding, upsampling, normalization, dropout)
+    geometry.crops(depth, padding)
+    for size in input_shape[:2]:
+        if size is not None:
+            geometry.output_size(size, depth, padding)
+
+    def double_convolution(x: Any, channels: int, level: str) -> Any:
+        for i in (1, 2):
+            x = blocks.convolution(
+                x,
+                channels,
+                name=f"{level}_conv{i}",
+                padding=padding,
+                normalization=normalization,
+                activation=activation,
+                dtype=dtype,
+            )
+        return x
+
+    inputs = x = keras.Input(input_shape, name="image")
+    skips = []
+    for level in range(1, depth + 1):  # the contracting path
+        x = double_convolution(x, filters * 2 ** (level - 1), f"down{level}")
+        if dropout and level == depth:
+            x = layers.Dropout(dropout, dtype=dtype, name=f"down{level}_dropout")(x)
+        skips.append(x)
+        x = layers.MaxPooling2D(2, padding=padding, dtype=dtype, name=f"down{level}_pool")(x)
+
+    x = double_convolution(x, filters * 2**depth, "bridge")
+    if dropout:
+        x = layers.Dropout(dropout, dtype=dtype, name="bridge_dropout")(x)
+
+    for level, crop in zip(range(depth, 0, -1), geometry.crops(depth, padding), strict=True):
+        channels = filters * 2 ** (level - 1)  # the expansive path
+        skip = skips[level - 1]
+        x = blocks.up_convolution(
+            x, channels, name=f"up{level}_upconv", upsampling=upsampling, dtype=dtype
+        )
+        if padding == "valid":
+            skip = layers.Cropping2D(crop, dtype=dtype, name=f"up{level}_crop")(skip)
+        elif any(size is None or size % 2 for size in skip.shape[1:3]):
+            x = blocks.CropLike(dtype=dtype, name=f"up{level}_crop")([x, skip])
+        x = layers.Concatenate(dtype=dtype, name=f"up{level}_concat")([skip, x])
+        x = double_convolution(x, channels, f"up{level}")
+
+    x = layers.Conv2D(
+        num_classes,
+        1,
+        kernel_initializer=blocks.he_normal(filters),
+        dtype="float32",  # logits and loss keep full precision under a mixed policy
+        name="logits",
+    )(x)
+    if output_activation is not None:
+        x = layers.Activation(output_activation, dtype="float32", name="probabilities")(x)
+    return keras.Model(inputs, x, name=name)
+
+
+class Structure(NamedTuple):
+    """What tiling and export must know of a network, read from its layers."""
+
+    depth: int
+    padding: geometry.Padding
+    channels: int
+    num_classes: int
+    output: str | None  # the output activation; None for logits
+
+
+def structure(model: keras.Model) -> Structure:
+    """Reads depth, padding, channels and classes from a model made by `build_unet`.
+
+    Raises:
+        ConfigError: the model is no U-Net of this package.
+    """
+    names = {layer.name: layer for layer in model.layers}
+    if "down1_conv1" not in names or "logits" not in names:
+        raise ConfigError(
+            f"model {model.name!r} was not made by keras_unet.build_unet: "
+            'it has no layers "down1_conv1" and "logits"'
+        )
+    last = names.get("probabilities")
+    return Structure(
+        depth=sum(f"down{i}_pool" in names for i in range(1, len(names))),
+        padding=names["down1_conv1"].padding,
+        channels=model.input_shape[-1],
+        num_classes=model.output_shape[-1],
+        output=None if last is None else keras.activations.serialize(last.activation),
+    )
+
+
+def _check(
+    input_shape: Any,
+    num_classes: int,
+    filters: int,
+    padding: str,
+    upsampling: str,
+    normalization: str | None,
+    dropout: float,
+) -> None:
+    if len(tuple(input_shape)) != 3 or not input_shape[2]:
+        raise ConfigError(f"input_shape must be (height, width, channels), got {input_shape!r}")
+    for label, number in (("num_classes", num_classes), ("filters", filters)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ConfigError(f"{label} must be an integer >= 1, got {number!r}")
+    choices: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
+        ("padding", padding, get_args(geometry.Padding)),
+        ("upsampling", upsampling, get_args(blocks.Upsampling)),
+        ("normalization", normalization, (None, "batch", "group", "layer")),
+    )
+    for label, value, allowed in choices:
+        if value not in allowed:
+            raise ConfigError(f"{label} must be one of {allowed}, got {value!r}")
+    if not 0.0 <= dropout < 1.0:
+        raise ConfigError(f"dropout must be in [0, 1), got {dropout!r}")

@@ -1,0 +1,195 @@
+"""What a training run does: one frozen, validated object that rejects unknown keys.
+
+It is read from TOML, from `--set section.key=value`, or built in Python; the run folder keeps it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from keras_unet import geometry
+from keras_unet.data.label_rule import Kind, LabelRule
+from keras_unet.data.normalization import Method
+from keras_unet.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DataConfig(_Section):
+    """Where images and labels are and what the labels' numbers mean."""
+
+    images: Path = Field(description="folder with images/ and labels/, or a folder or TIFF stack")
+    labels: Path | None = Field(None, description="folder or TIFF stack, if not beside the images")
+    validation: Path | float = Field(
+        0.2, description="folder laid out like `images`, or the share of images held out"
+    )
+    label_kind: Kind = Field("semantic", description="are the numbers classes, or objects")
+    label_values: tuple[int, ...] | None = Field(None, description="stored value of each class")
+    label_ignore: int | None = Field(None, description="stored value of pixels that don't count")
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    normalization: Method = "image"
+
+    @property
+    def rule(self) -> LabelRule:
+        """What the labels' numbers mean."""
+        return LabelRule(
+            kind=self.label_kind,
+            values=self.label_values,
+            num_classes=self.num_classes,
+            ignore=self.label_ignore,
+        )
+
+    @model_validator(mode="after")
+    def _rule_fits(self) -> DataConfig:
+        _ = self.rule
+        return self
+
+
+class ModelConfig(_Section):
+    """Arguments of `build_unet`; 16 filters and batch normalization suit a CPU."""
+
+    filters: int = Field(16, ge=1)
+    depth: int = Field(4, ge=1, le=8)
+    padding: geometry.Padding = "valid"
+    upsampling: Literal["transpose", "bilinear", "nearest"] = "transpose"
+    normalization: Literal["none", "batch", "group", "layer"] = "batch"
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+
+class LossConfig(_Section):
+    """Weighted cross-entropy (paper, equations 1 and 2) and what may be added to it."""
+
+    w0: float = Field(10.0, ge=0.0, description="height of the border weight; 0 = no border weight")
+    sigma: float = Field(5.0, gt=0.0, description="width of the border weight in pixels")
+    class_weights: Literal["balanced", "none"] | tuple[float, ...] = "balanced"
+    separation: int = Field(2, ge=0, description="background line between touching cells, pixels")
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    dice: float = Field(0.0, ge=0.0, description="weight of an added soft Dice loss")
+    focal: float = Field(0.0, ge=0.0, description="weight of an added focal loss")
+
+
+class TrainConfig(_Section):
+    """A whole run. `minutes` bounds its time, `steps` its optimiser steps; the first one ends it."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    augment: str = Field("paper", description="preset of keras_unet.augment")
+    output: Path = Path("runs")
+    name: str | None = Field(None, description="of the run folder; None: data folder and time")
+    tile: int | None = Field(None, ge=1, description="input tile in pixels; None: chosen from data")
+    batch_size: int = Field(2, ge=1)
+    minutes: float | None = Field(20.0, gt=0.0)
+    steps: int | None = Field(None, ge=1)
+    steps_per_epoch: int = Field(50, ge=1, description="steps between two validations")
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0.0)
+    weight_decay: float = Field(1e-4, ge=0.0)
+    patience: int | None = Field(None, ge=1, description="epochs without a better score")
+    monitor: Literal["mean_dice", "mean_iou", "pixel_accuracy"] = "mean_dice"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> TrainConfig:
+        if self.minutes is None and self.steps is None:
+            raise ValueError("set minutes, steps or both: a run must end")
+        if self.tile is not None:
+            geometry.output_size(self.tile, self.model.depth, self.model.padding)
+        return self
+
+
+def load_config(
+    path: str | Path | None = None,
+    settings: Iterable[str] = (),
+    *,
+    data: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """Builds a configuration from a TOML file, then `data`, then `section.key=value` settings.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown, or a value does not fit; names
+            every bad key, what was found and what was expected.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(Path(path).read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
+    tree.setdefault("data", {}).update({k: v for k, v in (data or {}).items() if v is not None})
+    for setting in settings:
+        key, found, text = setting.partition("=")
+        if not found or not key:
+            raise ConfigError(f"--set {setting!r}: expected key=value, such as --set minutes=20")
+        _put(tree, key.strip().split("."), _value(text.strip()), setting)
+    try:
+        return TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from error
+
+
+def to_tree(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain values that TOML and JSON can hold; None is left out."""
+    return config.model_dump(mode="json", exclude_none=True)
+
+
+def _put(tree: dict[str, Any], keys: list[str], value: Any, setting: str) -> None:
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--set {setting!r}: {key!r} is a value, not a section")
+    tree[keys[-1]] = value
+
+
+def _value(text: str) -> Any:
+    """A TOML value where the text is one, else the text itself: no quotes are needed in a shell."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError, path: str | Path | None) -> str:
+    lines = [f"{path or 'configuration'}: {error.error_count()} bad setting(s)"]
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"  {key}: unknown key; see `keras-unet train --help`")
+        elif problem["type"] == "missing":
+            lines.append(f"  {key}: must be given")
+        else:
+            lines.append(f"  {key or 'run'}: {problem['msg']}, got {problem['input']!r:.80}")
+    return "\n".join(lines)
+
+
+def describe() -> str:
+    """Every setting with its default and meaning, one a line, for `--show-settings`."""
+    lines: list[str] = []
+
+    def walk(section: type[BaseModel], prefix: str) -> None:
+        for name, field in section.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                walk(kind, f"{prefix}{name}.")
+                continue
+            default = "(must be given)" if field.is_required() else repr(field.default)
+            lines.append(f"{prefix + name:28}{default:20}{field.description or ''}".rstrip())
+
+    walk(TrainConfig, "")
+    return "\n".join(lines)
