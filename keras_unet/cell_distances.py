@@ -39,26 +39,28 @@ def two_nearest(labels: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarra
     d1 = np.full((height, width), np.inf, np.float32)
     d2 = np.full((height, width), np.inf, np.float32)
     # No background pixel is nearer to a cell than 1, hence d2 <= reach - 1; and d1 <= reach / 2.
-    size = max(height, width)
-    near, far = min(math.floor(reach / 2), size), min(math.floor(reach - 1), size)
+    longest = math.ceil(math.hypot(height, width))
+    near, far = (math.floor(min(d, longest)) for d in (reach / 2, reach - 1))
     if near < 1 or far < 1 or not labels.any():
         return d1, d2
     labels = _narrow(labels)
-    first, owner, second = _columns(labels, far + 1)
-    sides = ((0, 0), (far, far))
-    first = np.pad(first, sides, mode="constant", constant_values=far + 1)
-    second = np.pad(second, sides, mode="constant", constant_values=far + 1)
+    none = far + 1  # stands for "no cell": more than any distance that is looked for
+    first, owner, second = _columns(labels, none)
+    side = min(far, width)
+    sides = ((0, 0), (side, side))
+    first = np.pad(first, sides, mode="constant", constant_values=none)
+    second = np.pad(second, sides, mode="constant", constant_values=none)
     owner = np.pad(owner, sides)
     for top in range(0, height, _TILE[0]):
         for left in range(0, width, _TILE[1]):
             rows = slice(top, top + _TILE[0])
             columns = slice(left, left + _TILE[1])
-            around = (rows, slice(left, min(left + _TILE[1], width) + 2 * far))
-            squares = _rows(first[around].T, owner[around].T, second[around].T, near, far)
+            around = (rows, slice(left, min(left + _TILE[1], width) + 2 * side))
+            squares = _rows(first[around].T, owner[around].T, second[around].T, near, side)
             if squares is None:
                 continue
             one, two = np.sqrt(squares[0].T, dtype=np.float32), np.sqrt(squares[1].T)
-            found = (labels[rows, columns] == 0) & (one + two <= reach)
+            found = (labels[rows, columns] == 0) & (two < none) & (one + two <= reach)
             d1[rows, columns][found] = one[found]
             d2[rows, columns][found] = two[found]
     return d1, d2
@@ -113,21 +115,22 @@ def _sweep(
 
 
 def _rows(
-    first: np.ndarray, owner: np.ndarray, second: np.ndarray, near: int, far: int
+    first: np.ndarray, owner: np.ndarray, second: np.ndarray, near: int, side: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Step 2 for one tile, laid out [x, y] so that a shift along x is a contiguous view.
 
     Args:
-        first, owner, second: [w + 2·far, h], the tile's columns and `far` more on either side.
+        first, owner, second: [w + 2·side, h], the tile's columns and `side` more on either side.
+        near: distances d1 above this are not looked for.
 
     Returns:
-        (d1², d2²), each [w, h] (large where nothing is near), or None if the tile has no two cells.
+        (d1², d2²), each [w, h] (large where nothing is near), or None if no cell is near.
     """
     owner = np.ascontiguousarray(owner)
-    low, high = int(owner.min()), int(owner.max())
-    if high == 0 or (low == high and not (second <= far).any()):
+    high = int(owner.max())
+    if high == 0:
         return None
-    width, size = len(owner) - 2 * far, len(owner)
+    width, size = len(owner) - 2 * side, len(owner)
     g1 = np.ascontiguousarray(first)
     g1 *= g1
     g2 = np.ascontiguousarray(second)
@@ -138,10 +141,10 @@ def _rows(
     largest = (int(g1.max()) + near * near + 1) << bits
     wide = np.int32 if largest <= np.iinfo(np.int32).max else np.int64
     packed = (g1.astype(wide) << bits) | owner
-    nearest = packed[far : size - far].copy()
+    nearest = packed[side : size - side].copy()
     buffer = np.empty_like(nearest)
-    for dx in range(1, near + 1):
-        for start in (far - dx, far + dx):
+    for dx in range(1, min(near, side) + 1):
+        for start in (side - dx, side + dx):
             np.add(packed[start : start + width], (dx * dx) << bits, out=buffer)
             np.minimum(nearest, buffer, out=nearest)
     cell = (nearest & ((1 << bits) - 1)).astype(owner.dtype)
@@ -153,8 +156,8 @@ def _rows(
     same = np.empty(best.shape, bool)
     square = np.empty_like(best)
     blocked = square.view(np.int16 if square.dtype == np.uint16 else np.int32)
-    for dx in range(-far, far + 1):
-        part = slice(far + dx, far + dx + width)
+    for dx in range(-side, side + 1):
+        part = slice(side + dx, side + dx + width)
         np.equal(owner[part], cell, out=same)
         np.negative(same.view(np.int8), out=blocked)  # all bits set where the owner is `cell`
         np.bitwise_or(square, g1[part], out=square)

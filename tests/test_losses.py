@@ -236,7 +236,8 @@ def test_training_step_in_bfloat16_is_finite_and_learns():
     labels, _, weight = batch(2)
     image = labels[..., None].astype(np.float32)
     model = small_model("mixed_bfloat16")
-    loss = Sum([WeightedCrossEntropy(ignore_class=-1, class_weights=(1, 2)), Dice(), Focal(0.5)])
+    terms = [WeightedCrossEntropy(class_weights=(1, 2), ignore_class=-1)]
+    loss = Sum([*terms, Dice(ignore_class=-1), Focal(0.5, ignore_class=-1)])
     model.compile(keras.optimizers.Adam(0.05), loss=loss)
     labels[0, 0] = -1
     first = model.evaluate(image, labels, sample_weight=weight, verbose=0)

@@ -157,7 +157,7 @@ def test_in_compile_fit_evaluate_and_load(tmp_path):
     model.compile(
         "adam",
         loss=WeightedCrossEntropy(),
-        metrics=[PixelError(), IoU(class_id=1), Dice(class_id=1), MeanIoU],
+        metrics=[PixelError(), IoU(class_id=1), Dice(class_id=1), MeanIoU()],
         weighted_metrics=[PixelAccuracy()],
     )
     model.fit(image, labels, sample_weight=weight, batch_size=2, epochs=2, verbose=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -41,10 +42,10 @@ class Augment(keras.layers.Layer):
     Args:
         settings: `AugmentSettings`, a mapping with its options, or None; options may also be given
             by name, on top of it.
-        tile_size: (height, width) or one integer: size of the image that comes out. None: the size
+        tile: (height, width) or one integer: size of the image that comes out. None: the size
             of the image that goes in, not moved. Otherwise tiles lie at random places, see
             `keras_unet.augment.field.tile_origin`.
-        output_size: size of label and weight, the centre of the image's field: what a model with
+        output: size of label and weight, the centre of the image's field: what a model with
             valid convolutions answers for. None: the tile's size.
         seed: for calls that give no `seeds`.
         image_dtype: of the image that comes out.
@@ -59,8 +60,8 @@ class Augment(keras.layers.Layer):
         self,
         settings: AugmentSettings | dict[str, Any] | None = None,
         *,
-        tile_size: int | tuple[int, int] | None = None,
-        output_size: int | tuple[int, int] | None = None,
+        tile: int | tuple[int, int] | None = None,
+        output: int | tuple[int, int] | None = None,
         seed: int | None = None,
         image_dtype: str = "float32",
         jit_compile: bool = True,
@@ -71,8 +72,8 @@ class Augment(keras.layers.Layer):
     ) -> None:
         super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
         self.settings = make_settings(settings, **options)
-        self.tile_size = pair_or_none(tile_size, "tile_size")
-        self.output_size = pair_or_none(output_size, "output_size")
+        self.tile_size = pair_or_none(tile, "tile")
+        self.output_size = pair_or_none(output, "output")
         check_sizes(self.tile_size, self.output_size)
         self.seed = seed
         self.image_dtype = tf.as_dtype(image_dtype).name
@@ -80,10 +81,7 @@ class Augment(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
         self._compiled = {
-            random: tf.function(
-                lambda *a, _random=random: self._augment(*a, random=_random),
-                jit_compile=jit_compile,
-            )
+            random: tf.function(partial(self._augment, random=random), jit_compile=jit_compile)
             for random in (True, False)
         }
 
@@ -120,11 +118,11 @@ class Augment(keras.layers.Layer):
             label: [batch, height, width] of any integer dtype, or None.
             weight: [batch, height, width], float, or None.
             seeds: int32 [batch, 2], see `sample_seeds`; None: from the layer's own generator.
-            training: False leaves everything as it is (with `tile_size`: the tile at the centre).
+            training: False leaves everything as it is (with `tile`: the tile at the centre).
 
         Returns:
-            What was given, in this order: image [batch, *tile_size, channels] in `image_dtype`,
-            label [batch, *output_size] in its dtype, weight [batch, *output_size] float32; the image
+            What was given, in this order: image [batch, *tile, channels] in `image_dtype`,
+            label [batch, *output] in its dtype, weight [batch, *output] float32; the image
             alone if nothing else was given.
 
         Raises:
@@ -151,11 +149,11 @@ class Augment(keras.layers.Layer):
             training: False takes the tile at each image's centre, unchanged.
 
         Returns:
-            As the call's, for what the bank holds: image [batch, *tile_size, channels] normalised
-            by the bank's shift and scale; label int32 and weight float32 [batch, *output_size].
+            As the call's, for what the bank holds: image [batch, *tile, channels] normalised
+            by the bank's shift and scale; label int32 and weight float32 [batch, *output].
         """
         if self.tile_size is None:
-            raise DataError("sample() needs Augment(tile_size=(height, width)); found None")
+            raise DataError("sample() needs Augment(tile=(height, width)); found None")
         index = tf.reshape(tf.cast(index, tf.int32), [-1])
         seeds = self._seeds(seeds, tf.shape(index)[0], training)
         return _pack(self._compiled[bool(training)](bank.tensors(), None, None, seeds, index))
@@ -244,8 +242,8 @@ class Augment(keras.layers.Layer):
         config = super().get_config()
         config.update(
             settings=self.settings.model_dump(mode="json"),
-            tile_size=self.tile_size,
-            output_size=self.output_size,
+            tile=self.tile_size,
+            output=self.output_size,
             seed=self.seed,
             image_dtype=self.image_dtype,
             jit_compile=self.jit_compile,

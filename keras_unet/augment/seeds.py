@@ -33,7 +33,7 @@ def sample_seeds(seed: Any, epoch: Any, index: Any) -> Tensor:
 
     Args:
         seed: the run's seed, an integer (64 bits count) or a scalar integer tensor.
-        epoch: an integer or a scalar integer tensor.
+        epoch: an integer, or an integer tensor that broadcasts against `index`.
         index: which sample of the epoch: integers [batch] (or a scalar, for a batch of one).
 
     Returns:

@@ -176,9 +176,8 @@ def _label_notes(
         total = sum(s.classes.size for s in samples if s.classes is not None)
         notes.append(f"{ignored / total:.1%} of the pixels do not count (value {mapping.ignore})")
     if mapping.kind == "instances" and not mapping.split:
-        labelled = [raw for raw in raws if raw.labels is not None]
-        numbers = sum(len(set(raw.values) - {0, mapping.ignore}) for raw in labelled)
-        regions = sum(count_regions(raw.labels) for raw in labelled)
+        numbers = sum(len(set(raw.values) - {0, mapping.ignore}) for raw in raws)
+        regions = sum(count_regions(raw.labels) for raw in raws if raw.labels is not None)
         if regions > 1.5 * numbers:
             notes.append(
                 f"{numbers} objects lie in {regions} separate regions: if the numbers are classes, "
@@ -189,18 +188,18 @@ def _label_notes(
 
 def _image_notes(raws: Sequence[RawPair], summary: DataSummary) -> list[str]:
     notes = []
-    read = [raw for raw in raws if raw.image is not None]
-    constant = [_image_name(raw) for raw in read if raw.image.min() == raw.image.max()]
+    read = [(_image_name(raw), raw.image, raw.digest) for raw in raws if raw.image is not None]
+    constant = [name for name, image, _ in read if image.min() == image.max()]
     if constant:
         notes.append(f"{len(constant)} images are of one grey value: {listed(constant)}")
     if len(summary.dtypes) > 1:
         usual = max(summary.dtypes, key=lambda dtype: summary.dtypes[dtype])
-        others = [_image_name(raw) for raw in read if str(raw.image.dtype) != usual]
+        others = [name for name, image, _ in read if str(image.dtype) != usual]
         odd = listed(sorted(set(summary.dtypes) - {usual}))
         notes.append(f"most images are {usual}, others {odd}: {listed(others)}")
     copies: dict[str, list[str]] = {}
-    for raw in read:
-        copies.setdefault(raw.digest, []).append(_image_name(raw))
+    for name, _, digest in read:
+        copies.setdefault(digest, []).append(name)
     notes += [f"equal pixels in {listed(names)}" for names in copies.values() if len(names) > 1]
     return notes
 

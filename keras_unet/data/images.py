@@ -113,9 +113,9 @@ class ImageFile(AbstractContextManager["ImageFile"]):
         if channels != 1:
             grey = array[..., :1]
             if channels != 3 or not np.array_equal(array, np.broadcast_to(grey, array.shape)):
-                hint = " (one class a colour: save class numbers instead)" if channels == 3 else ""
                 raise DataError(
-                    f"{self.path}: is a label image with {channels} channels that differ{hint}; "
+                    f"{self.path}: is a label image with {channels} channels that differ (one "
+                    "class a colour? save class numbers; pages of a stack? save them as pages); "
                     "expected one channel of integers, a palette, or grey saved as RGB"
                 )
             array = grey
@@ -165,6 +165,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
                 raise DataError(
                     f"{self.path}: is partly transparent (opacity down to {opacity.min():g} of "
                     f"{opaque}); expected an opaque image: flatten it, or drop its alpha channel"
+                    + (" (pages of a stack? save them as pages)" if self._stack else "")
                 )
         return array
 

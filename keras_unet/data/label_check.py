@@ -29,9 +29,9 @@ def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | Non
     except DataError as error:
         found, _, expected = str(error).partition("; expected ")
         stated = rule.stated()
-        allowed = set(stated or ()) | {rule.ignore}
+        allowed: set[int | None] = {*(stated or ()), rule.ignore}
         if rule.kind == "instances":
-            allowed = {value for value in holders if value >= 0} | {rule.ignore}
+            allowed |= {value for value in holders if value >= 0}
         if stated is not None or rule.kind == "instances":
             named = [(raw, sorted(set(raw.values) - allowed)) for raw in labelled]
             return None, [
@@ -63,7 +63,11 @@ def _like_objects(labelled: Sequence[RawPair], mapping: LabelMapping, rule: Labe
         return False
     if not 3 <= mapping.num_classes <= MOST_UNSTATED:
         return False
-    return all(count_regions(raw.labels) <= len(set(raw.values) - {0}) for raw in labelled)
+    return all(
+        count_regions(raw.labels) <= len(set(raw.values) - {0})
+        for raw in labelled
+        if raw.labels is not None
+    )
 
 
 def count_regions(labels: np.ndarray) -> int:

@@ -115,6 +115,7 @@ class Normalization(BaseModel):
                 )
             std = np.where(std > FLOOR * np.maximum(np.abs(mean), std), std, 0.0)
         else:
+            assert self.scale is not None  # by _consistent
             _require_image(image)
             brightest = float(image.max())
             if not brightest <= self.scale * (1 + 1e-6):

@@ -16,7 +16,6 @@ from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.normalization import Method, Normalization
 from keras_unet.data.samples import Sample, load_samples
 from keras_unet.data.targets import ClassWeights, Target, targets
-from keras_unet.errors import DataError
 
 
 def load_dataset(
@@ -56,11 +55,10 @@ def load_dataset(
         ConfigError: an illegal tile or setting.
     """
     output = geometry.output_size(tile, depth, padding)
-    samples, report = load_samples(images, labels, rule=rule or LabelRule())
+    samples, report = load_samples(images, labels, rule, need_labels=True)
+    assert report.mapping is not None  # there are labels
     if not isinstance(normalization, Normalization):
         normalization = Normalization.fit(normalization, [s.image for s in samples])
-    if report.mapping is None:
-        raise DataError(f"{images}: no labels found; expected a folder labels/ beside images/")
     made = targets(
         samples,
         report.mapping.num_classes,
@@ -70,7 +68,7 @@ def load_dataset(
         separation=separation,
     )
     if isinstance(augment, str):
-        augment = Augment.from_preset(augment, tile=(tile, tile), output=(output, output))
+        augment = Augment.from_preset(augment, tile=tile, output=output)
     bank = fill_bank(samples, made, normalization)
     entries = tile_entries([s.image.shape[:2] for s in samples], output)
     return tile_dataset(bank, augment, entries, batch_size=batch_size, seed=seed)
@@ -81,8 +79,10 @@ def fill_bank(
 ) -> ImageBank:
     """Images, classes and weights of a training set as one bank of flat tensors."""
     parameters = [normalization.parameters(s.image) for s in samples]
+    dtypes = {s.image.dtype for s in samples}
+    common = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
     return ImageBank.from_arrays(
-        [s.image for s in samples],
+        [s.image.astype(common, copy=False) for s in samples],
         [t.classes for t in made],
         [t.weight for t in made],
         shift=np.stack([shift for shift, _ in parameters]),
@@ -115,14 +115,10 @@ def tile_dataset(
     def draw(first: Any) -> tuple[Any, Any, Any]:
         number = first + tf.range(batch_size, dtype=tf.int64)
         epoch, place = number // count, number % count
-        order = tf.map_fn(
-            lambda pair: tf.random.experimental.index_shuffle(
-                tf.cast(pair[1], tf.int32),
-                tf.stack([tf.cast(seed, tf.int32), tf.cast(pair[0], tf.int32), 0]),
-                count - 1,
-            ),
-            (epoch, place),
-            fn_output_signature=tf.int32,
+        # the wrapper tf.random.experimental.index_shuffle pads a batch of seeds on the wrong axis
+        key = tf.stack([tf.fill([batch_size], tf.cast(seed, tf.int64)), epoch, 0 * epoch], axis=1)
+        order = tf.raw_ops.RandomIndexShuffle(
+            index=place, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=4
         )
         seeds = sample_seeds(seed, tf.cast(epoch, tf.int32), tf.cast(place, tf.int32))
         return augment.sample(bank, tf.gather(table, order), seeds)

@@ -135,7 +135,8 @@ def _require_sharp(values: dict[int, int], rule: LabelRule) -> None:
     strays = [v for v in values if v not in (0, 255)]
     if len(strays) < 4 or min(values) < 0 or max(values) > 255 or max(values) < 240:
         return
-    if rule.stated() is not None and set(values) <= {*rule.stated(), rule.ignore}:
+    stated = rule.stated()
+    if stated is not None and set(values) <= {*stated, rule.ignore}:
         return
     total = sum(values.values())
     dark = sum(count for v, count in values.items() if v < 16)

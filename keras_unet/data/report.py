@@ -136,5 +136,5 @@ def _counts(found: dict[str, int]) -> str:
 
 def listed(items: Iterable[object], most: int = 5) -> str:
     """The first few, and how many there are."""
-    items = [str(item) for item in items]
-    return ", ".join(items[:most]) + (f", … ({len(items)} in all)" if len(items) > most else "")
+    texts = [str(item) for item in items]
+    return ", ".join(texts[:most]) + (f", … ({len(texts)} in all)" if len(texts) > most else "")

@@ -27,7 +27,7 @@ class _Tissue(NamedTuple):
     labels: np.ndarray  # int32, 0 = background
     inside: np.ndarray  # float32, px from the cell's border, 0 outside
     radial: np.ndarray  # float32, px from the cell's centre
-    count: int
+    cells: int
 
 
 def make_cells(
@@ -195,10 +195,10 @@ def _photograph(
     size = tissue.labels.shape
     height, width = size
     cells = tissue.labels > 0
-    stain = np.concatenate([[0.0], rng.uniform(0.43, 0.66, tissue.count)])[tissue.labels]
+    stain = np.concatenate([[0.0], rng.uniform(0.43, 0.66, tissue.cells)])[tissue.labels]
     fine, coarse = _smooth(rng, size, 3.0), _smooth(rng, size, 9.0)
     body = stain * (1 + 0.10 * fine + 0.12 * coarse)
-    nucleus = np.concatenate([[0.0], rng.uniform(-0.16, 0.12, tissue.count)])[tissue.labels]
+    nucleus = np.concatenate([[0.0], rng.uniform(-0.16, 0.12, tissue.cells)])[tissue.labels]
     body += nucleus / (1 + np.exp((tissue.radial - 0.22 * diameter) / 1.2))
     body *= 1 - 0.75 * np.exp(-((tissue.inside / MEMBRANE) ** 2))
     # Matrix between the cells: darker on average, but streaked and, in places, as bright as they.

@@ -6,7 +6,7 @@ import logging
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -75,12 +75,12 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     @property
     def lossy(self) -> bool:
         """Whether the first page is compressed by JPEG, which changes label values."""
-        return "JPEG" in self._file.pages[0].compression.name
+        return "JPEG" in _compression(self._file.pages.first)
 
     @property
     def alpha(self) -> bool:
         """Whether the last sample of a pixel is its opacity rather than a measured value."""
-        extra = self._file.pages[0].extrasamples
+        extra = self._file.pages.first.extrasamples
         return len(extra) == 1 and extra[0] in (
             tifffile.EXTRASAMPLE.ASSOCALPHA,
             tifffile.EXTRASAMPLE.UNASSALPHA,
@@ -93,7 +93,18 @@ class TiffStack(AbstractContextManager["TiffStack"]):
           page: 0 to len(self) - 1.
           palette: True gives a palette's colours (uint8, C = 3), False its indices (C = 1).
         """
-        slot = self._slots[page]
+        with _Complaints() as complaints:
+            try:
+                array = self._read(self._slots[page], palette)
+            except DataError:
+                raise
+            except Exception as error:  # tags that contradict each other: any kind of error
+                raise DataError(f"{self.path}: damaged TIFF file ({error})") from error
+        if complaints.short:
+            raise DataError(f"{self.path}: truncated or damaged: it lacks parts of page {page}")
+        return array
+
+    def _read(self, slot: _Slot, palette: bool) -> np.ndarray:
         series = self._file.series[slot.series]
         if len(series.pages) > max(slot.planes):
             planes = [self._plane(series.pages[k], palette) for k in slot.planes]
@@ -131,7 +142,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 slots += [_Slot(number, (k,)) for k in order.ravel().tolist()]
         return tuple(slots)
 
-    def _plane(self, page: tifffile.TiffPage, palette: bool) -> np.ndarray:
+    def _plane(self, page: Any, palette: bool) -> np.ndarray:
         keyframe = page.keyframe
         self._guard(keyframe.nbytes)
         return self._tidy(self._decode(page, keyframe), keyframe, palette)
@@ -146,9 +157,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 "decompression bomb"
             )
 
-    def _decode(
-        self, source: tifffile.TiffPage | tifffile.TiffPageSeries, keyframe: tifffile.TiffPage
-    ) -> np.ndarray:
+    def _decode(self, source: Any, keyframe: tifffile.TiffPage) -> np.ndarray:
         try:
             return source.asarray(maxworkers=1)
         except Exception as error:
@@ -158,7 +167,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 f"{self.path}: truncated or damaged: its pixels cannot be read ({error})"
             ) from error
 
-    def _by_pillow(self, page: object, keyframe: tifffile.TiffPage) -> np.ndarray:
+    def _by_pillow(self, page: Any, keyframe: tifffile.TiffPage) -> np.ndarray:
         """LZW and the like, which tifffile leaves to a package that isn't required here."""
         index = getattr(page, "index", 0)
         reason = ""
@@ -169,9 +178,12 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         except Exception as error:
             array, reason = np.zeros(0), f" ({error})"
         # Pillow reads some kinds (16-bit colour) with fewer bits: take only what came whole.
-        if array.shape != keyframe.shape or array.dtype.itemsize != keyframe.dtype.itemsize:
+        if (
+            array.shape != keyframe.shape
+            or array.dtype.itemsize != np.dtype(keyframe.dtype).itemsize
+        ):
             raise DataError(
-                f"{self.path}: cannot decode its {keyframe.compression.name} compression{reason}; "
+                f"{self.path}: cannot decode its {_compression(keyframe)} compression{reason}; "
                 "expected an uncompressed or deflate-compressed TIFF: save it so, or install "
                 "the package imagecodecs"
             )
@@ -186,29 +198,32 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         if array.dtype == bool:
             white_is_zero = keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE
             array = np.where(array != white_is_zero, np.uint8(255), np.uint8(0))
-        if keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE and palette:
-            array = (keyframe.colormap[:, array] >> 8).astype(np.uint8).transpose(1, 2, 0)
+        colours = keyframe.colormap
+        if keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE and palette and colours is not None:
+            array = (colours[:, array] >> 8).astype(np.uint8).transpose(1, 2, 0)
         return np.atleast_3d(array)
 
 
+def _compression(page: tifffile.TiffPage) -> str:
+    code = page.compression
+    return getattr(code, "name", str(code))  # a number that tifffile has no name for stays an int
+
+
 class _Complaints(logging.Handler):
-    """Collects what tifffile logs while a file is opened: it only warns of a file cut off."""
+    """Listens while tifffile works: it only logs that a file is cut off, and goes on."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.cut_off = False
+        self.cut_off = self.short = False
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         self.cut_off |= "invalid page offset" in text or "invalid offset to page" in text
+        self.short |= "read_segments: expected" in text
 
     def __enter__(self) -> _Complaints:
-        self._logger = logging.getLogger("tifffile")
-        self._before = self._logger.propagate
-        self._logger.propagate = False
-        self._logger.addHandler(self)
+        logging.getLogger("tifffile").addHandler(self)
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self._logger.removeHandler(self)
-        self._logger.propagate = self._before
+        logging.getLogger("tifffile").removeHandler(self)

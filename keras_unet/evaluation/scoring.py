@@ -46,7 +46,7 @@ def evaluate(
     """
     if not isinstance(model, TrainedModel):
         model = load_model(model)
-    samples, _ = load_samples(images, labels, rule=model.card.labels.as_rule())
+    samples, _ = load_samples(images, labels, model.card.labels.as_rule(), need_labels=True)
     result = evaluate_samples(model, samples, output=output, tile=tile, progress=progress)
     if output is not None:
         report = {"model": model.card.name, "total": result.total, "images": result.images}

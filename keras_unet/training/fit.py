@@ -21,10 +21,10 @@ from keras_unet.augment import Augment
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import fill_bank, tile_dataset, tile_entries
-from keras_unet.data.report import DataReport
+from keras_unet.data.report import DataReport, shared_images
 from keras_unet.data.samples import Sample, load_samples
 from keras_unet.data.targets import targets
-from keras_unet.errors import ConfigError, DataError
+from keras_unet.errors import ConfigError
 from keras_unet.evaluation import pictures
 from keras_unet.evaluation.scoring import Evaluation, evaluate_samples
 from keras_unet.models.bundle import ModelCard, TrainedModel, load_model
@@ -85,7 +85,7 @@ def train(config: TrainConfig | Mapping[str, Any], console: Console | None = Non
     )
     dataset = tile_dataset(
         fill_bank(training, made, normalization),
-        Augment.from_preset(config.augment, tile=(tile, tile), output=(output, output)),
+        Augment.from_preset(config.augment, tile=tile, output=output),
         tile_entries([s.image.shape[:2] for s in training], output),
         batch_size=config.batch_size,
         seed=config.seed,
@@ -120,7 +120,7 @@ def train(config: TrainConfig | Mapping[str, Any], console: Console | None = Non
                 "python": platform.python_version(),
             },
             config=to_tree(config),
-            data=json.loads(report.to_json())["summary"],
+            data=report.summary.model_dump(mode="json"),
             metrics=metrics,
         )
         return TrainedModel(network, card)
@@ -167,6 +167,7 @@ def _fit(
             dataset,
             steps_per_epoch=config.steps_per_epoch,
             epochs=10**6,  # the budget ends the run
+            shuffle=False,  # the data set is shuffled as it is drawn
             callbacks=callbacks,
             verbose=0,
         )
@@ -184,16 +185,19 @@ def _read(
     config: TrainConfig, console: Console
 ) -> tuple[list[Sample], list[Sample], DataReport, LabelMapping]:
     data = config.data
-    samples, report = load_samples(data.images, data.labels, rule=data.rule)
+    samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     mapping = report.mapping
-    if mapping is None:
-        raise DataError(f"{data.images}: no labels found; expected a folder labels/ beside images/")
+    assert mapping is not None  # there are labels
     for note in report.notes:
         console.print(f"[dim]{note}[/]")
     if isinstance(data.validation, Path):
-        held_out, held_report = load_samples(data.validation, rule=mapping.as_rule())
+        held_out, held_report = load_samples(
+            data.validation, rule=mapping.as_rule(), need_labels=True
+        )
         for note in held_report.notes:
             console.print(f"[dim]validation: {note}[/]")
+        for one, other in shared_images(report, held_report):
+            console.print(f"[yellow]{other} is in the training and in the validation images[/]")
         if held_out[0].image.shape[-1] != samples[0].image.shape[-1]:
             raise ConfigError(
                 f"{data.validation}: images have {held_out[0].image.shape[-1]} channels, "

@@ -117,7 +117,7 @@ def test_labels_from_grey_saved_as_rgb(tmp_path):
 
 
 def test_coloured_labels_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"a\.png: .*3 channels that differ .*save class numbers"):
+    with pytest.raises(DataError, match=r"a\.png: .*3 channels that differ .*save class num"):
         read_labels(_save(RGB, tmp_path / "a.png"))
 
 

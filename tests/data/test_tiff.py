@@ -192,3 +192,29 @@ def test_jpeg_inside_is_known_to_be_lossy(tmp_path):
     with TiffStack(tmp_path / "a.tif") as lossy, TiffStack(tmp_path / "b.tif") as exact:
         assert lossy.lossy and not exact.lossy
     assert read_image(tmp_path / "a.tif").shape == (24, 33, 3)
+
+
+@pytest.mark.parametrize(("pages", "words"), [(3, "3 channels that differ"), (4, "transparent")])
+def test_pages_that_were_saved_as_colour_are_explained(tmp_path, pages, words):
+    planes = RNG.integers(0, 5, (pages, 9, 8)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate")
+    with pytest.raises(DataError, match=rf"a\.tif: .*{words}.*pages of a stack\? save them"):
+        read_labels(tmp_path / "a.tif")
+
+
+def test_damaged_files_never_raise_anything_but_data_errors(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "fuzzed.tif"
+    tifffile.imwrite(path, STACK[:3], imagej=True, metadata={"axes": "ZYX"})
+    sound = np.frombuffer(path.read_bytes(), np.uint8)
+    refused = 0
+    for _ in range(120):
+        bad = sound.copy()
+        bad[rng.integers(0, 400, 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(bad.tobytes())
+        try:
+            read_image(path, count_pages(path) - 1)
+        except DataError as error:
+            assert "fuzzed.tif" in str(error)
+            refused += 1
+    assert refused > 20

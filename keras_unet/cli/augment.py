@@ -1,0 +1,78 @@
+"""`keras-unet augment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def augment(
+    image: Annotated[Path, typer.Argument(help="An image of yours: PNG, TIFF or JPEG.")],
+    label: Annotated[
+        Path | None, typer.Argument(help="Its labels: their outlines are drawn too.")
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="paper, none, flips or nnunet: the strengths to look at.")
+    ] = "paper",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one option: --set elastic_sigma=5"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The picture to write (PNG, PDF, SVG).")] = Path(
+        "augment.png"
+    ),
+    seed: Annotated[int, typer.Option(help="Another seed, other draws.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, max=10, help="Rows of the grid.")] = 2,
+    columns: Annotated[int, typer.Option(min=1, max=10, help="Columns of the grid.")] = 4,
+    page: Annotated[int | None, typer.Option(help="Which page of a TIFF stack.")] = None,
+) -> None:
+    """Draw what training will see: warped copies of an image, the lattice and label outlines."""
+    from keras_unet.augment.picture import draw_samples
+    from keras_unet.augment.presets import preset_settings
+    from keras_unet.cli.report import console
+    from keras_unet.data.images import read_image, read_labels
+    from keras_unet.errors import DataError
+
+    pixels = read_image(image, page)
+    labels = None if label is None else read_labels(label, page)
+    if labels is not None and labels.shape != pixels.shape[:2]:
+        raise DataError(
+            f"{label}: found {labels.shape[0]}×{labels.shape[1]} labels for an image of "
+            f"{pixels.shape[0]}×{pixels.shape[1]} pixels ({image}); expected equal sizes"
+        )
+    settings = preset_settings(preset, **_options(setting or []))
+    figure = draw_samples(
+        pixels,
+        labels,
+        settings,
+        seed=seed,
+        rows=rows,
+        columns=columns,
+        title=f"{preset}, seed {seed}",
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    console.print(
+        f"{rows * columns - 1} draws of preset {preset!r} in {out}. If your cells look torn or folded, "
+        "lower the strength (--set elastic_sigma=5) until they look like other cells."
+    )
+
+
+def _options(pairs: list[str]) -> dict[str, object]:
+    """{name: value} from "name=value", values written as in TOML or JSON, or plain words."""
+    import json
+
+    from keras_unet.errors import ConfigError
+
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, mark, text = pair.partition("=")
+        if not mark:
+            raise ConfigError(f"--set expects name=value; found {pair!r}")
+        try:
+            options[name.strip()] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name.strip()] = text.strip()
+    return options

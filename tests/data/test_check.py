@@ -1,0 +1,267 @@
+"""The data check: each kind of bad input is found, and the message says file, found, expected."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from keras_unet.data import LabelRule, Pair, check_data, find_pairs, load_samples, shared_images
+from keras_unet.data.synthetic import write_dataset
+from keras_unet.errors import DataError
+
+RNG = np.random.default_rng(8)
+
+
+def _write(folder, name, image, labels):
+    for kind, array in (("images", image), ("labels", labels)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        if array is not None:
+            path = folder / kind / f"{name}.{'tif' if array.dtype.kind == 'f' else 'png'}"
+            Image.fromarray(array).save(path)
+
+
+def _image(shape=(20, 30)):
+    return RNG.integers(0, 255, shape).astype(np.uint8)
+
+
+def _mask(shape=(20, 30), value=1):
+    mask = np.zeros(shape, np.uint8)
+    mask[4:10, 5:12] = mask[14:18, 20:28] = value
+    return mask
+
+
+@pytest.fixture
+def good(tmp_path):
+    """A sound set of three images, 0/1 labels, two regions each."""
+    for name in "abc":
+        _write(tmp_path, name, _image(), _mask())
+    return tmp_path
+
+
+def _problems(folder, rule=None):
+    return [str(problem) for problem in check_data(find_pairs(folder), rule).problems]
+
+
+def test_a_sound_set(good):
+    report = check_data(find_pairs(good))
+    assert report.ok and report.raise_if_bad() is report and not report.notes
+    s = report.summary
+    assert (s.images, s.labelled, s.sizes, s.channels) == (3, 3, {"20x30": 3}, {"1": 3})
+    assert s.dtypes == {"uint8": 3} and s.label_values == (0, 1) and s.cells is None
+    assert s.class_fractions == pytest.approx((1 - 74 / 600, 74 / 600))
+    stored = json.loads(report.to_json())
+    assert stored["summary"]["images"] == 3 and stored["mapping"]["values"] == [0, 1]
+    assert "3 images, 3 with labels" in report.to_text()
+
+
+def test_all_bad_files_are_named_at_once(good):
+    _write(good, "d", _image(), _mask((20, 29)))
+    _write(good, "e", _image(), None)
+    (good / "images/b.png").write_bytes(b"no image at all")
+    (good / "labels/c.png").write_bytes((good / "labels/c.png").read_bytes()[:60])
+    with pytest.raises(DataError) as error:
+        load_samples(good)
+    text = str(error.value)
+    assert "the data check found 4 problems in 4 images:" in text
+    assert f"{good}/images/b.png: is not a PNG, JPEG or TIFF file" in text
+    assert f"{good}/labels/c.png: truncated or damaged" in text
+    assert (
+        f"{good}/labels/d.png: is 20x29 (height x width); expected 20x30, as its image "
+        f"{good}/images/d.png" in text
+    )
+    assert f"{good}/images/e.png: has no labels; expected {good}/labels/e.png or .tif" in text
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan(good, value):
+    image = RNG.random((20, 30)).astype(np.float32)
+    image[3, 3:5] = value
+    _write(good, "n", image, _mask())
+    assert _problems(good) == [
+        f"{good}/images/n.tif: holds 2 values that are NaN or infinite; expected finite ones"
+    ]
+
+
+def test_mixed_channels_name_the_odd_ones(good):
+    _write(good, "rgb", _image((20, 30, 3)), _mask())
+    assert _problems(good) == [
+        f"{good}/images/rgb.png: has 3 channels; expected 1, as 3 of 4 images"
+    ]
+
+
+def test_label_values_out_of_range_name_the_files(good):
+    _write(good, "x", _image(), _mask(value=3))
+    assert _problems(good, LabelRule(num_classes=2)) == [
+        f"{good}/labels/x.png: holds label values out of range: 3; expected 0, 1"
+    ]
+    (text,) = _problems(good)
+    assert "found 3 distinct label values, 0, 1, 3" in text and "data.label_values" in text
+
+
+def test_a_value_that_few_files_hold_names_them(good):
+    for k in range(5):
+        _write(good, f"more{k}", _image(), _mask())
+    _write(good, "x", _image(), _mask(value=77))
+    assert f"(found 77 only in {good}/labels/x.png)" in _problems(good)[0]
+
+
+def test_negative_instance_numbers(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name, low in (("a", 0), ("b", -4)):
+        Image.fromarray(_image()).save(tmp_path / f"images/{name}.png")
+        labels = np.where(_mask() > 0, 5, low).astype(np.int32)
+        labels[0, 0] = 9
+        tifffile.imwrite(tmp_path / f"labels/{name}.tif", labels)
+    (text,) = _problems(tmp_path, LabelRule(kind="instances"))
+    assert text.startswith(f"{tmp_path}/labels/b.tif: holds label values out of range: -4; expect")
+
+
+def test_all_background(good):
+    for name in "abc":
+        _write(good, name, _image(), _mask(value=0))
+    assert _problems(good) == [
+        "the labels of all 3 images hold nothing but background; expected at least two classes "
+        "in the set"
+    ]
+    assert "expected cells" in _problems(good, LabelRule(kind="instances"))[0]
+
+
+def test_a_single_class_that_is_not_background(good):
+    for name in "abc":
+        _write(good, name, _image(), np.full((20, 30), 255, np.uint8))
+    assert "hold a single class (1)" in _problems(good)[0]
+
+
+def test_jpeg_labels(good):
+    (good / "labels/b.png").unlink()
+    Image.fromarray(_mask(value=255)).save(good / "labels/b.jpg")
+    Image.fromarray(_mask(value=255)).save(good / "labels/c.png", format="JPEG")
+    for text, name in zip(_problems(good), ("b.jpg", "c.png"), strict=True):
+        assert f"labels/{name}: is compressed by JPEG, which changes label values; expected" in text
+
+
+def test_smeared_masks(good):
+    y, x = np.mgrid[:90, :120]
+    big = ((y - 40) ** 2 + (x - 50) ** 2 < 900).astype(np.uint8) * np.uint8(255)
+    Image.fromarray(big).save(good / "smeared.jpg", quality=60)
+    jpeg = np.asarray(Image.open(good / "smeared.jpg"))
+    (good / "smeared.jpg").unlink()
+    resized = np.asarray(Image.fromarray(big).resize((300, 225), Image.Resampling.BICUBIC))
+    for name, labels in (("jpeg", jpeg), ("resized", resized)):
+        _write(good, name, _image(labels.shape), labels)
+    texts = _problems(good)
+    assert len(texts) == 2
+    for text, name in zip(texts, ("jpeg", "resized"), strict=True):
+        assert f"labels/{name}.png: holds" in text
+        assert "nearly all close to 0 or 255: a mask that was smeared by JPEG" in text
+
+
+def test_many_objects_are_not_taken_for_a_smeared_mask(tmp_path):
+    labels = np.kron(np.arange(256).reshape(16, 16), np.ones((3, 3))).astype(np.uint8)
+    _write(tmp_path, "a", _image(labels.shape), labels)
+    assert not _problems(tmp_path, LabelRule(kind="instances"))
+
+
+def test_few_objects_are_not_taken_for_classes(tmp_path):
+    for name, boxes in (("a", 2), ("b", 3)):
+        labels = np.zeros((20, 30), np.uint8)
+        for k in range(boxes):
+            labels[3:9, 2 + 8 * k : 7 + 8 * k] = k + 1
+        _write(tmp_path, name, _image(), labels)
+    (text,) = _problems(tmp_path)
+    assert "each is one single region in every image, as numbers of objects are" in text
+    assert 'expected data.label_kind = "instances" if they are, or data.num_classes = 4' in text
+    assert not _problems(tmp_path, LabelRule(num_classes=4))
+    report = check_data(find_pairs(tmp_path), LabelRule(kind="instances"))
+    assert report.ok and report.summary.cells_total == 5
+
+
+def test_classes_declared_as_objects_are_noted(tmp_path):
+    labels = np.indices((20, 30)).sum(0) % 3
+    _write(tmp_path, "a", _image(), labels.astype(np.uint8))
+    notes = check_data(find_pairs(tmp_path), LabelRule(kind="instances")).notes
+    assert any('if the numbers are classes, set data.label_kind = "semantic"' in n for n in notes)
+
+
+def test_figures_of_instances(tmp_path):
+    labels = np.zeros((20, 30), np.uint8)
+    labels[2:6, 2:6], labels[2:6, 6:10] = 1, 2
+    _write(tmp_path, "a", _image(), labels)
+    _write(tmp_path, "b", _image(), np.where(labels == 1, np.uint8(9), np.uint8(0)))
+    s = check_data(find_pairs(tmp_path), LabelRule(kind="instances")).summary
+    assert s.cells_total == 3 and (s.cells.min, s.cells.median, s.cells.max) == (1, 1.5, 2)
+    assert s.diameter.median == pytest.approx(2 * np.sqrt(16 / np.pi), abs=0.01)
+
+
+def test_notes(good):
+    _write(good, "empty", _image(), _mask(value=0))
+    _write(good, "flat", np.full((20, 30), 9, np.uint8), _mask())
+    _write(good, "deep", _image().astype(np.uint16), _mask())
+    _write(good, "copy", np.asarray(Image.open(good / "images/a.png")), _mask())
+    (good / "images/notes.txt").write_text("x")
+    report = check_data(find_pairs(good))
+    assert report.ok
+    text = "\n".join(report.notes)
+    assert "1 of 7 images are all background: empty" in text
+    assert f"1 images are of one grey value: {good}/images/flat.png" in text
+    assert f"most images are uint8, others uint16: {good}/images/deep.png" in text
+    assert f"equal pixels in {good}/images/a.png, {good}/images/copy.png" in text
+    assert "1 other entry left out: notes.txt" in text
+
+
+def test_missing_labels_in_hand_made_pairs_and_where_they_are_needed(good):
+    pairs = [
+        Pair("a", good / "images/a.png", good / "labels/a.png"),
+        Pair("b", good / "images/b.png"),
+    ]
+    (problem,) = check_data(pairs).problems
+    assert str(problem) == f"{good}/images/b.png: has no labels; expected labels for each image"
+    bare = find_pairs(good / "images")
+    assert check_data(bare).ok
+    assert "there are no labels; expected a folder labels/" in str(
+        check_data(bare, need_labels=True).problems[0]
+    )
+
+
+def test_copies_between_sets_are_found(good, tmp_path):
+    other = tmp_path / "other"
+    _write(other, "z", np.asarray(Image.open(good / "images/b.png")), _mask())
+    _write(other, "y", _image(), _mask())
+    first, second = check_data(find_pairs(good)), check_data(find_pairs(other))
+    assert shared_images(first, second) == (("b", "z"),)
+
+
+def test_stacks_open_once_and_bad_pages_are_named(tmp_path, monkeypatch):
+    from keras_unet.data import reading
+
+    images, labels = np.stack([_image()] * 5), np.stack([_mask()] * 5)
+    labels[3, 0, 0] = 9
+    for name, array in (("em", images), ("truth", labels)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", array, metadata=None)
+    opened = []
+
+    class Counted(reading.ImageFile):
+        def __init__(self, path):
+            opened.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(reading, "ImageFile", Counted)
+    pairs = find_pairs(tmp_path / "em.tif", tmp_path / "truth.tif")
+    report = check_data(pairs, LabelRule(num_classes=2))
+    assert [str(p) for p in report.problems] == [
+        f"{tmp_path}/truth.tif:003: holds label values out of range: 9; expected 0, 1"
+    ]
+    assert len(opened) == 2
+
+
+def test_the_synthetic_set_passes_as_objects_and_is_refused_as_classes(tmp_path):
+    folder = write_dataset(tmp_path, train=3, val=0, size=96) / "train"
+    report = check_data(find_pairs(folder), LabelRule(kind="instances"))
+    assert report.ok and not report.notes and report.summary.cells_total > 15
+    (text,) = _problems(folder)
+    assert 'if each number is one object, set data.label_kind = "instances"' in text
