@@ -5,40 +5,27 @@ Names are imported when they are first used, so that `import keras_unet` costs n
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from keras_unet._version import __version__
+from keras_unet._lazy import attach
+from keras_unet._version import __version__ as __version__
 
-_MODULES = {"augment", "data", "evaluation", "geometry", "inference", "losses", "metrics"}
-_MODULES |= {"models", "serving", "training"}
+_MODULES = (
+    *("augment", "data", "evaluation", "geometry", "inference"),
+    *("losses", "metrics", "models", "serving", "training"),
+)
 _NAMES = {
-    "build_unet": "keras_unet.models.unet",
-    "evaluate": "keras_unet.evaluation.scoring",
-    "export": "keras_unet.serving.publish",
-    "load_model": "keras_unet.models.bundle",
-    "predict": "keras_unet.inference.prediction",
-    "train": "keras_unet.training.fit",
-    "weight_map": "keras_unet.weight_maps",
+    "build_unet": "models.unet",
+    "evaluate": "evaluation.scoring",
+    "export": "serving.publish",
+    "load_model": "models.bundle",
+    "predict": "inference.prediction",
+    "train": "training.fit",
+    "weight_map": "weight_maps",
+    **dict.fromkeys(_MODULES, ""),
 }
 
-__all__ = ["__version__", *sorted(_MODULES), *sorted(_NAMES)]  # noqa: PLE0604
-
-
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        value = getattr(importlib.import_module(_NAMES[name]), name)
-    elif name in _MODULES:
-        value = importlib.import_module(f"keras_unet.{name}")
-    else:
-        raise AttributeError(f"module 'keras_unet' has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
-
+__getattr__, __dir__, __all__ = attach(__name__, _NAMES)
 
 if TYPE_CHECKING:
     from keras_unet.evaluation.scoring import evaluate as evaluate

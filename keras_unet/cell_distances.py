@@ -100,8 +100,8 @@ def _sweep(
 ) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]]:
     """Row by row: distance to the last label of each column, the label, distance to another."""
     rows, width = labels.shape
-    g1 = np.full(width, cap, number)
-    g2 = np.full(width, cap, number)
+    g1: np.ndarray = np.full(width, cap, number)
+    g2: np.ndarray = np.full(width, cap, number)
     last = np.zeros(width, labels.dtype)
     for y in range(rows) if downwards else range(rows - 1, -1, -1):
         np.minimum(g1 + 1, cap, out=g1)
@@ -131,16 +131,15 @@ def _rows(
     if high == 0:
         return None
     width, size = len(owner) - 2 * side, len(owner)
-    g1 = np.ascontiguousarray(first)
-    g1 *= g1
-    g2 = np.ascontiguousarray(second)
-    g2 *= g2
+    # `order` counts: NumPy multiplies in the layout of its input, which here is the transposed one.
+    g1 = np.multiply(first, first, order="C")
+    g2 = np.multiply(second, second, order="C")
 
     # Distance and label packed into one integer: a minimum then finds both.
     bits = high.bit_length()
     largest = (int(g1.max()) + near * near + 1) << bits
     wide = np.int32 if largest <= np.iinfo(np.int32).max else np.int64
-    packed = (g1.astype(wide) << bits) | owner
+    packed = np.left_shift(g1.astype(wide), bits) | owner
     nearest = packed[side : size - side].copy()
     buffer = np.empty_like(nearest)
     for dx in range(1, min(near, side) + 1):

@@ -134,7 +134,7 @@ def separate_cells(labels: np.ndarray, width: int = 2) -> np.ndarray:
     return result
 
 
-def balanced_class_weights(counts: Sequence[int]) -> tuple[float, ...]:
+def balanced_class_weights(counts: Sequence[int] | np.ndarray) -> tuple[float, ...]:
     """w_c = N / (K · n_c): each class gets the same total, and the mean over all pixels is 1.
 
     Args:
@@ -147,7 +147,7 @@ def balanced_class_weights(counts: Sequence[int]) -> tuple[float, ...]:
     Raises:
         DataError: the counts are not one-dimensional, or one is negative or not finite.
     """
-    n = np.asarray(counts, np.float64)
+    n = np.array(counts, np.float64)
     if n.ndim != 1 or not n.size or not np.isfinite(n).all() or (n < 0).any():
         raise DataError(f"counts must be one number >= 0 for each class, got {counts!r}")
     present = n > 0
@@ -171,7 +171,7 @@ def _class_weight(classes: np.ndarray, class_weights: str | Sequence[float] | No
                 f'class_weights must be "balanced", None or one number for each class, '
                 f"got {class_weights!r}"
             )
-        table = np.asarray(balanced_class_weights(counts))
+        table = np.array(balanced_class_weights(counts), np.float64)
     else:
         table = np.asarray(class_weights, np.float64)
         if table.ndim != 1 or not np.isfinite(table).all() or (table < 0).any():

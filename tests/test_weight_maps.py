@@ -62,9 +62,10 @@ def test_border_equals_brute_force(seed, size, cells, sigma):
     assert np.abs(got - brute_border(labels, 10.0, sigma)).max(initial=0) < 1e-4 * 10.0
 
 
+@pytest.mark.parametrize("size", [(600, 150), (1, 300), (700, 1)])
 @pytest.mark.parametrize("reach", [3.0, 24.0, 600.0])
-def test_distances_equal_brute_force_over_several_tiles(reach):
-    labels = random_cells(3, (600, 150), 40)
+def test_distances_equal_brute_force_over_several_tiles(reach, size):
+    labels = random_cells(3, size, 40)
     d1, d2 = two_nearest(labels, reach)
     one, two = brute_distances(labels)
     wanted = (labels == 0) & (one + two <= reach)

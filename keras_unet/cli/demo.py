@@ -20,13 +20,13 @@ def demo(
     from keras_unet.cli.report import console, show_evaluation
     from keras_unet.data.synthetic import write_dataset
     from keras_unet.serving.publish import export
-    from keras_unet.training.config import TrainConfig
+    from keras_unet.training.config import make_config
     from keras_unet.training.fit import train
 
     data = output / "demo-data"
     write_dataset(data, seed=seed)
     console.print(f"Made-up cells with labels: {data}")
-    config = TrainConfig.model_validate(
+    config = make_config(
         {
             "data": {
                 "images": data / "train",

@@ -5,8 +5,9 @@ Names are imported when they are first used: a label rule costs no image library
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from keras_unet._lazy import attach
 
 _NAMES = {
     "DataReport": "report",
@@ -19,6 +20,7 @@ _NAMES = {
     "check_data": "check",
     "count_pages": "images",
     "find_pairs": "pairs",
+    "load_dataset": "pipeline",
     "load_samples": "samples",
     "make_cells": "synthetic",
     "read_image": "images",
@@ -27,20 +29,7 @@ _NAMES = {
     "write_dataset": "synthetic",
 }
 
-__all__ = sorted(_NAMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
-
+__getattr__, __dir__, __all__ = attach(__name__, _NAMES)
 
 if TYPE_CHECKING:
     from keras_unet.data.check import check_data as check_data
@@ -53,6 +42,7 @@ if TYPE_CHECKING:
     from keras_unet.data.pairs import Pair as Pair
     from keras_unet.data.pairs import Pairs as Pairs
     from keras_unet.data.pairs import find_pairs as find_pairs
+    from keras_unet.data.pipeline import load_dataset as load_dataset
     from keras_unet.data.reading import Sample as Sample
     from keras_unet.data.report import DataReport as DataReport
     from keras_unet.data.report import shared_images as shared_images

@@ -85,7 +85,7 @@ def _class_weights(
     if chosen == "none":
         return np.ones(num_classes, np.float32)
     if chosen == "balanced":
-        counts = sum(np.bincount(c[c >= 0], minlength=num_classes) for c in classes)
+        counts = np.sum([np.bincount(c[c >= 0], minlength=num_classes) for c in classes], axis=0)
         chosen = balanced_class_weights(counts)
     return np.asarray(chosen, np.float32)
 

@@ -12,7 +12,8 @@ from skimage.segmentation import find_boundaries
 
 # Okabe & Ito 2008: told apart by colour-blind readers too
 COLORS = np.array(
-    [(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0)], np.uint8
+    [(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0)],
+    np.uint8,
 )
 MISSED, FALSE = np.array((0, 114, 178)), np.array((213, 94, 0))
 

@@ -49,10 +49,14 @@ def evaluate(
     samples, _ = load_samples(images, labels, model.card.labels.as_rule(), need_labels=True)
     result = evaluate_samples(model, samples, output=output, tile=tile, progress=progress)
     if output is not None:
-        report = {"model": model.card.name, "total": result.total, "images": result.images}
-        path = Path(output) / "evaluation.json"
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        write_evaluation(model, result, Path(output))
     return result
+
+
+def write_evaluation(model: TrainedModel, evaluation: Evaluation, folder: Path) -> None:
+    """Writes `evaluation.json`: the model's name, total and each image's scores."""
+    report = {"model": model.card.name, **evaluation._asdict()}
+    (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 def evaluate_samples(

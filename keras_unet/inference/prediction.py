@@ -67,7 +67,7 @@ def predict(
     image = _checked(image, form.channels)
     size = image.shape[:2]
     axes = tiles.plan(size, form.depth, form.padding, tile)
-    total = axes[0].count * axes[1].count
+    total = axes[0].repeats * axes[1].repeats
     forward = _forward(network, form.padding, axes[0].context)
     prepare = _preparation(image, normalization)
 

@@ -17,13 +17,13 @@ from keras_unet.errors import ConfigError
 
 
 class Axis(NamedTuple):
-    """Tiles along one axis: input and output length, context before the output, step, count."""
+    """Tiles along one axis: input and output length, context before the output, step, how often."""
 
     tile: int
     output: int
     context: int
     step: int
-    count: int
+    repeats: int
 
 
 class Tile(NamedTuple):
@@ -62,8 +62,8 @@ def plan(
 
 def tiles(size: tuple[int, int], axes: tuple[Axis, Axis]) -> Iterator[Tile]:
     """The tiles of a plan, row by row; their `output` slices cover the image without overlap."""
-    for row in range(axes[0].count):
-        for column in range(axes[1].count):
+    for row in range(axes[0].repeats):
+        for column in range(axes[1].repeats):
             spans = [
                 _span(index, axis, n)
                 for index, axis, n in zip((row, column), axes, size, strict=True)

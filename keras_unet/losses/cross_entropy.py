@@ -61,6 +61,12 @@ class WeightedCrossEntropy(PixelLoss):
         """−Σ q log p for each pixel, [B, H, W], without weights."""
         count = self.num_classes(y_pred)
         labels, _ = self.labels(y_true, y_pred)
+        if count == 2 and self.from_logits:
+            # The same, written with z = log(p1 / p0): −log p0 = softplus(z), −log p1 = that − z.
+            z = self.logit(y_pred)[..., 0]
+            one = ops.where(self.known(labels, 2), ops.cast(labels, self.dtype), math.nan)
+            one = one * (1.0 - self.label_smoothing) + self.label_smoothing / 2
+            return ops.softplus(z) - one * z
         target = self.one_hot(labels, count)
         if self.label_smoothing:
             target = target * (1.0 - self.label_smoothing) + self.label_smoothing / count

@@ -80,19 +80,28 @@ class DenseLoss(keras.losses.Loss):
         counted = ops.not_equal(labels, self.ignore_class)
         return ops.where(counted, labels, 0), counted
 
+    def logit(self, y_pred: Any) -> Any:
+        """log(p1 / p0) of two classes, [B, H, W, 1], from logits with K <= 2.
+
+        The softmax of two classes depends on this alone, and is several times faster from it.
+        """
+        return y_pred if y_pred.shape[-1] == 1 else y_pred[..., 1:] - y_pred[..., :1]
+
     def log_probabilities(self, y_pred: Any) -> Any:
         """log p, [B, H, W, max(K, 2)]."""
         if self.from_logits:
-            if y_pred.shape[-1] == 1:
-                return ops.concatenate([-ops.softplus(y_pred), -ops.softplus(-y_pred)], axis=-1)
+            if y_pred.shape[-1] <= 2:
+                z = self.logit(y_pred)
+                return ops.concatenate([-ops.softplus(z), -ops.softplus(-z)], axis=-1)
             return ops.log_softmax(y_pred, axis=-1)
         return ops.log(ops.clip(self.probabilities(y_pred), keras.config.epsilon(), 1.0))
 
     def probabilities(self, y_pred: Any) -> Any:
         """p, [B, H, W, max(K, 2)]."""
         if self.from_logits:
-            if y_pred.shape[-1] == 1:
-                return ops.concatenate([ops.sigmoid(-y_pred), ops.sigmoid(y_pred)], axis=-1)
+            if y_pred.shape[-1] <= 2:
+                z = self.logit(y_pred)
+                return ops.concatenate([ops.sigmoid(-z), ops.sigmoid(z)], axis=-1)
             return ops.softmax(y_pred, axis=-1)
         if y_pred.shape[-1] == 1:
             return ops.concatenate([1.0 - y_pred, y_pred], axis=-1)
@@ -100,9 +109,12 @@ class DenseLoss(keras.losses.Loss):
 
     def one_hot(self, labels: Any, count: int) -> Any:
         """[B, H, W, count]; NaN for a label that is no class, so that the mistake is seen."""
-        known = ops.logical_and(labels >= 0, labels < count)
         hot = ops.cast(ops.equal(labels[..., None], ops.arange(count)), self.dtype)
-        return ops.where(known[..., None], hot, math.nan)
+        return ops.where(self.known(labels, count)[..., None], hot, math.nan)
+
+    def known(self, labels: Any, count: int) -> Any:
+        """Whether each label is a class."""
+        return ops.logical_and(labels >= 0, labels < count)
 
     def pixel_weight(self, y_true: Any, y_pred: Any, sample_weight: Any, classes: bool) -> Any:
         """v[y] · sample_weight · counted, [B, H, W], or None if all of them are 1.

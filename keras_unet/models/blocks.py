@@ -14,6 +14,10 @@ from keras import initializers, layers
 Normalization = Literal["batch", "group", "layer"] | None
 Upsampling = Literal["transpose", "bilinear", "nearest"]
 
+# Keras's 0.99 lags hundreds of steps behind, which is much of a short run; one tile already
+# averages over 10^5 pixels, so there is little noise to smooth.
+BATCH_MOMENTUM = 0.9
+
 
 def he_normal(fan_in: int) -> keras.Initializer:
     """Gaussian weights of standard deviation sqrt(2 / N), N the incoming nodes of one neuron.
@@ -49,7 +53,7 @@ def convolution(
     if normalization is None:
         return x
     if normalization == "batch":
-        norm = layers.BatchNormalization(dtype=dtype, name=f"{name}_norm")
+        norm = layers.BatchNormalization(momentum=BATCH_MOMENTUM, dtype=dtype, name=f"{name}_norm")
     elif normalization == "group":
         norm = layers.GroupNormalization(math.gcd(32, filters), dtype=dtype, name=f"{name}_norm")
     else:  # over the channels of each pixel: the same for a tile as for a whole image

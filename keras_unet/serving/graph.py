@@ -54,8 +54,7 @@ def _mirrored(x: Any, depth: int, padding: geometry.Padding) -> tuple[Any, int]:
         least = smallest - 2 * margin
         legal = [least + -(-(n - least) // stride) * stride for n in _sizes(x)]
         after = [
-            context + tf.maximum(n, least) - size
-            for n, size in zip(legal, _sizes(x), strict=True)
+            context + tf.maximum(n, least) - size for n, size in zip(legal, _sizes(x), strict=True)
         ]
         before = 0
     else:

@@ -68,7 +68,7 @@ class Validation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         matrix = np.zeros((self.num_classes, self.num_classes), np.int64)
-        entropy = pixels = 0.0
+        entropy, pixels = 0.0, 0
         for sample in self.samples:
             given = predict(self.model, sample.image, normalization=self.normalization)
             assert sample.classes is not None
@@ -83,7 +83,9 @@ class Validation(keras.callbacks.Callback):
         if logs is not None:
             logs["val_loss"] = entropy / max(pixels, 1)
             for name in ("pixel_accuracy", "pixel_error", "mean_iou", "mean_dice"):
-                logs[f"val_{name}"] = float(found[name])
+                value = found[name]
+                assert isinstance(value, float)
+                logs[f"val_{name}"] = value
 
 
 class KeepModels(keras.callbacks.Callback):

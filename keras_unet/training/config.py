@@ -82,7 +82,7 @@ class LossConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """A whole run. `minutes` bounds its time, `steps` its optimiser steps; the first one ends it."""
+    """A whole run: `minutes` bounds its time, `steps` its optimiser steps; either ends it."""
 
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -136,10 +136,19 @@ def load_config(
         if not found or not key:
             raise ConfigError(f"--set {setting!r}: expected key=value, such as --set minutes=20")
         _put(tree, key.strip().split("."), _value(text.strip()), setting)
+    return make_config(tree, str(path or "configuration"))
+
+
+def make_config(tree: Mapping[str, Any], source: str = "configuration") -> TrainConfig:
+    """Validates a tree of settings; `source` names it in the message.
+
+    Raises:
+        ConfigError: names every bad key, what was found and what was expected.
+    """
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from error
+        raise ConfigError(_explain(error, source)) from error
 
 
 def to_tree(config: TrainConfig) -> dict[str, Any]:
@@ -165,12 +174,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(error: ValidationError, path: str | Path | None) -> str:
-    lines = [f"{path or 'configuration'}: {error.error_count()} bad setting(s)"]
+def _explain(error: ValidationError, source: str) -> str:
+    lines = [f"{source}: {error.error_count()} bad setting(s)"]
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: unknown key; see `keras-unet train --help`")
+            lines.append(f"  {key}: unknown key; see `keras-unet train --show-settings`")
         elif problem["type"] == "missing":
             lines.append(f"  {key}: must be given")
         else:

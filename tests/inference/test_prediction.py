@@ -95,7 +95,9 @@ def test_normalisation_uses_the_whole_image_not_the_tile():
     ramp = np.linspace(0, 65535, 300 * 90).reshape(300, 90, 1).astype(np.uint16)
     rule = Normalization()
     expected = whole(model, rule(ramp), 2, "valid")
-    np.testing.assert_allclose(predict(model, ramp, normalization=rule, tile=90), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        predict(model, ramp, normalization=rule, tile=90), expected, atol=1e-5
+    )
 
 
 def test_bad_images():

@@ -44,7 +44,7 @@ def test_every_pixel_is_computed_once(size, depth, padding, max_tile):
 
 def test_the_papers_tile():
     axis, _ = tiles.plan((1000, 1), 4, "valid", 572)
-    assert (axis.tile, axis.output, axis.context, axis.step, axis.count) == (572, 388, 92, 384, 3)
+    assert (axis.tile, axis.output, axis.context, axis.step, axis.repeats) == (572, 388, 92, 384, 3)
 
 
 def test_a_small_image_gets_the_smallest_tile():

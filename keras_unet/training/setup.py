@@ -1,0 +1,128 @@
+"""From a configuration to what a run starts with: samples, class names, tile, network, loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from keras_unet import geometry, losses
+from keras_unet.data.label_rule import LabelMapping
+from keras_unet.data.reading import Sample
+from keras_unet.data.report import DataReport, shared_images
+from keras_unet.data.samples import load_samples
+from keras_unet.errors import ConfigError
+from keras_unet.models.unet import build_unet
+from keras_unet.training.config import LossConfig, TrainConfig
+
+
+def read_samples(
+    config: TrainConfig, console: Console
+) -> tuple[list[Sample], list[Sample], DataReport, LabelMapping]:
+    """Reads and checks both sets: (training, validation, report, how labels were read)."""
+    data = config.data
+    samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
+    mapping = report.mapping
+    assert mapping is not None  # there are labels
+    for note in report.notes:
+        console.print(f"[dim]{note}[/]")
+    if isinstance(data.validation, Path):
+        held_out, held_report = load_samples(
+            data.validation, rule=mapping.as_rule(), need_labels=True
+        )
+        for note in held_report.notes:
+            console.print(f"[dim]validation: {note}[/]")
+        for _, other in shared_images(report, held_report):
+            console.print(f"[yellow]{other} is in the training and in the validation images[/]")
+        channels = [s[0].image.shape[-1] for s in (samples, held_out)]
+        if channels[0] != channels[1]:
+            raise ConfigError(
+                f"{data.validation}: images have {channels[1]} channels, "
+                f"the training images {channels[0]}"
+            )
+    else:
+        samples, held_out = split(samples, data.validation, config.seed)
+    console.print(f"{len(samples)} training and {len(held_out)} validation images")
+    return samples, held_out, report, mapping
+
+
+def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
+    """Holds out a random share of the images, at least one: (training, validation)."""
+    if not 0 < share < 1:
+        raise ConfigError(f"data.validation must be a folder or a share in (0, 1), got {share}")
+    if len(samples) < 2:
+        raise ConfigError("one labelled image cannot be split: give a validation folder")
+    count = min(max(1, round(share * len(samples))), len(samples) - 1)
+    held = set(np.random.default_rng(seed).permutation(len(samples))[:count].tolist())
+    return (
+        [s for i, s in enumerate(samples) if i not in held],
+        [s for i, s in enumerate(samples) if i in held],
+    )
+
+
+def class_names(config: TrainConfig, mapping: LabelMapping) -> tuple[str, ...]:
+    """The names given, or made up."""
+    names = config.data.class_names
+    if names is None and mapping.num_classes == 2:
+        return ("background", "foreground")
+    if names is None:
+        return ("background", *(f"class{i}" for i in range(1, mapping.num_classes)))
+    if len(names) != mapping.num_classes:
+        raise ConfigError(
+            f"data.class_names has {len(names)} names {names}, "
+            f"the labels have {mapping.num_classes} classes"
+        )
+    return names
+
+
+def tile_size(config: TrainConfig, samples: Sequence[Sample]) -> tuple[int, int]:
+    """The input tile and its output: covers a usual image, at most the paper's 572 → 388."""
+    depth, padding = config.model.depth, config.model.padding
+    if config.tile is not None:
+        tile = config.tile
+    else:
+        side = int(np.median([max(s.image.shape[:2]) for s in samples]))
+        wanted = min(side, 388)
+        stride = geometry.stride(depth)
+        tile = (
+            geometry.input_size(wanted, depth)
+            if padding == "valid"
+            else max(wanted // stride, 1) * stride
+        )
+    return tile, geometry.output_size(tile, depth, padding)
+
+
+def network(config: TrainConfig, channels: int, num_classes: int, policy: str) -> keras.Model:
+    """The U-Net to be trained, with its loss and optimiser."""
+    options = config.model.model_dump()
+    if options["normalization"] == "none":
+        options["normalization"] = None
+    model = build_unet((None, None, channels), num_classes, **options, dtype=policy)
+    # XLA's convolutions are several times slower than oneDNN's on a CPU
+    model.compile(_optimizer(config), _loss(config.loss), jit_compile=_has_gpu())
+    return model
+
+
+def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
+    if config.optimizer == "sgd":  # the paper, section 3
+        return keras.optimizers.SGD(config.learning_rate, momentum=0.99)
+    return keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _loss(config: LossConfig) -> keras.losses.Loss:
+    entropy = losses.WeightedCrossEntropy(label_smoothing=config.label_smoothing)
+    terms, weights = [entropy], [1.0]
+    for weight, term in ((config.dice, losses.Dice), (config.focal, losses.Focal)):
+        if weight:
+            terms.append(term())
+            weights.append(weight)
+    return entropy if len(terms) == 1 else losses.Sum(terms, weights)
+
+
+def _has_gpu() -> bool:
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
