@@ -21,6 +21,7 @@ def draw_overlap_tile() -> Figure:
     tile = geometry.input_size(388, DEPTH)
     axis = tiles.plan((IMAGE, IMAGE), DEPTH, "valid", tile)[0]
     image, labels = make_cells(IMAGE, seed=5, diameter=52.0, coverage=0.85, noise=0.0)
+    placed = list(tiles.tiles((IMAGE, IMAGE), (axis, axis)))
     margin, output = axis.context, axis.output
     height = IMAGE + 2 * margin  # of every panel, so that all have one scale
 
@@ -43,10 +44,10 @@ def draw_overlap_tile() -> Figure:
         (-margin, IMAGE + margin),
         height,
         f"image {IMAGE}×{IMAGE}, mirrored around it",
-        f"{axis.count}×{axis.count} tiles, a new one every {axis.step} pixels (dotted)",
+        f"{len(placed)} tiles, a new one every {axis.step} pixels (dotted)",
     )
 
-    first = next(tiles.tiles((IMAGE, IMAGE), (axis, axis)))
+    first = placed[0]
     seen = image[np.ix_(first.rows, first.columns)]
     one.imshow(seen, cmap="gray", vmin=0, vmax=255)
     _frame(one, 0, tile - 1, BLUE, 3)

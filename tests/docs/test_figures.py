@@ -1,0 +1,68 @@
+"""The guide's figures show what the package computes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_unet import build_unet, geometry
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawing():
+    """The figures' code is no package: it is found beside docs/figures.py."""
+    sys.path.insert(0, str(DOCS))
+    yield
+    sys.path.remove(str(DOCS))
+
+
+def test_the_boxes_of_the_u_are_the_models_feature_maps():
+    from drawing.architecture import draw_architecture, feature_maps
+
+    model = build_unet((60, 60, 3), num_classes=5, filters=3, depth=2)
+    maps = {m.layer: m for m in feature_maps(model)}
+    assert maps["image"][2:] == (1, 60, (3,))
+    assert maps["down1_conv2"][2:] == (1, 56, (3,))
+    assert maps["down1_pool"][2:] == (2, 28, (3,))
+    assert maps["bridge_conv2"][2:] == (3, 8, (12,))
+    assert maps["up2_concat"][2:] == (2, 16, (6, 6))
+    assert maps["logits"][2:] == (1, geometry.output_size(60, depth=2), (5,))
+
+    shown = {text.get_text() for text in draw_architecture(model).axes[0].texts}
+    assert {"60²", "20²", "3 + 3", "crop 16 each side", "crop 4 each side"} <= shown
+
+
+def test_the_small_grids_are_those_of_the_text():
+    from drawing import arithmetic
+
+    text = (DOCS / "guide.md").read_text(encoding="utf-8")
+    for grid in (arithmetic.PIXELS, arithmetic.EDGE, arithmetic.STRONG):
+        assert str(grid.tolist()) in text
+    for grid in (arithmetic.COARSE, arithmetic.SPREAD):
+        assert str(grid.tolist()) in text
+    for result in (
+        arithmetic.convolve(arithmetic.PIXELS, arithmetic.EDGE),
+        arithmetic.max_pool(arithmetic.STRONG),
+        arithmetic.up_convolve(arithmetic.COARSE, arithmetic.SPREAD),
+    ):
+        assert str(result) in text
+    assert arithmetic.convolve(np.eye(3), np.arange(9).reshape(3, 3)) == 0 + 4 + 8
+
+
+def test_every_figure_of_the_guide_can_be_drawn_and_is_stored():
+    import figures
+
+    text = (DOCS / "guide.md").read_text(encoding="utf-8")
+    for name, draw in figures.FIGURES.items():
+        assert f"](figures/{name}.png)" in text
+        stored = DOCS / "figures" / f"{name}.png"
+        assert stored.stat().st_size <= figures.LIMIT
+        size = tuple(int(inches * figures.DPI) for inches in draw().get_size_inches())
+        with Image.open(stored) as picture:
+            assert picture.size == pytest.approx(size, abs=1)
