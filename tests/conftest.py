@@ -19,3 +19,45 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found at {folder}: set KERAS_UNET_SHARED")
     return folder
+
+
+@pytest.fixture
+def trained():
+    """A small network with random weights and its card: what `train` would return."""
+    return make_trained()
+
+
+def make_trained(
+    method: str = "image", padding: str = "valid", channels: int = 1, classes: int = 2
+):
+    import keras
+    import numpy as np
+
+    from keras_unet.data import LabelRule, Normalization
+    from keras_unet.models import ModelCard, TrainedModel, build_unet
+
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (30, 40, channels), dtype=np.uint8)]
+    network = build_unet(
+        (None, None, channels),
+        classes,
+        filters=4,
+        depth=2,
+        padding=padding,
+        normalization="batch",
+        dtype="mixed_bfloat16",
+    )
+    card = ModelCard(
+        name="test",
+        classes=("background", "cell", "border")[:classes],
+        normalization=Normalization.fit(method, images),
+        labels=LabelRule().resolve(range(classes)),
+        image_dtype="uint8",
+        created="2026-01-01T00:00:00+00:00",
+        versions={},
+        config={},
+        data={},
+        metrics={"val_mean_dice": 0.5},
+    )
+    return TrainedModel(network, card)

@@ -92,7 +92,7 @@ class TrainConfig(_Section):
     name: str | None = Field(None, description="of the run folder; None: data folder and time")
     tile: int | None = Field(None, ge=1, description="input tile in pixels; None: chosen from data")
     batch_size: int = Field(2, ge=1)
-    minutes: float | None = Field(20.0, gt=0.0)
+    minutes: float = Field(20.0, ge=0.0, description="training time; 0 = no limit")
     steps: int | None = Field(None, ge=1)
     steps_per_epoch: int = Field(50, ge=1, description="steps between two validations")
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -105,7 +105,7 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _bounded(self) -> TrainConfig:
-        if self.minutes is None and self.steps is None:
+        if self.minutes == 0 and self.steps is None:
             raise ValueError("set minutes, steps or both: a run must end")
         if self.tile is not None:
             geometry.output_size(self.tile, self.model.depth, self.model.padding)
@@ -166,8 +166,6 @@ def _put(tree: dict[str, Any], keys: list[str], value: Any, setting: str) -> Non
 
 def _value(text: str) -> Any:
     """A TOML value where the text is one, else the text itself: no quotes are needed in a shell."""
-    if text.lower() == "none":
-        return None
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:

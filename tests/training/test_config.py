@@ -23,22 +23,35 @@ def test_a_setting_overrides_the_file_which_overrides_the_default(tmp_path):
     file = tmp_path / "train.toml"
     file.write_text('batch_size = 3\nseed = 5\n[data]\nimages = "a"\n[model]\nfilters = 8\n')
     config = load_config(file, ["seed=7", "model.depth=3", "data.label_kind=instances"])
-    assert (config.batch_size, config.seed, config.model.filters, config.model.depth) == (3, 7, 8, 3)
+    assert (config.batch_size, config.seed, config.model.filters, config.model.depth) == (
+        3,
+        7,
+        8,
+        3,
+    )
     assert config.data.images == Path("a")
     assert config.data.rule.kind == "instances"
 
 
 def test_values_are_toml_or_plain_text():
-    settings = ["loss.class_weights=[1, 2.5]", "minutes=none", "steps=10", "name=my run"]
+    settings = [
+        "loss.class_weights=[1, 2.5]",
+        "minutes=0",
+        "steps=10",
+        "model.normalization=none",
+        "name=my run",
+    ]
     config = load_config(None, settings, data=DATA)
     assert config.loss.class_weights == (1.0, 2.5)
-    assert config.minutes is None
+    assert (config.minutes, config.model.normalization) == (0, "none")
     assert config.name == "my run"
 
 
 def test_the_written_configuration_is_read_back(tmp_path):
     tomli_w = pytest.importorskip("tomli_w")
-    config = load_config(None, ["data.label_values=[0, 128, 255]", "tile=412"], data=DATA)
+    config = load_config(
+        None, ["data.label_values=[0, 128, 255]", "tile=412", "minutes=0", "steps=3"], data=DATA
+    )
     file = tmp_path / "config.toml"
     file.write_text(tomli_w.dumps(to_tree(config)))
     assert load_config(file) == config
@@ -51,7 +64,7 @@ def test_the_written_configuration_is_read_back(tmp_path):
         (["model.filtres=3"], "model.filtres: unknown key"),
         (["batch_size=0"], "batch_size.*greater than or equal to 1, got 0"),
         (["seed", "x"], "expected key=value"),
-        (["minutes=none"], "a run must end"),
+        (["minutes=0"], "a run must end"),
         (["tile=573"], "573.*572 and 588"),
         (["data.label_kind=objects"], "data.label_kind.*'instances'.*got 'objects'"),
         (["data.num_classes=1"], "num_classes is 1"),
@@ -64,7 +77,9 @@ def test_bad_settings_are_named(settings, message):
 
 
 def test_every_bad_setting_is_named_at_once():
-    with pytest.raises(ConfigError, match=r"2 bad setting(?s:.*)data.images: must be(?s:.*)epochs: unknown"):
+    with pytest.raises(
+        ConfigError, match=r"2 bad setting(?s:.*)data.images: must be(?s:.*)epochs: unknown"
+    ):
         make_config({"epochs": 3, "data": {}})
 
 

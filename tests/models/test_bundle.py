@@ -1,0 +1,66 @@
+"""A trained model and its card travel in one .keras file."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from keras_unet.errors import DataError
+from keras_unet.inference import predict
+from keras_unet.models import build_unet, in_float32, load_model, save_model
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(3).integers(0, 255, (50, 41), dtype=np.uint8)
+
+
+def test_round_trip(trained, tmp_path, image):
+    path = save_model(trained, tmp_path / "run" / "best.keras")
+    again = load_model(tmp_path / "run")
+    assert again.card == trained.card
+    assert [p.name for p in path.parent.iterdir()] == ["best.keras"]
+    expected = predict(trained._replace(network=in_float32(trained.network)), image)
+    np.testing.assert_array_equal(predict(again, image), expected)
+    np.testing.assert_array_equal(predict(path, image), expected)
+
+
+def test_a_trained_model_computes_in_float32(trained, tmp_path):
+    assert trained.network.get_layer("down1_conv1").compute_dtype == "bfloat16"
+    network = load_model(save_model(trained, tmp_path / "a.keras")).network
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+
+
+def test_plain_keras_opens_the_file_in_safe_mode(trained, tmp_path):
+    path = save_model(trained, tmp_path / "a.keras")
+    network = keras.saving.load_model(path, safe_mode=True)
+    for a, b in zip(network.get_weights(), trained.network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_existing_file_survives_a_failed_save(trained, tmp_path, monkeypatch):
+    path = save_model(trained, tmp_path / "a.keras")
+    before = path.read_bytes()
+
+    def full(self, *_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("zipfile.ZipFile.writestr", full)
+    with pytest.raises(OSError, match="No space"):
+        save_model(trained, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.keras"]
+
+
+def test_what_is_no_trained_model_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"absent: no trained model here"):
+        load_model(tmp_path / "absent")
+    torn = tmp_path / "torn.keras"
+    torn.write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(DataError, match=r"torn.keras: not a model file"):
+        load_model(torn)
+    bare = tmp_path / "bare.keras"
+    build_unet(filters=2, depth=1).save(bare)
+    with pytest.raises(DataError, match=r"bare.keras.*normalisation is unknown"):
+        load_model(bare)
