@@ -96,6 +96,29 @@ def tile_entries(sizes: Sequence[tuple[int, int]], output: int) -> np.ndarray:
     return np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
 
 
+def tile_requests(entries: np.ndarray, *, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Endless batches of (index int32 [B], seeds int32 [B, 2]): which tiles to draw, in order.
+
+    Every image of `entries` comes once an epoch, shuffled. A request depends on (seed, epoch,
+    place in the epoch) alone, not on threads or restarts.
+    """
+    count = len(entries)
+    table = tf.constant(entries)
+
+    def request(first: Any) -> tuple[Any, Any]:
+        number = first + tf.range(batch_size, dtype=tf.int64)
+        epoch, place = number // count, number % count
+        # the wrapper tf.random.experimental.index_shuffle pads a batch of seeds on the wrong axis
+        key = tf.stack([tf.fill([batch_size], tf.cast(seed, tf.int64)), epoch, 0 * epoch], axis=1)
+        order = tf.raw_ops.RandomIndexShuffle(
+            index=place, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=4
+        )
+        seeds = sample_seeds(seed, tf.cast(epoch, tf.int32), tf.cast(place, tf.int32))
+        return tf.gather(table, order), seeds
+
+    return tf.data.Dataset.counter(0, batch_size).map(request)
+
+
 def tile_dataset(
     bank: ImageBank,
     augment: Augment,
@@ -105,23 +128,13 @@ def tile_dataset(
     seed: int,
     parallel: int = 2,
 ) -> tf.data.Dataset:
-    """Endless batches of augmented tiles; every image of `entries` once an epoch, shuffled.
-
-    A tile depends on (seed, epoch, place in the epoch) alone, not on threads or restarts.
-    """
-    count = len(entries)
-    table = tf.constant(entries)
-
-    def draw(first: Any) -> tuple[Any, Any, Any]:
-        number = first + tf.range(batch_size, dtype=tf.int64)
-        epoch, place = number // count, number % count
-        # the wrapper tf.random.experimental.index_shuffle pads a batch of seeds on the wrong axis
-        key = tf.stack([tf.fill([batch_size], tf.cast(seed, tf.int64)), epoch, 0 * epoch], axis=1)
-        order = tf.raw_ops.RandomIndexShuffle(
-            index=place, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=4
+    """Endless batches of augmented tiles (x, y, w), drawn on the CPU beside the training step."""
+    return (
+        tile_requests(entries, batch_size=batch_size, seed=seed)
+        .map(
+            lambda index, seeds: augment.sample(bank, index, seeds),
+            num_parallel_calls=parallel,
+            deterministic=True,
         )
-        seeds = sample_seeds(seed, tf.cast(epoch, tf.int32), tf.cast(place, tf.int32))
-        return augment.sample(bank, tf.gather(table, order), seeds)
-
-    starts = tf.data.Dataset.counter(0, batch_size)
-    return starts.map(draw, num_parallel_calls=parallel, deterministic=True).prefetch(2)
+        .prefetch(2)
+    )

@@ -26,7 +26,7 @@ class Budget(keras.callbacks.Callback):
     after a warm-up over the first 2 percent of it.
     """
 
-    def __init__(self, peak: float, steps: int | None, minutes: float) -> None:
+    def __init__(self, peak: float, steps: int | None, minutes: float | None) -> None:
         super().__init__()
         self.peak, self.steps, self.minutes = peak, steps, minutes
         self.done = 0

@@ -82,17 +82,25 @@ class LossConfig(_Section):
 
 
 class TrainConfig(_Section):
-    """A whole run: `minutes` bounds its time, `steps` its optimiser steps; either ends it."""
+    """A whole run: `steps` bounds its optimiser steps, `minutes` its time; either ends it.
+
+    With `steps` alone, a run does not depend on how fast the machine is.
+    """
 
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augment: str = Field("paper", description="preset of keras_unet.augment")
+    augment_on: Literal["auto", "cpu", "accelerator"] = Field(
+        "auto", description="in the data pipeline or in the training step; auto: step if GPU"
+    )
     output: Path = Path("runs")
     name: str | None = Field(None, description="of the run folder; None: data folder and time")
     tile: int | None = Field(None, ge=1, description="input tile in pixels; None: chosen from data")
     batch_size: int = Field(2, ge=1)
-    minutes: float = Field(20.0, ge=0.0, description="training time; 0 = no limit")
+    minutes: float | None = Field(
+        None, gt=0.0, description="training time; 20 if neither it nor steps is set"
+    )
     steps: int | None = Field(None, ge=1)
     steps_per_epoch: int = Field(50, ge=1, description="steps between two validations")
     optimizer: Literal["adam", "sgd"] = "adam"
@@ -104,12 +112,15 @@ class TrainConfig(_Section):
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
-    def _bounded(self) -> TrainConfig:
-        if self.minutes == 0 and self.steps is None:
-            raise ValueError("set minutes, steps or both: a run must end")
+    def _legal_tile(self) -> TrainConfig:
         if self.tile is not None:
             geometry.output_size(self.tile, self.model.depth, self.model.padding)
         return self
+
+    @property
+    def time_limit(self) -> float | None:
+        """Minutes, or None where only the steps count."""
+        return 20.0 if self.minutes is None and self.steps is None else self.minutes
 
 
 def load_config(

@@ -17,7 +17,7 @@ from rich.console import Console
 from keras_unet import __version__
 from keras_unet.augment import Augment
 from keras_unet.data.normalization import Normalization
-from keras_unet.data.pipeline import fill_bank, tile_dataset, tile_entries
+from keras_unet.data.pipeline import fill_bank, tile_entries
 from keras_unet.data.reading import Sample
 from keras_unet.data.targets import targets
 from keras_unet.errors import ConfigError
@@ -75,15 +75,11 @@ def train(config: TrainConfig | Mapping[str, Any], console: Console | None = Non
         separation=loss.separation,
         cache=config.output / ".cache" / "weight_maps",
     )
-    dataset = tile_dataset(
-        fill_bank(training, made, normalization),
-        augment,
-        tile_entries([s.image.shape[:2] for s in training], output),
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
+    bank = fill_bank(training, made, normalization)
+    entries = tile_entries([s.image.shape[:2] for s in training], output)
     channels, dtype = training[0].image.shape[-1], str(training[0].image.dtype)
     network = setup.network(config, channels, len(names), policy)
+    trainable, dataset = setup.trainable(config, network, bank, augment, entries)
     del training, made  # the bank holds them now
 
     folder = _run_folder(config)
@@ -110,7 +106,7 @@ def train(config: TrainConfig | Mapping[str, Any], console: Console | None = Non
         )
         return TrainedModel(network, card)
 
-    interrupted = _fit(config, dataset, validation, bundle, folder, console)
+    interrupted = _fit(config, trainable, dataset, validation, bundle, folder, console)
     model = load_model(folder)
     evaluation = evaluate_samples(model, validation, output=folder)
     write_evaluation(model, evaluation, folder)
@@ -120,6 +116,7 @@ def train(config: TrainConfig | Mapping[str, Any], console: Console | None = Non
 
 def _fit(
     config: TrainConfig,
+    network: keras.Model,
     dataset: tf.data.Dataset,
     validation: Sequence[Sample],
     bundle: Callable[[dict[str, float]], TrainedModel],
@@ -127,8 +124,8 @@ def _fit(
     console: Console,
 ) -> bool:
     """Runs `model.fit`; True if it was interrupted from the keyboard."""
-    network, card = bundle({})
-    budget = own.Budget(config.learning_rate, config.steps, config.minutes)
+    card = bundle({}).card
+    budget = own.Budget(config.learning_rate, config.steps, config.time_limit)
     keep = own.KeepModels(folder, f"val_{config.monitor}", bundle)
     progress = own.ShowProgress(budget, console)
     callbacks: list[keras.callbacks.Callback] = [

@@ -7,16 +7,21 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 from rich.console import Console
 
 from keras_unet import geometry, losses
+from keras_unet.augment import Augment
+from keras_unet.data.bank import ImageBank
 from keras_unet.data.label_rule import LabelMapping
+from keras_unet.data.pipeline import tile_dataset, tile_requests
 from keras_unet.data.reading import Sample
 from keras_unet.data.report import DataReport, shared_images
 from keras_unet.data.samples import load_samples
 from keras_unet.errors import ConfigError
 from keras_unet.models.unet import build_unet
 from keras_unet.training.config import LossConfig, TrainConfig
+from keras_unet.training.on_accelerator import AugmentedTraining
 
 
 def read_samples(
@@ -96,14 +101,27 @@ def tile_size(config: TrainConfig, samples: Sequence[Sample]) -> tuple[int, int]
 
 
 def network(config: TrainConfig, channels: int, num_classes: int, policy: str) -> keras.Model:
-    """The U-Net to be trained, with its loss and optimiser."""
+    """The U-Net to be trained."""
     options = config.model.model_dump()
     if options["normalization"] == "none":
         options["normalization"] = None
-    model = build_unet((None, None, channels), num_classes, **options, dtype=policy)
+    return build_unet((None, None, channels), num_classes, **options, dtype=policy)
+
+
+def trainable(
+    config: TrainConfig, model: keras.Model, bank: ImageBank, augment: Augment, entries: np.ndarray
+) -> tuple[keras.Model, tf.data.Dataset]:
+    """The model to call `fit` on, compiled, and the data to call it with."""
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    drawn = {"batch_size": config.batch_size, "seed": config.seed}
+    if config.augment_on == "accelerator" or (config.augment_on == "auto" and has_gpu):
+        data = tile_requests(entries, **drawn).prefetch(2)
+        model = AugmentedTraining(model, bank, augment)
+    else:
+        data = tile_dataset(bank, augment, entries, **drawn)
     # XLA's convolutions are several times slower than oneDNN's on a CPU
-    model.compile(_optimizer(config), _loss(config.loss), jit_compile=_has_gpu())
-    return model
+    model.compile(_optimizer(config), _loss(config.loss), jit_compile=has_gpu)
+    return model, data
 
 
 def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
@@ -120,9 +138,3 @@ def _loss(config: LossConfig) -> keras.losses.Loss:
             terms.append(term())
             weights.append(weight)
     return entropy if len(terms) == 1 else losses.Sum(terms, weights)
-
-
-def _has_gpu() -> bool:
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))

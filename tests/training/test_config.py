@@ -43,14 +43,19 @@ def test_values_are_toml_or_plain_text():
     ]
     config = load_config(None, settings, data=DATA)
     assert config.loss.class_weights == (1.0, 2.5)
-    assert (config.minutes, config.model.normalization) == (0, "none")
+    assert (config.time_limit, config.model.normalization) == (None, "none")
     assert config.name == "my run"
+
+
+def test_a_run_always_ends():
+    limits = [load_config(None, s, data=DATA).time_limit for s in ([], ["minutes=3"], ["steps=9"])]
+    assert limits == [20.0, 3.0, None]
 
 
 def test_the_written_configuration_is_read_back(tmp_path):
     tomli_w = pytest.importorskip("tomli_w")
     config = load_config(
-        None, ["data.label_values=[0, 128, 255]", "tile=412", "minutes=0", "steps=3"], data=DATA
+        None, ["data.label_values=[0, 128, 255]", "tile=412", "steps=3"], data=DATA
     )
     file = tmp_path / "config.toml"
     file.write_text(tomli_w.dumps(to_tree(config)))
@@ -64,7 +69,7 @@ def test_the_written_configuration_is_read_back(tmp_path):
         (["model.filtres=3"], "model.filtres: unknown key"),
         (["batch_size=0"], "batch_size.*greater than or equal to 1, got 0"),
         (["seed", "x"], "expected key=value"),
-        (["minutes=0"], "a run must end"),
+        (["minutes=0"], "minutes.*greater than 0"),
         (["tile=573"], "573.*572 and 588"),
         (["data.label_kind=objects"], "data.label_kind.*'instances'.*got 'objects'"),
         (["data.num_classes=1"], "num_classes is 1"),

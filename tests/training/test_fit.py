@@ -1,0 +1,125 @@
+"""Training runs in this process: where augmentation runs, seeds, splits, precision."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from keras_unet.data.reading import Sample
+from keras_unet.data.synthetic import write_dataset
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.training import load_config, train
+from keras_unet.training.config import TrainConfig
+from keras_unet.training.precision import dtype_policy
+from keras_unet.training.setup import class_names, split, tile_size
+
+SMALL = [
+    "model.filters=2",
+    "model.depth=1",
+    "steps=3",
+    "steps_per_epoch=3",
+    "data.label_kind=instances",
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("cells"), train=3, val=1, size=(64, 64), seed=0)
+
+
+def run(data, tmp_path, *settings):
+    where = {"images": data / "train", "validation": data / "val"}
+    config = load_config(None, [*SMALL, f"output={tmp_path}", *settings], data=where)
+    return train(config, Console(file=io.StringIO()))
+
+
+def test_augmentation_in_the_step_gives_what_the_pipeline_gives(data, tmp_path):
+    """Same seed, same tiles, so the same weights after three steps, wherever tiles are drawn."""
+    settings = ["augment=flips", "precision=float32", "optimizer=sgd", "learning_rate=0.05"]
+    results = [
+        run(data, tmp_path, f"augment_on={place}", f"name={place}", *settings)
+        for place in ("cpu", "accelerator")
+    ]
+    first, second = (r.model.network.get_weights() for r in results)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    other = run(data, tmp_path, "augment_on=cpu", "name=other", "seed=1", *settings)
+    assert np.abs(other.model.network.get_weights()[0] - first[0]).max() > 1e-3
+
+
+def test_three_classes_rgb_and_added_losses(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    for name in "abc":
+        labels = np.kron(rng.integers(0, 3, (4, 5)), np.ones((16, 16))).astype(np.uint8)
+        image = np.stack([60 * labels, 255 - 60 * labels, 0 * labels], -1)
+        Image.fromarray(image).save(tmp_path / "data" / "images" / f"{name}.png")
+        Image.fromarray(labels).save(tmp_path / "data" / "labels" / f"{name}.png")
+    settings = ["model.filters=4", "model.depth=1", "steps=2", "steps_per_epoch=1", "augment=none"]
+    settings += ["loss.dice=0.5", "loss.focal=0.5", f"output={tmp_path}", "model.padding=same"]
+    config = load_config(None, settings, data={"images": tmp_path / "data"})
+    result = train(config, Console(file=io.StringIO()))
+    assert result.model.card.classes == ("background", "class1", "class2")
+    assert set(result.evaluation.total["iou"]) == set(result.model.card.classes)
+    assert len(result.evaluation.images) == 1  # a fifth of three, at least one
+
+
+def test_nothing_is_written_before_the_data_is_sound(data, tmp_path):
+    (data / "train" / "images" / "extra.png").write_bytes(b"no image")
+    try:
+        with pytest.raises(DataError, match=r"extra\.png"):
+            run(data, tmp_path)
+    finally:
+        (data / "train" / "images" / "extra.png").unlink()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_split_is_seeded_and_leaves_both_sides_some():
+    samples = [Sample(str(i), np.zeros((4, 4, 1), np.uint8)) for i in range(10)]
+    training, validation = split(samples, 0.2, seed=3)
+    assert (len(training), len(validation)) == (8, 2)
+    assert {s.name for s in training} | {s.name for s in validation} == {s.name for s in samples}
+    assert [s.name for s in split(samples, 0.2, seed=3)[1]] == [s.name for s in validation]
+    assert len(split(samples[:2], 0.01, seed=0)[1]) == 1
+    assert len(split(samples[:2], 0.99, seed=0)[0]) == 1
+    with pytest.raises(ConfigError, match="cannot be split"):
+        split(samples[:1], 0.2, seed=0)
+    with pytest.raises(ConfigError, match=r"got 1\.5"):
+        split(samples, 1.5, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("side", "settings", "expected"),
+    [
+        (512, [], (572, 388)),
+        (256, [], (444, 260)),
+        (300, ["model.padding=same"], (288, 288)),
+        (512, ["tile=252"], (252, 68)),
+        (64, ["model.depth=1"], (80, 64)),
+    ],
+)
+def test_the_tile_covers_a_usual_image_up_to_the_papers(side, settings, expected):
+    config = load_config(None, settings, data={"images": "x"})
+    samples = [Sample("a", np.zeros((side // 2, side, 1), np.uint8))]
+    assert tile_size(config, samples) == expected
+
+
+def test_class_names_must_fit(data):
+    from keras_unet.data import LabelRule
+
+    mapping = LabelRule().resolve([0, 1, 2])
+    config = TrainConfig(data={"images": "x", "class_names": ["a", "b"]})
+    with pytest.raises(ConfigError, match="2 names.*3 classes"):
+        class_names(config, mapping)
+
+
+def test_precision():
+    assert dtype_policy("float32")[0] == "float32"
+    assert dtype_policy("bfloat16")[0] == "mixed_bfloat16"
+    assert dtype_policy("auto")[0] in ("float32", "mixed_bfloat16")
