@@ -5,19 +5,58 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from keras_unet.augment.settings import AugmentSettings
-from keras_unet.augment.threefry import normal, sample_bits, uniform
+from keras_unet.augment.threefry import normal, threefry, uniform
 
 Tensor = Any
 
 # One stream of random numbers for each quantity: switching one option on or changing its range
-# leaves the draws of all others as they were.
+# leaves the draws of all others as they were. Append only: the order is part of a seed's meaning.
 _STREAMS = ("position", "flip", "rotate", "scale", "shear", "shift", "elastic", "multiply")
 _STREAMS += ("brightness", "contrast", "gamma", "gamma_inverted", "noise", "blur", "low_resolution")
-_STREAM = {name: number for number, name in enumerate(_STREAMS)}
+_NUMBER = {name: number for number, name in enumerate(_STREAMS)}
 NOISE_STREAM = 1 << 16
+
+
+class Numbers:
+    """Two independent uniform numbers in [0, 1) for each draw: a coin and a value.
+
+    All streams come from one evaluation of the generator, which keeps the compiled graph small.
+    """
+
+    def __init__(self, seeds: Tensor, counts: dict[str, int]) -> None:
+        """Draw `counts[name]` pairs of each stream for each seed (int32 [batch, 2])."""
+        index = np.concatenate([np.arange(count) for count in counts.values()])
+        stream = np.repeat([_NUMBER[name] for name in counts], list(counts.values()))
+        words = tf.bitcast(seeds, tf.uint32)
+        counter = (tf.constant(index, tf.uint32)[None], tf.constant(stream, tf.uint32)[None])
+        bits = threefry((words[:, :1], words[:, 1:]), counter)
+        total = len(index)
+        both = settle(tf.concat([uniform(bits[0]), uniform(bits[1])], axis=1))
+        self._coins, self._values = both[:, :total], both[:, total:]
+        ends = np.cumsum(list(counts.values()))
+        self._range = {
+            n: (int(e) - c, int(e)) for (n, c), e in zip(counts.items(), ends, strict=True)
+        }
+
+    def __call__(self, name: str) -> tuple[Tensor, Tensor]:
+        """The stream's coins and values, float32 [batch, count]."""
+        start, end = self._range[name]
+        return self._coins[:, start:end], self._values[:, start:end]
+
+
+def settle(values: Tensor) -> Tensor:
+    """The same float32 values [batch, n], computed once.
+
+    XLA merges what is cheap into every loop that reads it: the random numbers would be made again
+    for every row of every picture. The result of a matrix product is never merged; in float64 the
+    product with 1 is exact on every device (float32 products are rounded to TF32 on a GPU).
+    """
+    unit = tf.eye(values.shape[1], dtype=tf.float64)
+    return tf.cast(tf.matmul(tf.cast(values, tf.float64), unit), tf.float32)
 
 
 class Geometry(NamedTuple):
@@ -38,86 +77,6 @@ class Geometry(NamedTuple):
     grid: Tensor | None
 
 
-def _numbers(seeds: Tensor, name: str, count: int) -> tuple[Tensor, Tensor]:
-    """Two independent uniform numbers [batch, count] in [0, 1) for each draw: a coin and a value."""
-    first, second = sample_bits(seeds, _STREAM[name], count)
-    return uniform(first), uniform(second)
-
-
-def _between(value: Tensor, low: float, high: float) -> Tensor:
-    return low + value * (high - low)
-
-
-def _factor(value: Tensor, low: float, high: float) -> Tensor:
-    """A factor below 1 and one above 1 equally often, where the range holds both."""
-    if not low < 1.0 < high:
-        return _between(value, low, high)
-    below = _between(2.0 * value, low, 1.0)
-    return tf.where(value < 0.5, below, _between(2.0 * value - 1.0, 1.0, high))
-
-
-def draw_geometry(settings: AugmentSettings, seeds: Tensor) -> Geometry:
-    """Draw position, affine map and elastic grid for each seed (int32 [batch, 2])."""
-    batch = tf.shape(seeds)[0]
-    one, zero = tf.ones([batch]), tf.zeros([batch])
-    cosine, sine, turned, matrix_scale, slant = one, zero, zero, one, zero
-
-    if settings.rotate == "right_angles" and settings.rotate_p > 0:
-        coin, value = _numbers(seeds, "rotate", 1)
-        quarter = tf.cast(tf.floor(4.0 * value[:, 0]), tf.int32)
-        quarter = tf.where(coin[:, 0] < settings.rotate_p, quarter, 0)
-        cosine = tf.cast(tf.equal(quarter, 0), tf.float32) - tf.cast(
-            tf.equal(quarter, 2), tf.float32
-        )
-        sine = tf.cast(tf.equal(quarter, 1), tf.float32) - tf.cast(tf.equal(quarter, 3), tf.float32)
-        turned = tf.abs(sine)
-    elif isinstance(settings.rotate, tuple) and settings.rotate_p > 0:
-        coin, value = _numbers(seeds, "rotate", 1)
-        low, high = (math.radians(angle) for angle in settings.rotate)
-        angle = tf.where(coin < settings.rotate_p, _between(value, low, high), 0.0)[:, 0]
-        cosine, sine = tf.cos(angle), tf.sin(angle)
-    if settings.scale is not None and settings.scale_p > 0:
-        coin, value = _numbers(seeds, "scale", 1)
-        zoom = tf.where(coin < settings.scale_p, _factor(value, *settings.scale), 1.0)[:, 0]
-        matrix_scale = 1.0 / zoom
-    if settings.shear is not None and settings.shear_p > 0:
-        coin, value = _numbers(seeds, "shear", 1)
-        low, high = (math.radians(angle) for angle in settings.shear)
-        slant = tf.where(coin < settings.shear_p, tf.tan(_between(value, low, high)), 0.0)[:, 0]
-    signs = [one, one]
-    if max(settings.flip_vertical, settings.flip_horizontal) > 0:
-        coins, _ = _numbers(seeds, "flip", 2)
-        chances = (settings.flip_vertical, settings.flip_horizontal)
-        signs = [tf.where(coins[:, axis] < chances[axis], -1.0, 1.0) for axis in (0, 1)]
-
-    # source offset = scale * rotation * shear * flip * offset in the result. A zero times a finite
-    # number is exact, so flips and right angles keep whole-pixel offsets whole.
-    rows = ((cosine, cosine * slant + sine), (-sine, cosine - sine * slant))
-    matrix = tf.stack(
-        [
-            tf.stack([row[axis] * matrix_scale * signs[axis] for axis in (0, 1)], axis=1)
-            for row in rows
-        ],
-        axis=1,
-    )
-    position, _ = _numbers(seeds, "position", 2)
-    shift = tf.zeros([batch, 2])
-    if settings.shift > 0:
-        shift = _between(_numbers(seeds, "shift", 2)[1], -settings.shift, settings.shift)
-    return Geometry(position, matrix, turned, shift, _draw_grid(settings, seeds, batch))
-
-
-def _draw_grid(settings: AugmentSettings, seeds: Tensor, batch: Tensor) -> Tensor | None:
-    if settings.elastic_sigma == 0 or settings.elastic_p == 0:
-        return None
-    rows, columns = settings.elastic_grid
-    count = 2 * rows * columns
-    bits = sample_bits(seeds, _STREAM["elastic"], count + 1)
-    on = uniform(bits[0][:, count:]) < settings.elastic_p
-    values = normal((bits[0][:, :count], bits[1][:, :count])) * settings.elastic_sigma
-    return tf.reshape(tf.where(on, values, 0.0), [batch, 2, rows, columns])
-
-
 class Intensity(NamedTuple):
     """The drawn intensity of a batch: float32 [batch, 1 or channels], the neutral value where the
     coin said no; None where the option is off."""
@@ -132,26 +91,107 @@ class Intensity(NamedTuple):
     low_resolution: Tensor | None
 
 
-def draw_intensity(settings: AugmentSettings, seeds: Tensor, channels: int) -> Intensity:
-    """Draw every intensity option for each seed (int32 [batch, 2])."""
-    count = channels if settings.per_channel else 1
+def draw(settings: AugmentSettings, seeds: Tensor, channels: int) -> tuple[Geometry, Intensity]:
+    """Draw everything that the settings ask for.
 
-    def draw(name: str, spread: Any, neutral: float, field: str = "") -> Tensor | None:
-        limits = getattr(settings, field or name)
-        chance = getattr(settings, f"{name}_p")
-        if limits is None or chance == 0:
-            return None
-        coin, value = _numbers(seeds, name, count)
-        # One coin a sample, one value a channel.
-        return tf.where(coin[:, :1] < chance, spread(value, *limits), neutral)
-
-    return Intensity(
-        multiply=draw("multiply", _factor, 1.0),
-        brightness=draw("brightness", _between, 0.0),
-        contrast=draw("contrast", _factor, 1.0),
-        gamma=draw("gamma", _factor, 1.0),
-        gamma_inverted=draw("gamma_inverted", _factor, 1.0, "gamma"),
-        noise=draw("noise", _between, 0.0),
-        blur=draw("blur", _between, 0.0),
-        low_resolution=draw("low_resolution", _between, 1.0),
+    Args:
+        settings: see `AugmentSettings`.
+        seeds: int32 [batch, 2], one seed a sample.
+        channels: of the image.
+    """
+    per_channel = channels if settings.per_channel else 1
+    counts = {"position": 2}
+    if max(settings.flip_vertical, settings.flip_horizontal) > 0:
+        counts["flip"] = 2
+    for name in ("rotate", "scale", "shear"):
+        if getattr(settings, name) is not None and getattr(settings, f"{name}_p") > 0:
+            counts[name] = 1
+    if settings.shift > 0:
+        counts["shift"] = 2
+    if settings.elastic_sigma > 0 and settings.elastic_p > 0:
+        # One more than the displacements: the coin.
+        counts["elastic"] = 2 * math.prod(settings.elastic_grid) + 1
+    for name in Intensity._fields:
+        limits = getattr(settings, "gamma" if name == "gamma_inverted" else name)
+        if limits is not None and getattr(settings, f"{name}_p") > 0:
+            counts[name] = per_channel
+    numbers = Numbers(seeds, counts)
+    return _geometry(settings, numbers, counts, tf.shape(seeds)[0]), _intensity(
+        settings, numbers, counts
     )
+
+
+def _between(value: Tensor, low: float, high: float) -> Tensor:
+    return low + value * (high - low)
+
+
+def _factor(value: Tensor, low: float, high: float) -> Tensor:
+    """A factor below 1 and one above 1 equally often, where the range holds both."""
+    if not low < 1.0 < high:
+        return _between(value, low, high)
+    below = _between(2.0 * value, low, 1.0)
+    return tf.where(value < 0.5, below, _between(2.0 * value - 1.0, 1.0, high))
+
+
+def _geometry(
+    settings: AugmentSettings, numbers: Numbers, counts: dict[str, int], batch: Tensor
+) -> Geometry:
+    one, zero = tf.ones([batch]), tf.zeros([batch])
+    cosine, sine, turned, shrink, slant, signs = one, zero, zero, one, zero, (one, one)
+    if "rotate" in counts:
+        coin, value = (number[:, 0] for number in numbers("rotate"))
+        on = coin < settings.rotate_p
+        if settings.rotate == "right_angles":
+            quarter = tf.where(on, tf.floor(4.0 * value), 0.0)
+            # A table, not cos and sin: exactly 0, 1 and -1.
+            cosine = tf.abs(quarter - 2.0) - 1.0
+            sine = 1.0 - tf.abs(quarter - 1.0)
+            turned = tf.abs(sine)
+        else:
+            low, high = (math.radians(angle) for angle in settings.rotate)
+            angle = tf.where(on, _between(value, low, high), 0.0)
+            cosine, sine = tf.cos(angle), tf.sin(angle)
+    if "scale" in counts:
+        coin, value = (number[:, 0] for number in numbers("scale"))
+        shrink = 1.0 / tf.where(coin < settings.scale_p, _factor(value, *settings.scale), 1.0)
+    if "shear" in counts:
+        coin, value = (number[:, 0] for number in numbers("shear"))
+        low, high = (math.radians(angle) for angle in settings.shear)
+        slant = tf.where(coin < settings.shear_p, tf.tan(_between(value, low, high)), 0.0)
+    if "flip" in counts:
+        coins = numbers("flip")[0]
+        chances = (settings.flip_vertical, settings.flip_horizontal)
+        signs = tuple(tf.where(coins[:, axis] < chances[axis], -1.0, 1.0) for axis in (0, 1))
+    # Source offset = shrink * rotation * shear * flip * offset in the result. Products with 0 and
+    # ±1 are exact, so flips and right angles keep whole-pixel offsets whole.
+    rows = ((cosine, cosine * slant + sine), (-sine, cosine - sine * slant))
+    matrix = [tf.stack([row[k] * shrink * signs[k] for k in (0, 1)], axis=1) for row in rows]
+    shift = tf.zeros([batch, 2])
+    if "shift" in counts:
+        shift = _between(numbers("shift")[1], -settings.shift, settings.shift)
+    grid = None
+    if "elastic" in counts:
+        first, second = numbers("elastic")
+        values = normal((first[:, :-1], second[:, :-1])) * settings.elastic_sigma
+        values = tf.where(first[:, -1:] < settings.elastic_p, values, 0.0)
+        grid = tf.reshape(values, [batch, 2, *settings.elastic_grid])
+    return Geometry(numbers("position")[0], tf.stack(matrix, axis=1), turned, shift, grid)
+
+
+_SPREAD = dict.fromkeys(("brightness", "noise", "blur"), (_between, 0.0))
+_SPREAD["low_resolution"] = (_between, 1.0)
+
+
+def _intensity(settings: AugmentSettings, numbers: Numbers, counts: dict[str, int]) -> Intensity:
+    drawn: dict[str, Tensor | None] = {}
+    for name in Intensity._fields:
+        if name not in counts:
+            drawn[name] = None
+            continue
+        spread, neutral = _SPREAD.get(name, (_factor, 1.0))
+        limits = getattr(settings, "gamma" if name == "gamma_inverted" else name)
+        coin, value = numbers(name)
+        # One coin a sample, one value a channel.
+        on = coin[:, :1] < getattr(settings, f"{name}_p")
+        drawn[name] = tf.where(on, spread(value, *limits), neutral)
+    return Intensity(**drawn)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from keras_unet.augment.draws import NOISE_STREAM, Intensity
+from keras_unet.augment.resample import cubic_weights
 from keras_unet.augment.threefry import sample_bits
 
 Tensor = Any
@@ -27,13 +29,25 @@ def _wide(value: Tensor) -> Tensor:
     return value[:, None, None, :]
 
 
-def _where_drawn(chosen: Tensor, change: Callable[[], Tensor], image: Tensor) -> Tensor:
-    """`change()` where chosen [batch, 1 or channels], else the image; not computed if none is."""
+def _where_drawn(
+    chosen: Tensor, change: Callable[..., Tensor], image: Tensor, *parameters: Tensor
+) -> Tensor:
+    """`change(image, *parameters)` where chosen [batch, 1 or channels], sample by sample.
 
-    def changed() -> Tensor:
-        return tf.where(_wide(chosen), change(), image)
+    What is rarely drawn and costs much is not computed for the samples that do not get it.
+    """
 
-    return tf.cond(tf.reduce_any(chosen), changed, lambda: image)
+    def one(args: tuple[Tensor, ...]) -> Tensor:
+        image, chosen, *rest = args
+
+        def changed() -> Tensor:
+            new = change(image[None], *(value[None] for value in rest))[0]
+            return tf.where(chosen, tf.ensure_shape(new, image.shape), image)
+
+        return tf.cond(tf.reduce_any(chosen), changed, lambda: image)
+
+    new = tf.map_fn(one, (image, chosen, *parameters), fn_output_signature=tf.float32)
+    return tf.ensure_shape(new, image.shape)
 
 
 _LEVELS = 4096
@@ -116,11 +130,8 @@ def low_resolution(image: Tensor, zoom: Tensor) -> Tensor:
         place = (tf.range(size, dtype=tf.float32)[None, None] + 0.5) * ratio - 0.5
         cell = tf.floor(place)
         t = place - cell
-        u = 1.0 - t
-        weights = (-0.5 * t * u * u, 1.0 + t * t * (1.5 * t - 2.5))
-        weights += (1.0 + u * u * (1.5 * u - 2.5), -0.5 * u * t * t)
         parts = []
-        for step, weight in zip((-1.0, 0.0, 1.0, 2.0), weights, strict=True):
+        for step, weight in zip((-1.0, 0.0, 1.0, 2.0), cubic_weights(t), strict=True):
             sample = tf.clip_by_value(cell + step, 0.0, coarse - 1.0)
             row = tf.minimum(tf.cast((sample + 0.5) / ratio, tf.int32), size - 1)
             parts.append(tf.gather(image, row, axis=2, batch_dims=2) * weight[..., None])
@@ -138,7 +149,7 @@ def _gamma(image: Tensor, exponent: Tensor, low: Tensor, high: Tensor, inverted:
 def apply_intensity(
     image: Tensor, drawn: Intensity, of: Statistics, seeds: Tensor, blur_radius: int = 4
 ) -> Tensor:
-    """Noise, blur, factor, brightness, contrast, low resolution, inverted gamma, gamma, in this order.
+    """Noise, blur, factor, brightness, contrast, low resolution, inverted gamma, gamma.
 
     The order is nnU-Net's. A sample whose draws are all neutral comes back bit for bit.
 
@@ -155,17 +166,14 @@ def apply_intensity(
     shape = tf.shape(image)
     mean, std, low, high = of
     if drawn.noise is not None:
-        size = (shape[1], shape[2], image.shape[-1])
 
-        def noisy(image: Tensor = image) -> Tensor:
-            return image + gaussian_noise(seeds, size) * _wide(drawn.noise * std)
+        def noisy(image: Tensor, seeds: Tensor, strength: Tensor) -> Tensor:
+            return image + gaussian_noise(seeds, tuple(tf.unstack(shape)[1:])) * _wide(strength)
 
-        image = _where_drawn(drawn.noise > 0, noisy, image)
+        image = _where_drawn(drawn.noise > 0, noisy, image, seeds, drawn.noise * std)
     if drawn.blur is not None:
         sigma = tf.maximum(drawn.blur, 0.1)
-        image = _where_drawn(
-            drawn.blur > 0, lambda image=image: blur(image, sigma, blur_radius), image
-        )
+        image = _where_drawn(drawn.blur > 0, partial(blur, radius=blur_radius), image, sigma)
     if drawn.multiply is not None:
         image = image * _wide(drawn.multiply)
         mean, std = mean * drawn.multiply, std * drawn.multiply
@@ -180,13 +188,9 @@ def apply_intensity(
         image = tf.where(_wide(drawn.contrast == 1.0), image, bent)
     if drawn.low_resolution is not None:
         zoom = drawn.low_resolution
-        image = _where_drawn(zoom < 1, lambda image=image: low_resolution(image, zoom), image)
+        image = _where_drawn(zoom < 1, low_resolution, image, zoom)
     for exponent, inverted in ((drawn.gamma_inverted, True), (drawn.gamma, False)):
-        if exponent is None:
-            continue
-
-        def curved(image=image, exponent=exponent, inverted=inverted) -> Tensor:
-            return _gamma(image, _wide(exponent), _wide(low), _wide(high), inverted)
-
-        image = _where_drawn(exponent != 1.0, curved, image)
+        if exponent is not None:
+            curved = _gamma(image, _wide(exponent), _wide(low), _wide(high), inverted)
+            image = tf.where(_wide(exponent != 1.0), curved, image)
     return image

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-from keras_unet.augment.draws import draw_geometry, draw_intensity
-from keras_unet.augment.field import tile_offsets, tile_origin
-from keras_unet.augment.intensity import Statistics, apply_intensity
+from keras_unet.augment.draws import draw
+from keras_unet.augment.field import make_field, tile_origin
+from keras_unet.augment.intensity import apply_intensity
 from keras_unet.augment.presets import preset_settings
-from keras_unet.augment.resample import Source, locate, read_bicubic, read_bilinear, read_nearest
+from keras_unet.augment.resample import locate, read_bicubic, read_bilinear, read_nearest
 from keras_unet.augment.settings import AugmentSettings, make_settings
 from keras_unet.augment.sizes import check_sizes, pair_or_none
-from keras_unet.augment.statistics import batch_statistics
+from keras_unet.augment.sources import bank_source, bank_statistics, batch_source, batch_statistics
 from keras_unet.augment.threefry import threefry
 from keras_unet.errors import DataError
 
@@ -169,60 +169,44 @@ class Augment(keras.layers.Layer):
         return tf.stack([tf.bitcast(word, tf.int32) for word in words], axis=1)
 
     def _augment(self, images, label, weight, seeds, index, *, random: bool):
-        """The whole computation; `images` is a batch, or a bank's tensors where `index` is given."""
+        """All of it; `images` is a batch, or a bank's tensors where `index` is given."""
         settings = self.settings if random else AugmentSettings()
         if index is None:
-            source, size = _batch_source(images, label, weight)
+            source, size = batch_source(images, label, weight)
             tile = self.tile_size or size
-            channels = images.shape[-1]
+            parameters = None
         else:
-            bank = images
-            source = Source(
-                bank.image,
-                bank.label,
-                bank.weight,
-                *(tf.gather(v, index) for v in (bank.offset, bank.height, bank.width)),
-            )
+            source, parameters = bank_source(images, index)
             tile = self.tile_size
-            channels = bank.image.shape[-1]
         output = self.output_size or tile
         margins = tuple((t - o) // 2 for t, o in zip(tile, output, strict=True))
+        channels = source.image.shape[-1]
+        geometry, intensity = draw(settings, seeds, channels)
+        moving = random and self.tile_size is not None
+        position = geometry.position if moving else None
+        origin = tile_origin(position, source.height, source.width, output, margins)
+        field = make_field(geometry, origin, *tile)
 
-        geometry = draw_geometry(settings, seeds)
-        move = random and self.tile_size is not None
-        origin = tile_origin(
-            geometry.position if move else None, source.height, source.width, output, margins
-        )
-        y, x = tile_offsets(geometry, *tile)
-        cells = locate(y, x, origin, source)
-        if settings.interpolation == "bicubic":
-            image = read_bicubic(source.image, cells, source)
-        else:
-            image = read_bilinear(source.image, cells)
-        if index is not None:
-            shift, scale = tf.gather(bank.shift, index), tf.gather(bank.scale, index)
+        cells = locate(*field.coordinates(), source)
+        read = read_bicubic if settings.interpolation == "bicubic" else read_bilinear
+        image = read(source.image, cells, source)
+        if parameters is not None:
+            shift, scale = parameters
             image = (image - shift[:, None, None]) * scale[:, None, None]
         if settings.changes_intensity:
-            if index is None:
-                of = batch_statistics(images)
-            else:
-                mean, std, low, high = (tf.gather(v, index) for v in bank.statistics)
-                of = Statistics(
-                    (mean - shift) * scale,
-                    std * scale,
-                    (low - shift) * scale,
-                    (high - shift) * scale,
-                )
-            drawn = draw_intensity(settings, seeds, channels)
+            of = batch_statistics(images) if index is None else bank_statistics(images, index)
             radius = math.ceil(4.0 * settings.blur[1]) if settings.blur else 0
-            image = apply_intensity(image, drawn, of, seeds, radius)
+            image = apply_intensity(image, intensity, of, seeds, radius)
         image = tf.cast(image, self.image_dtype)
 
-        inner = cells.crop(*margins, *output)
-        new_label = None if source.label is None else read_nearest(source.label, inner)
-        if index is not None and new_label is not None:
-            new_label = tf.cast(new_label, tf.int32)
-        new_weight = None if source.weight is None else read_bilinear(source.weight, inner)
+        # Label and weight: the centre of the image's field.
+        cells = locate(*field.crop(*margins, *output).coordinates(), source)
+        new_label = new_weight = None
+        if source.label is not None:
+            new_label = read_nearest(source.label, cells, source)
+            new_label = new_label if index is None else tf.cast(new_label, tf.int32)
+        if source.weight is not None:
+            new_weight = read_bilinear(source.weight, cells, source)
         return image, new_label, new_weight
 
     def compute_output_spec(self, image, label=None, weight=None, seeds=None, training=True):
@@ -258,24 +242,6 @@ def _of_rank(value: Tensor | None, rank: int, name: str, expected: str) -> Tenso
     if value.shape.rank != rank:
         raise DataError(f"{name} must be {expected}; found shape {value.shape}")
     return value
-
-
-def _batch_source(
-    image: Tensor, label: Tensor | None, weight: Tensor | None
-) -> tuple[Source, tuple]:
-    static, shape = image.shape, tf.shape(image)
-    batch = shape[0]
-    height, width = (static[axis] or shape[axis] for axis in (1, 2))
-    ones = tf.ones([batch], tf.int32)
-    source = Source(
-        tf.reshape(image, [-1, static[3] or shape[3]]),
-        None if label is None else tf.reshape(label, [-1]),
-        None if weight is None else tf.reshape(tf.cast(weight, tf.float32), [-1]),
-        tf.range(batch) * (height * width),
-        ones * height,
-        ones * width,
-    )
-    return source, (height, width)
 
 
 def _pack(result: tuple) -> Any:

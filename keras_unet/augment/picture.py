@@ -1,4 +1,4 @@
-"""A picture of what a setting does: draws side by side, with the warped lattice and the outlines."""
+"""A picture of what a setting does: draws side by side, with the warped lattice and outlines."""
 
 from __future__ import annotations
 

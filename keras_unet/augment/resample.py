@@ -1,4 +1,4 @@
-"""The one resampling: image, label and weight read at the same coordinates, mirrored at the borders."""
+"""The one resampling: image, label and weight read at the same coordinates, mirrored at borders."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class Source(NamedTuple):
     image: [pixels, channels] in any real dtype; label, weight: [pixels] or None.
     offset: int32 or int64 [batch], the index of each sample's first pixel.
     height, width: int32 [batch].
+    down, right: how far the next row and the next column are, the same for every image (scalars; 0
+        where no image has a second row or column).
+    small: no image has 2^23 pixels or more, and no index needs 64 bits.
     """
 
     image: Tensor
@@ -23,111 +26,103 @@ class Source(NamedTuple):
     offset: Tensor
     height: Tensor
     width: Tensor
+    down: Tensor | int
+    right: Tensor | int
+    small: bool
 
 
 class Cells(NamedTuple):
-    """Coordinates as cells between four neighbouring pixels.
+    """Coordinates as cells between four neighbouring pixels, all [batch, height, width].
 
-    index: of the cell's first pixel (least y, least x) in the flat run, [batch, height, width].
-    down, right: how far the cell's other pixels are in the flat run, [batch, 1, 1].
-    y, x: float32 [batch, height, width], place within the cell, in [0, 1].
+    index: of the cell's first pixel (least y, least x) in the flat run.
+    row, column: of that pixel in its image, whole float32 numbers.
+    y, x: float32, place within the cell, in [0, 1].
     """
 
     index: Tensor
-    down: Tensor
-    right: Tensor
+    row: Tensor
+    column: Tensor
     y: Tensor
     x: Tensor
 
-    def crop(self, top: Any, left: Any, height: Any, width: Any) -> Cells:
-        """The same for a rectangle of the tile."""
 
-        def cut(value: Tensor) -> Tensor:
-            return value[:, top : top + height, left : left + width]
+def _mirror(coordinate: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The cell (a whole float32) and the place in it of a coordinate, mirrored about border pixels.
 
-        return self._replace(index=cut(self.index), y=cut(self.y), x=cut(self.x))
-
-
-def _mirror(local: Tensor, origin: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The cell (a whole float32) and the place in it of a coordinate, mirrored about the border pixels.
-
-    The border pixel is not repeated, so the period is 2 (size - 1); the middle of a cell never falls
-    on a turning point, so mirroring middles leaves no ties. All values but the place are exact in
-    float32 for images of up to 2 million pixels a side.
+    The border pixel is not repeated, so the period is 2 (size - 1). Rounding in the quotient can
+    only move a turning point by what it is mirrored back by.
     """
-    whole = tf.floor(local)
-    place = local - whole
     # An image of one pixel is read as one of two, of which the second is the first again.
     last = tf.maximum(tf.cast(size, tf.float32), 2.0) - 1.0
     period = (2.0 * last)[:, None, None]
-    middle = whole + (tf.cast(origin, tf.float32) + 0.5)[:, None, None]
-    wave = middle - period * tf.floor(middle * (0.5 / last)[:, None, None])
-    cell = tf.minimum(wave, period - wave) - 0.5
-    return cell, tf.where(wave > last[:, None, None], 1.0 - place, place)
+    wave = coordinate - period * tf.floor(coordinate * (0.5 / last)[:, None, None])
+    inside = tf.minimum(tf.abs(wave), period - wave)
+    cell = tf.minimum(tf.floor(inside), (last - 1.0)[:, None, None])
+    return cell, inside - cell
 
 
-def locate(y: Tensor, x: Tensor, origin: Tensor, source: Source) -> Cells:
+def locate(y: Tensor, x: Tensor, source: Source) -> Cells:
     """Turn coordinates into cells of the flat run.
 
     Args:
-        y, x: float32 [batch, height, width], relative to `origin`.
-        origin: int32 [batch, 2].
+        y, x: float32 [batch, height, width], in pixels of each sample's image.
         source: the images; `offset`, `height` and `width` are those of this batch.
     """
-    cell_y, place_y = _mirror(y, origin[:, 0], source.height)
-    cell_x, place_x = _mirror(x, origin[:, 1], source.width)
+    row, place_y = _mirror(y, source.height)
+    column, place_x = _mirror(x, source.width)
     kind = source.offset.dtype
-    width = tf.cast(source.width, kind)[:, None, None]
-    index = source.offset[:, None, None] + tf.cast(cell_y, kind) * width + tf.cast(cell_x, kind)
-    down = tf.where(source.height > 1, source.width, 0)
-    right = tf.cast(source.width > 1, tf.int32)
-    return Cells(
-        index,
-        tf.cast(down, kind)[:, None, None],
-        tf.cast(right, kind)[:, None, None],
-        place_y,
-        place_x,
-    )
+    if source.small:
+        # Below 2^23 the sum with 2^23 holds the whole number in its last bits: a cast that keeps
+        # the largest integer for what is out of range takes five times as many instructions.
+        number = row * tf.cast(source.down, tf.float32) + column
+        start = tf.cast(source.offset, tf.int32) - 0x4B000000
+        index = tf.cast(start[:, None, None] + tf.bitcast(number + 2.0**23, tf.int32), kind)
+    else:
+        index = tf.cast(row, kind) * tf.cast(source.down, kind) + tf.cast(column, kind)
+        index = source.offset[:, None, None] + index
+    return Cells(index, row, column, place_y, place_x)
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:
-    """values[index]; a last axis of one channel is read as none, which compiles to a faster loop."""
+    """values[index]; one channel is read as none, which compiles to a faster loop."""
     if values.shape.rank == 2 and values.shape[1] == 1:
         return tf.gather(tf.reshape(values, [-1]), index)[..., None]
     return tf.gather(values, index)
 
 
-def read_bilinear(values: Tensor, cells: Cells) -> Tensor:
-    """Bilinear values, float32 [batch, height, width] (+ [channels] for values [pixels, channels])."""
+def read_bilinear(values: Tensor, cells: Cells, source: Source) -> Tensor:
+    """Bilinear values, float32 [batch, height, width] (+ [channels] for [pixels, channels])."""
+    length = tf.shape(values)[0] - source.down - source.right
 
     def corner(step: Tensor | int) -> Tensor:
-        return tf.cast(_take(values, cells.index + step), tf.float32)
+        # The step moves the values, not the index: the four reads share one checked index.
+        return tf.cast(_take(values[step : step + length], cells.index), tf.float32)
 
     y, x = cells.y, cells.x
     if values.shape.rank == 2:
         y, x = y[..., None], x[..., None]
     # a * (1 - t) + b * t, not a + t * (b - a): exact at both ends for every value.
-    upper = corner(0) * (1.0 - x) + corner(cells.right) * x
-    lower = corner(cells.down) * (1.0 - x) + corner(cells.down + cells.right) * x
+    upper = corner(0) * (1.0 - x) + corner(source.right) * x
+    lower = corner(source.down) * (1.0 - x) + corner(source.down + source.right) * x
     return upper * (1.0 - y) + lower * y
 
 
-def read_nearest(values: Tensor, cells: Cells) -> Tensor:
+def read_nearest(values: Tensor, cells: Cells, source: Source) -> Tensor:
     """The nearest pixel's value in its own dtype, [batch, height, width]."""
-    step_y = tf.where(cells.y >= 0.5, cells.down, 0)
-    step_x = tf.where(cells.x >= 0.5, cells.right, 0)
+    kind = cells.index.dtype
+    step_y = tf.where(cells.y >= 0.5, tf.cast(source.down, kind), 0)
+    step_x = tf.where(cells.x >= 0.5, tf.cast(source.right, kind), 0)
     return _take(values, cells.index + step_y + step_x)
 
 
-def _keys(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights of the four pixels around a place t in [0, 1] between the middle two: Keys 1981, a = -1/2."""
+def cubic_weights(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights of the four pixels around a place t in [0, 1] between the middle two.
+
+    Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -1/2.
+    """
     u = 1.0 - t
-    return (
-        -0.5 * t * u * u,
-        1.0 + t * t * (1.5 * t - 2.5),
-        1.0 + u * u * (1.5 * u - 2.5),
-        -0.5 * u * t * t,
-    )
+    near = 1.0 + t * t * (1.5 * t - 2.5), 1.0 + u * u * (1.5 * u - 2.5)
+    return -0.5 * t * u * u, *near, -0.5 * u * t * t
 
 
 def read_bicubic(values: Tensor, cells: Cells, source: Source) -> Tensor:
@@ -135,24 +130,27 @@ def read_bicubic(values: Tensor, cells: Cells, source: Source) -> Tensor:
 
     The outer ring of each 4 x 4 neighbourhood is mirrored at the image's border.
     """
-    kind = source.offset.dtype
-    width = tf.cast(source.width, kind)[:, None, None]
-    height = tf.cast(source.height, kind)[:, None, None]
-    inside = cells.index - source.offset[:, None, None]
-    row = tf.math.floordiv(inside, width)
-    column = inside - row * width
+    kind = cells.index.dtype
 
-    def steps(cell: Tensor, size: Tensor) -> list[Tensor]:
-        last = tf.maximum(size - 1, 0)
-        after = tf.minimum(cell + 1, last)
-        beyond = tf.where(cell + 2 > last, tf.maximum(2 * last - cell - 2, 0), cell + 2)
-        return [tf.minimum(tf.abs(cell - 1), last), cell, after, tf.minimum(beyond, last)]
+    def steps(cell: Tensor, size: Tensor, stride: Tensor | int) -> list[Tensor]:
+        last = (tf.cast(size, tf.float32) - 1.0)[:, None, None]
+        before = tf.minimum(tf.abs(cell - 1.0), last)
+        after = tf.minimum(cell + 1.0, last)
+        beyond = tf.clip_by_value(tf.minimum(cell + 2.0, 2.0 * last - cell - 2.0), 0.0, last)
+        places = (before, cell, after, beyond)
+        return [tf.cast(place, kind) * tf.cast(stride, kind) for place in places]
 
     start = source.offset[:, None, None]
+    columns = steps(cells.column, source.width, 1)
     total = None
-    for place, weight_y in zip(steps(row, height), _keys(cells.y), strict=True):
-        for step, weight_x in zip(steps(column, width), _keys(cells.x), strict=True):
-            value = tf.cast(_take(values, start + place * width + step), tf.float32)
-            term = value * (weight_y * weight_x)[..., None]
-            total = term if total is None else total + term
+    for place, weight_y in zip(
+        steps(cells.row, source.height, source.down), cubic_weights(cells.y), strict=True
+    ):
+        line = None
+        for step, weight_x in zip(columns, cubic_weights(cells.x), strict=True):
+            value = tf.cast(_take(values, start + place + step), tf.float32)
+            term = value * weight_x[..., None]
+            line = term if line is None else line + term
+        line = line * weight_y[..., None]
+        total = line if total is None else total + line
     return total

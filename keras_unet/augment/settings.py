@@ -1,4 +1,4 @@
-"""What `Augment` may do to a sample and how strongly: one frozen, validated object, no TensorFlow."""
+"""What `Augment` may do to a sample and how strongly: a frozen, validated object."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class AugmentSettings(BaseModel):
             gamma_inverted_p: the same on the inverted image, drawn and applied before.
         noise: range of the standard deviation of Gaussian noise, in std.
         blur: range of the sigma of a Gaussian blur, in pixels.
-        low_resolution: range of the zoom factor (at most 1) of a nearest down- and cubic up-scaling.
+        low_resolution: range of the zoom factor (at most 1) of a nearest down- and cubic upscaling.
         per_channel: draw the intensity options for each channel, not for all together.
 
     Raises:

@@ -34,5 +34,6 @@ def check_sizes(tile: Pair | None, output: Pair | None) -> None:
     for name, t, o in zip(("height", "width"), tile, output, strict=True):
         if o > t or (t - o) % 2:
             raise ConfigError(
-                f"output {name} {o} must be at most the tile's {name} {t} and differ from it by an even number"
+                f"output {name} {o} must be at most the tile's {name} {t} and differ from it by "
+                "an even number"
             )

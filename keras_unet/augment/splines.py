@@ -1,4 +1,4 @@
-"""Cubic interpolation of a coarse grid as a small matrix: per-pixel values = rows @ grid @ columns.T.
+"""Cubic interpolation of a coarse grid by small matrices: values = rows @ grid @ columns.T.
 
 Which cubic: the interpolating cubic spline that is mirrored at the first and last grid point, which
 lie on the tile's first and last pixel. It passes through the drawn values exactly, has two
@@ -33,14 +33,13 @@ def spline_pieces(points: int) -> np.ndarray:
 
 
 def spline_rows(size: int | Tensor, points: int) -> Tensor:
-    """The matrix from `points` grid values to `size` pixels: float32 [size, points].
+    """The matrix from `points` grid values to `size` pixels: float64 [size, points].
 
     The grid spans the pixels: pixel 0 is the first grid point, pixel size - 1 the last.
     """
-    pieces = tf.constant(spline_pieces(points), tf.float32)
-    last = tf.cast(tf.maximum(size - 1, 1), tf.float32)
-    # i * (points - 1) is exact in float32, so whole grid points are met exactly.
-    place = tf.range(size, dtype=tf.float32) * (points - 1.0) / last
+    pieces = tf.constant(spline_pieces(points))
+    last = tf.cast(tf.maximum(size - 1, 1), tf.float64)
+    place = tf.range(size, dtype=tf.float64) * (points - 1.0) / last
     piece = tf.minimum(tf.floor(place), points - 2.0)
     t = (place - piece)[:, None]
     c = tf.gather(pieces, tf.cast(piece, tf.int32))

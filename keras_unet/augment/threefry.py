@@ -1,4 +1,4 @@
-"""Random bits that are the same on every device: Threefry-2x32 with 20 rounds in integer operations.
+"""Random bits that are the same on every device: Threefry-2x32 with 20 rounds of integers.
 
 TensorFlow's stateless generators take one seed a call, so a batch in which each sample has its own
 seed would need a loop; and their normal draws differ between kernels. This generator is a pure
@@ -80,7 +80,7 @@ def uniform(bits: Tensor) -> Tensor:
     )
 
 
-def normal(bits: tuple[Tensor, Tensor]) -> Tensor:
-    """float32 standard normal values (Box-Muller) from two uint32 tensors of any one shape."""
-    radius = tf.sqrt(-2.0 * tf.math.log(uniform(bits[0]) + 2.0**-25))
-    return radius * tf.cos((2.0 * math.pi) * uniform(bits[1]))
+def normal(numbers: tuple[Tensor, Tensor]) -> Tensor:
+    """float32 standard normal values (Box-Muller) from two `uniform` tensors of any one shape."""
+    radius = tf.sqrt(-2.0 * tf.math.log(numbers[0] + 2.0**-25))
+    return radius * tf.cos((2.0 * math.pi) * numbers[1])

@@ -55,8 +55,8 @@ def augment(
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
     console.print(
-        f"{rows * columns - 1} draws of preset {preset!r} in {out}. If your cells look torn or folded, "
-        "lower the strength (--set elastic_sigma=5) until they look like other cells."
+        f"{rows * columns - 1} draws of preset {preset!r} in {out}. If your cells look torn or "
+        "folded, lower the strength (--set elastic_sigma=5) until they look like other cells."
     )
 
 

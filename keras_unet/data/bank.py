@@ -25,6 +25,8 @@ class BankTensors(NamedTuple):
     shift: Tensor
     scale: Tensor
     statistics: tuple[Tensor, Tensor, Tensor, Tensor]
+    pitch: int
+    small: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +35,10 @@ class ImageBank:
 
     Reading a tile is arithmetic on a flat index, so images of different sizes need one compilation,
     a tile may stick out of its image (mirrored), and nothing but the tile's pixels is computed.
-    The tensors live where they were made: build the bank under `tf.device("GPU:0")` to keep it there.
+    The tensors live where they were made: build it under `tf.device("GPU:0")` to keep it there.
 
     Attributes:
-        image: [P, C] uint8, uint16 or float32: all images' pixels.
+        image: [P, C] uint8, uint16 or float32: all images' pixels, rows of `pitch` pixels.
         label: [P], the smallest of uint8, uint16, int32 that holds every label, or None.
         weight: [P] float32, or None.
         offset: [N] int32 (int64 from 2^31 pixels on), each image's first pixel.
@@ -44,6 +46,8 @@ class ImageBank:
         shift, scale: [N, C] float32: normalised = (value - shift) * scale.
         statistics: mean, standard deviation, least and greatest value, each [N, C] float32, of the
             values as stored.
+        pitch: pixels from one row to the next, the same in all images: the widest image's width.
+        small: no image has 2^23 pixels or more and no index needs 64 bits: cheaper arithmetic.
     """
 
     image: Tensor
@@ -55,6 +59,8 @@ class ImageBank:
     shift: Tensor
     scale: Tensor
     statistics: tuple[Tensor, Tensor, Tensor, Tensor]
+    pitch: int
+    small: bool
 
     @classmethod
     def from_arrays(
@@ -82,26 +88,30 @@ class ImageBank:
         _check_images(images)
         channels = images[0].shape[2]
         sizes = np.array([image.shape[:2] for image in images], np.int64)
-        pixels = sizes[:, 0] * sizes[:, 1]
-        kind = np.int64 if pixels.sum() >= 2**31 else np.int32
+        pitch = max(2, int(sizes[:, 1].max()))
+        pixels = np.maximum(sizes[:, 0], 2) * pitch
+        kind = np.int64 if pixels.sum() + pitch + 1 >= 2**31 else np.int32
 
         label = weight = None
         if labels is not None:
-            label = _flat(labels, images, "label", _label_dtype(labels))
+            _check_partners(labels, images, "label")
+            label = tf.constant(_flat(labels, pitch, _label_dtype(labels)))
         if weights is not None:
-            weight = _flat(weights, images, "weight", np.dtype(np.float32))
-        statistics = _statistics(images)
+            _check_partners(weights, images, "weight")
+            weight = tf.constant(_flat(weights, pitch, np.dtype(np.float32)))
         full = (len(images), channels)
         return cls(
-            image=tf.constant(np.concatenate([image.reshape(-1, channels) for image in images])),
-            label=None if label is None else tf.constant(label),
-            weight=None if weight is None else tf.constant(weight),
+            image=tf.constant(_flat(images, pitch, images[0].dtype)),
+            label=label,
+            weight=weight,
             offset=tf.constant((np.cumsum(pixels) - pixels).astype(kind)),
             height=tf.constant(sizes[:, 0].astype(np.int32)),
             width=tf.constant(sizes[:, 1].astype(np.int32)),
             shift=tf.constant(np.broadcast_to(np.float32(0 if shift is None else shift), full)),
             scale=tf.constant(np.broadcast_to(np.float32(1 if scale is None else scale), full)),
-            statistics=tuple(tf.constant(value) for value in statistics),
+            statistics=tuple(tf.constant(value) for value in _statistics(images)),
+            pitch=pitch,
+            small=bool(pixels.max() < 2**23 and kind == np.int32),
         )
 
     def __len__(self) -> int:
@@ -142,9 +152,7 @@ def _label_dtype(labels: Sequence[np.ndarray]) -> np.dtype:
     raise DataError(f"labels must fit int32; found values from {low} to {high}")
 
 
-def _flat(
-    arrays: Sequence[np.ndarray], images: list[np.ndarray], name: str, dtype: np.dtype
-) -> np.ndarray:
+def _check_partners(arrays: Sequence[np.ndarray], images: list[np.ndarray], name: str) -> None:
     if len(arrays) != len(images):
         raise DataError(f"found {len(arrays)} {name}s for {len(images)} images")
     for number, (array, image) in enumerate(zip(arrays, images, strict=True)):
@@ -152,7 +160,26 @@ def _flat(
             raise DataError(
                 f"{name} {number} has shape {array.shape}; its image is {image.shape[:2]}"
             )
-    return np.concatenate([array.reshape(-1).astype(dtype) for array in arrays])
+
+
+def _flat(arrays: Sequence[np.ndarray], pitch: int, dtype: np.dtype) -> np.ndarray:
+    """All arrays in rows of `pitch` pixels, one after the other, and one more row and pixel.
+
+    Four neighbours are always read; an image of one row (or column) gets a second one like it, and
+    the last pixel's neighbours exist.
+    """
+    rows = [max(2, array.shape[0]) for array in arrays]
+    flat = np.zeros((sum(rows) * pitch + pitch + 1, *arrays[0].shape[2:]), dtype)
+    body = flat[: sum(rows) * pitch].reshape(sum(rows), pitch, *flat.shape[1:])
+    for array, end in zip(arrays, np.cumsum(rows), strict=True):
+        height, width = array.shape[:2]
+        part = body[end - max(2, height) : end]
+        part[:height, :width] = array
+        if width == 1:
+            part[:height, 1] = part[:height, 0]
+        if height == 1:
+            part[1] = part[0]
+    return flat
 
 
 def _statistics(images: list[np.ndarray]) -> tuple[np.ndarray, ...]:

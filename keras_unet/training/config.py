@@ -35,12 +35,15 @@ class DataConfig(_Section):
     validation: Path | float = Field(
         0.2, description="folder laid out like `images`, or the share of images held out"
     )
+    validation_labels: Path | None = Field(None, description="if not beside data.validation")
     label_kind: Kind = Field("semantic", description="are the numbers classes, or objects")
     label_values: tuple[int, ...] | None = Field(None, description="stored value of each class")
     label_ignore: int | None = Field(None, description="stored value of pixels that don't count")
-    num_classes: int | None = None
-    class_names: tuple[str, ...] | None = None
-    normalization: Method = "image"
+    num_classes: int | None = Field(None, description="classes 0 … num_classes - 1")
+    class_names: tuple[str, ...] | None = Field(None, description="for tables; background first")
+    normalization: Method = Field(
+        "image", description='z-score by "image" or by "dataset", or "range": 0 … 255 to 0 … 1'
+    )
 
     @property
     def rule(self) -> LabelRule:
@@ -61,12 +64,18 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """Arguments of `build_unet`; 16 filters and batch normalization suit a CPU."""
 
-    filters: int = Field(16, ge=1)
-    depth: int = Field(4, ge=1, le=8)
-    padding: geometry.Padding = "valid"
-    upsampling: Literal["transpose", "bilinear", "nearest"] = "transpose"
-    normalization: Literal["none", "batch", "group", "layer"] = "batch"
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    filters: int = Field(16, ge=1, description="channels of the first level; the paper has 64")
+    depth: int = Field(4, ge=1, le=8, description="number of poolings")
+    padding: geometry.Padding = Field("valid", description='"valid", the paper, or "same"')
+    upsampling: Literal["transpose", "bilinear", "nearest"] = Field(
+        "transpose", description="up-convolution, or resizing and a convolution"
+    )
+    normalization: Literal["none", "batch", "group", "layer"] = Field(
+        "batch", description="between convolution and ReLU; the paper has none"
+    )
+    dropout: float = Field(
+        0.0, ge=0.0, lt=1.0, description="rate at the end of the contracting path"
+    )
 
 
 class LossConfig(_Section):
@@ -74,9 +83,13 @@ class LossConfig(_Section):
 
     w0: float = Field(10.0, ge=0.0, description="height of the border weight; 0 = no border weight")
     sigma: float = Field(5.0, gt=0.0, description="width of the border weight in pixels")
-    class_weights: Literal["balanced", "none"] | tuple[float, ...] = "balanced"
+    class_weights: Literal["balanced", "none"] | tuple[float, ...] = Field(
+        "balanced", description="weight of each class, or how to choose it"
+    )
     separation: int = Field(2, ge=0, description="background line between touching cells, pixels")
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of the truth spread over all classes"
+    )
     dice: float = Field(0.0, ge=0.0, description="weight of an added soft Dice loss")
     focal: float = Field(0.0, ge=0.0, description="weight of an added focal loss")
 
@@ -91,25 +104,34 @@ class TrainConfig(_Section):
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
     augment: str = Field("paper", description="preset of keras_unet.augment")
+    augment_options: dict[str, Any] = Field(
+        {}, description="changes to the preset, e.g. augment_options.elastic_sigma=5"
+    )
     augment_on: Literal["auto", "cpu", "accelerator"] = Field(
         "auto", description="in the data pipeline or in the training step; auto: step if GPU"
     )
-    output: Path = Path("runs")
+    output: Path = Field(Path("runs"), description="folder of the run folders")
     name: str | None = Field(None, description="of the run folder; None: data folder and time")
     tile: int | None = Field(None, ge=1, description="input tile in pixels; None: chosen from data")
-    batch_size: int = Field(2, ge=1)
+    batch_size: int = Field(2, ge=1, description="tiles a step")
     minutes: float | None = Field(
         None, gt=0.0, description="training time; 20 if neither it nor steps is set"
     )
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, description="optimiser steps in all")
     steps_per_epoch: int = Field(50, ge=1, description="steps between two validations")
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = Field(1e-3, gt=0.0)
-    weight_decay: float = Field(1e-4, ge=0.0)
+    optimizer: Literal["adam", "sgd"] = Field(
+        "adam", description='AdamW, or "sgd" with momentum 0.99 as in the paper'
+    )
+    learning_rate: float = Field(1e-3, gt=0.0, description="at its peak; falls to 0")
+    weight_decay: float = Field(1e-4, ge=0.0, description="of AdamW")
     patience: int | None = Field(None, ge=1, description="epochs without a better score")
-    monitor: Literal["mean_dice", "mean_iou", "pixel_accuracy"] = "mean_dice"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = Field(0, ge=0)
+    monitor: Literal["mean_dice", "mean_iou", "pixel_accuracy"] = Field(
+        "mean_dice", description="validation score that makes a model the best"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the layers; auto: bfloat16 where the processor has it"
+    )
+    seed: int = Field(0, ge=0, description="of weights, tiles, augmentation and the split")
 
     @model_validator(mode="after")
     def _legal_tile(self) -> TrainConfig:
@@ -206,8 +228,8 @@ def describe() -> str:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 walk(kind, f"{prefix}{name}.")
                 continue
-            default = "(must be given)" if field.is_required() else repr(field.default)
-            lines.append(f"{prefix + name:28}{default:20}{field.description or ''}".rstrip())
+            default = "(must be given)" if field.is_required() else str(field.default)
+            lines.append(f"{prefix + name:28}{default:16}{field.description or ''}".rstrip())
 
     walk(TrainConfig, "")
     return "\n".join(lines)

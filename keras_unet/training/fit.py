@@ -61,7 +61,9 @@ def train(config: TrainConfig | Mapping[str, Any], console: Console | None = Non
     training, validation, report, mapping = setup.read_samples(config, console)
     names = setup.class_names(config, mapping)
     tile, output = setup.tile_size(config, training)
-    augment = Augment.from_preset(config.augment, tile=tile, output=output)
+    augment = Augment.from_preset(
+        config.augment, tile=tile, output=output, **config.augment_options
+    )
     normalization = Normalization.fit(config.data.normalization, [s.image for s in training])
     policy, why = dtype_policy(config.precision)
     console.print(f"Tiles of {tile} → {output} pixels, {policy} ({why})")

@@ -36,7 +36,7 @@ def read_samples(
         console.print(f"[dim]{note}[/]")
     if isinstance(data.validation, Path):
         held_out, held_report = load_samples(
-            data.validation, rule=mapping.as_rule(), need_labels=True
+            data.validation, data.validation_labels, mapping.as_rule(), need_labels=True
         )
         for note in held_report.notes:
             console.print(f"[dim]validation: {note}[/]")

@@ -36,7 +36,6 @@ def test_a_setting_overrides_the_file_which_overrides_the_default(tmp_path):
 def test_values_are_toml_or_plain_text():
     settings = [
         "loss.class_weights=[1, 2.5]",
-        "minutes=0",
         "steps=10",
         "model.normalization=none",
         "name=my run",
