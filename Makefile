@@ -26,10 +26,13 @@ test: $(READY)  ## the tests, without the slow ones
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-jax:  ## model, losses and metrics on Keras's JAX backend, without TensorFlow
-	test -d $(VENV)-jax || $(PYTHON) -m venv $(VENV)-jax
+$(VENV)-jax/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-jax
 	$(VENV)-jax/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt keras jax numpy scipy pydantic pytest hypothesis
+	@touch $@
+
+test-jax: $(VENV)-jax/.ready  ## model, losses and metrics on Keras's JAX backend, without TensorFlow
 	KERAS_BACKEND=jax PYTHONPATH=. $(VENV)-jax/bin/python -m pytest \
 		tests/models/test_unet.py tests/test_losses.py tests/test_metrics.py
 
@@ -44,7 +47,7 @@ format: $(READY)  ## reformat the code
 
 lock: $(READY)  ## newest versions into constraints.txt
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --upgrade --python-version 3.10 --extra test \
+	$(BIN)/uv pip compile --universal --upgrade --python-version 3.10 --all-extras \
 		--no-annotate --no-header --quiet pyproject.toml -o constraints.txt
 
 clean:  ## environments and caches

@@ -13,5 +13,9 @@ class DataError(KerasUnetError):
     """Images or labels cannot be used as they are; names every bad file."""
 
 
+class TrainingError(KerasUnetError):
+    """A run cannot go on; what it had kept before stays usable."""
+
+
 class ExportError(KerasUnetError):
     """A model could not be exported or published; nothing was left half-written."""

@@ -217,7 +217,8 @@ def _confusion(truth: Any, chosen: Any, weight: Any | None, count: int, dtype: s
     other = ops.cast(ops.equal(chosen[..., None], classes), dtype)
     if weight is not None:
         one = one * weight[..., None]
-    # Row by row of the image, so that counts stay exact beyond the 2^24 of a float32.
+    # Row by row of the image: a float32 counts exactly only up to 2^24, and sums of exact row
+    # counts keep its relative precision beyond.
     rows = [ops.sum(one[..., k, None] * other, axis=2) for k in range(count)]
     return ops.sum(ops.stack(rows, axis=2), axis=(0, 1))
 

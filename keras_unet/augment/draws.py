@@ -15,8 +15,10 @@ Tensor = Any
 
 # One stream of random numbers for each quantity: switching one option on or changing its range
 # leaves the draws of all others as they were. Append only: the order is part of a seed's meaning.
-_STREAMS = ("position", "flip", "rotate", "scale", "shear", "shift", "elastic", "multiply")
-_STREAMS += ("brightness", "contrast", "gamma", "gamma_inverted", "noise", "blur", "low_resolution")
+_STREAMS = (
+    *("position", "flip", "rotate", "scale", "shear", "shift", "elastic", "multiply"),
+    *("brightness", "contrast", "gamma", "gamma_inverted", "noise", "blur", "low_resolution"),
+)
 _NUMBER = {name: number for number, name in enumerate(_STREAMS)}
 NOISE_STREAM = 1 << 16
 
@@ -138,10 +140,10 @@ def _geometry(
 ) -> Geometry:
     one, zero = tf.ones([batch]), tf.zeros([batch])
     cosine, sine, turned, shrink, slant, signs = one, zero, zero, one, zero, (one, one)
-    if "rotate" in counts:
+    if settings.rotate is not None and "rotate" in counts:
         coin, value = (number[:, 0] for number in numbers("rotate"))
         on = coin < settings.rotate_p
-        if settings.rotate == "right_angles":
+        if isinstance(settings.rotate, str):
             quarter = tf.where(on, tf.floor(4.0 * value), 0.0)
             # A table, not cos and sin: exactly 0, 1 and -1.
             cosine = tf.abs(quarter - 2.0) - 1.0
@@ -151,10 +153,10 @@ def _geometry(
             low, high = (math.radians(angle) for angle in settings.rotate)
             angle = tf.where(on, _between(value, low, high), 0.0)
             cosine, sine = tf.cos(angle), tf.sin(angle)
-    if "scale" in counts:
+    if settings.scale is not None and "scale" in counts:
         coin, value = (number[:, 0] for number in numbers("scale"))
         shrink = 1.0 / tf.where(coin < settings.scale_p, _factor(value, *settings.scale), 1.0)
-    if "shear" in counts:
+    if settings.shear is not None and "shear" in counts:
         coin, value = (number[:, 0] for number in numbers("shear"))
         low, high = (math.radians(angle) for angle in settings.shear)
         slant = tf.where(coin < settings.shear_p, tf.tan(_between(value, low, high)), 0.0)

@@ -25,9 +25,11 @@ class Field(NamedTuple):
     rows: Tensor
     columns: Tensor
 
-    def crop(self, top: Any, left: Any, height: Any, width: Any) -> Field:
-        """The same for a rectangle of the tile."""
-        return Field(self.rows[:, :, top : top + height], self.columns[:, left : left + width])
+    def crop(self, first: tuple[Any, Any], size: tuple[Any, Any]) -> Field:
+        """The same for a rectangle of the tile: its first pixel and its (height, width)."""
+        top, left = first
+        rows = self.rows[:, :, top : top + size[0]]
+        return Field(rows, self.columns[:, left : left + size[1]])
 
     def coordinates(self) -> tuple[Tensor, Tensor]:
         """y and x, float32 [batch, height, width]."""
@@ -106,10 +108,10 @@ def tile_origin(
 ) -> Tensor:
     """Where the tile's first pixel lies in its image: int32 [batch, 2], negative in the margin.
 
-    The centre of the output is drawn uniformly over the image's pixels; what sticks out is mirrored
-    content. Counting the mirrored copies, every pixel is then seen equally often, those of the
-    border too (the outermost line, which mirroring does not repeat, shows once where others show
-    twice). An output that is larger than the image is centred on it.
+    The centre of the output is drawn uniformly over the image; what sticks out is mirrored content.
+    Counting the mirrored copies, every pixel is then seen equally often, those near the border too
+    (the outermost line, which mirroring does not repeat, shows once where others show twice). An
+    output that is larger than the image is centred on it.
 
     Args:
         position: float32 [batch, 2] uniform in [0, 1), or None: centred.
@@ -124,10 +126,12 @@ def tile_origin(
         if position is None:
             first = centred
         else:
-            # An even output has its centre between pixels: one place more than there are pixels.
-            places = sizes + tf.cast(1 - output % 2, sizes.dtype)
-            place = tf.cast(position[:, axis] * tf.cast(places, tf.float32), sizes.dtype)
-            first = tf.minimum(place, places - 1) - tf.cast(output // 2, sizes.dtype)
+            # The centre is uniform from the first pixel to the last, on whole numbers for an odd
+            # output (the two ends half as often: each is one of the mirrored run's turning
+            # points) and between them for an even one.
+            span = position[:, axis] * tf.cast(sizes - 1, tf.float32)
+            place = tf.floor(span + 0.5 * tf.cast(output % 2, tf.float32))
+            first = tf.cast(place, sizes.dtype) - tf.cast((output - 1) // 2, sizes.dtype)
             first = tf.where(sizes < output, centred, first)
         origins.append(first - margins[axis])
     return tf.stack(origins, axis=1)

@@ -172,14 +172,16 @@ class Augment(keras.layers.Layer):
         """All of it; `images` is a batch, or a bank's tensors where `index` is given."""
         settings = self.settings if random else AugmentSettings()
         if index is None:
-            source, size = batch_source(images, label, weight)
-            tile = self.tile_size or size
+            source, whole = batch_source(images, label, weight)
+            size: tuple[Any, Any] | None = whole
             parameters = None
         else:
             source, parameters = bank_source(images, index)
-            tile = self.tile_size
+            size = self.tile_size
+        tile = self.tile_size or size
+        assert tile is not None  # sample() checks it
         output = self.output_size or tile
-        margins = tuple((t - o) // 2 for t, o in zip(tile, output, strict=True))
+        margins = (tile[0] - output[0]) // 2, (tile[1] - output[1]) // 2
         channels = source.image.shape[-1]
         geometry, intensity = draw(settings, seeds, channels)
         moving = random and self.tile_size is not None
@@ -200,7 +202,8 @@ class Augment(keras.layers.Layer):
         image = tf.cast(image, self.image_dtype)
 
         # Label and weight: the centre of the image's field.
-        cells = locate(*field.crop(*margins, *output).coordinates(), source)
+        inner = field.crop(margins, output)
+        cells = locate(*inner.coordinates(), source)
         new_label = new_weight = None
         if source.label is not None:
             new_label = read_nearest(source.label, cells, source)

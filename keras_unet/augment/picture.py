@@ -84,15 +84,19 @@ def _draws(
     geometry = settings.model_copy(update=dict.fromkeys(_INTENSITY))
     full, moved = Augment(settings), Augment(geometry)
     kept = None if label is None else label.astype(np.int32)
-    images, labels, places = [image.astype(np.float32)], [kept], [place]
+    images, places = [image.astype(np.float32)], [place]
+    labels = [] if kept is None else [kept]
     for index in range(count):
         seeds = sample_seeds(seed, 0, index)
         images.append(full(image[None], seeds=seeds).numpy()[0])
         # The same seed moves the coordinates and the label as it moved the image.
-        new = moved(place[None], None if kept is None else kept[None], seeds=seeds)
-        places.append((new if kept is None else new[0]).numpy()[0])
-        labels.append(None if kept is None else new[1].numpy()[0])
-    return np.stack(images), None if kept is None else np.stack(labels), np.stack(places)
+        if kept is None:
+            places.append(moved(place[None], seeds=seeds).numpy()[0])
+            continue
+        new_place, new_label = moved(place[None], kept[None], seeds=seeds)
+        places.append(new_place.numpy()[0])
+        labels.append(new_label.numpy()[0])
+    return np.stack(images), np.stack(labels) if labels else None, np.stack(places)
 
 
 def _outline(panel: Any, label: np.ndarray) -> None:

@@ -95,8 +95,9 @@ def read_bilinear(values: Tensor, cells: Cells, source: Source) -> Tensor:
     length = tf.shape(values)[0] - source.down - source.right
 
     def corner(step: Tensor | int) -> Tensor:
-        # The step moves the values, not the index: the four reads share one checked index.
-        return tf.cast(_take(values[step : step + length], cells.index), tf.float32)
+        # The step moves the values, not the index: the four reads share one checked index. The cast
+        # stands before the read (TensorFlow reads no bytes on a GPU) and is compiled after it.
+        return _take(tf.cast(values[step : step + length], tf.float32), cells.index)
 
     y, x = cells.y, cells.x
     if values.shape.rank == 2:
@@ -112,7 +113,8 @@ def read_nearest(values: Tensor, cells: Cells, source: Source) -> Tensor:
     kind = cells.index.dtype
     step_y = tf.where(cells.y >= 0.5, tf.cast(source.down, kind), 0)
     step_x = tf.where(cells.x >= 0.5, tf.cast(source.right, kind), 0)
-    return _take(values, cells.index + step_y + step_x)
+    wide = tf.cast(values, tf.int32 if values.dtype.size < 4 else values.dtype)
+    return tf.cast(_take(wide, cells.index + step_y + step_x), values.dtype)
 
 
 def cubic_weights(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -131,6 +133,7 @@ def read_bicubic(values: Tensor, cells: Cells, source: Source) -> Tensor:
     The outer ring of each 4 x 4 neighbourhood is mirrored at the image's border.
     """
     kind = cells.index.dtype
+    values = tf.cast(values, tf.float32)
 
     def steps(cell: Tensor, size: Tensor, stride: Tensor | int) -> list[Tensor]:
         last = (tf.cast(size, tf.float32) - 1.0)[:, None, None]
@@ -148,8 +151,7 @@ def read_bicubic(values: Tensor, cells: Cells, source: Source) -> Tensor:
     ):
         line = None
         for step, weight_x in zip(columns, cubic_weights(cells.x), strict=True):
-            value = tf.cast(_take(values, start + place + step), tf.float32)
-            term = value * weight_x[..., None]
+            term = _take(values, start + place + step) * weight_x[..., None]
             line = term if line is None else line + term
         line = line * weight_y[..., None]
         total = line if total is None else total + line

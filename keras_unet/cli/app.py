@@ -26,10 +26,13 @@ for command in (demo, train, predict, evaluate, export, augment):
 
 
 def main() -> None:
-    """Entry point of `keras-unet`: errors that a user can mend end with exit code 1, no trace."""
+    """Entry point of `keras-unet`: errors that a user can mend end with exit code 1, no trace.
+
+    Among them those of the file system: a full disk, a folder that may not be written.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences the libraries' start-up notices
     try:
         app()
-    except KerasUnetError as error:
+    except (KerasUnetError, OSError) as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         sys.exit(1)

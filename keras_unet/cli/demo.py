@@ -17,7 +17,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """The whole job on made-up cells: data, training, scores, pictures, published model."""
-    from keras_unet.cli.report import console, show_evaluation
+    from keras_unet.cli.report import console, say, show_evaluation
     from keras_unet.data.synthetic import write_dataset
     from keras_unet.serving.publish import export
     from keras_unet.training.config import make_config
@@ -25,7 +25,7 @@ def demo(
 
     data = output / "demo-data"
     write_dataset(data, seed=seed)
-    console.print(f"Made-up cells with labels: {data}")
+    say(f"Made-up cells with labels: {data}")
     config = make_config(
         {
             "data": {
@@ -45,8 +45,8 @@ def demo(
     show_evaluation(result.evaluation)
     version = export(result.model, publish)
     folder = result.folder
-    console.print(f"Look at    {folder}/overlays/ and {folder}/curves.png")
-    console.print(f"Published  {version} (a SavedModel for TensorFlow Serving)")
-    console.print("[bold]Now your own images[/]: put them in DATA/images and DATA/labels (equal")
-    console.print("names; add --instances if each number in the labels is one object), then")
-    console.print("  keras-unet train DATA")
+    say(f"Look at    {folder}/overlays/ and {folder}/curves.png")
+    say(f"Published  {version} (a SavedModel for TensorFlow Serving)")
+    say("Now your own images: put them in DATA/images and DATA/labels (equal")
+    say("names; add --instances if each number in the labels is one object), then")
+    say("  keras-unet train DATA")

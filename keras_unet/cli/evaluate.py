@@ -17,10 +17,10 @@ def evaluate(
     ),
 ) -> None:
     """Score a model on labelled images: a table, JSON, and pictures of the errors."""
-    from keras_unet.cli.report import console, progress, show_evaluation
+    from keras_unet.cli.report import progress, say, show_evaluation
     from keras_unet.evaluation.scoring import evaluate as run
 
     with progress("evaluating") as advance:
         result = run(model, images, labels, output=output, progress=advance)
     show_evaluation(result)
-    console.print(f"Each image's scores: {output}/evaluation.json; errors: {output}/overlays/")
+    say(f"Each image's scores: {output}/evaluation.json; errors: {output}/overlays/")

@@ -13,9 +13,9 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Where versions are, e.g. saved_models/unet.")],
 ) -> None:
     """Publish a model as the next version of a folder that TF Serving watches."""
-    from keras_unet.cli.report import console
+    from keras_unet.cli.report import console, say
     from keras_unet.serving.publish import export as run
 
     with console.status("writing, loading and comparing"):
         version = run(model, folder)
-    console.print(f"Published {version}")
+    say(f"Published {version}")

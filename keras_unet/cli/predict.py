@@ -22,7 +22,7 @@ def predict(
     tile: Annotated[int | None, typer.Option(help="Largest input tile in pixels.")] = None,
 ) -> None:
     """Segment images of any size: masks and overlays as PNG (TIFF for stacks)."""
-    from keras_unet.cli.report import console, progress
+    from keras_unet.cli.report import progress, say
     from keras_unet.inference.files import predict_files
 
     with progress("predicting") as advance:
@@ -35,4 +35,5 @@ def predict(
             tile=tile,
             progress=advance,
         )
-    console.print(f"{len(written)} images segmented. Look at {output}/*_overlay.png first.")
+    count = f"{len(written)} file{'s' * (len(written) != 1)}"
+    say(f"{count} segmented. Look at {output}/*_overlay.png first.")

@@ -14,6 +14,11 @@ from keras_unet.evaluation.scoring import Evaluation
 console = Console(highlight=False)
 
 
+def say(text: str) -> None:
+    """Prints a line as it is: paths are no markup, and commands to copy are not wrapped."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
 def show_evaluation(evaluation: Evaluation) -> None:
     """Prints the scores over all pixels, one line a class."""
     total = evaluation.total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -19,6 +20,9 @@ def train(
     validation: Annotated[
         Path | None,
         typer.Option(help="Labelled images to validate on; otherwise a fifth is held out."),
+    ] = None,
+    validation_labels: Annotated[
+        Path | None, typer.Option(help="Their labels, if not beside the images.")
     ] = None,
     instances: Annotated[
         bool, typer.Option("--instances", help="Label numbers are objects, not classes.")
@@ -42,16 +46,17 @@ def train(
         "images": images,
         "labels": labels,
         "validation": validation,
+        "validation_labels": validation_labels,
         "label_kind": "instances" if instances else None,
     }
     checked = load_config(config, settings or (), data=given)
 
-    from keras_unet.cli.report import console, show_evaluation
+    from keras_unet.cli.report import console, say, show_evaluation
     from keras_unet.training.fit import train as run
 
     result = run(checked, console)
     show_evaluation(result.evaluation)
-    folder = result.folder
-    console.print(f"Look at  {folder}/overlays/ (errors in colour) and {folder}/curves.png")
-    console.print(f"Segment  keras-unet predict {folder} NEW_IMAGES")
-    console.print(f"Publish  keras-unet export {folder} saved_models/{folder.name}")
+    folder, published = result.folder, Path("saved_models", result.folder.name)
+    say(f"Look at  {folder}/overlays/ (errors in colour) and {folder}/curves.png")
+    say(f"Segment  keras-unet predict {quote(str(folder))} NEW_IMAGES")
+    say(f"Publish  keras-unet export {quote(str(folder))} {quote(str(published))}")

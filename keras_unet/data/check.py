@@ -22,7 +22,11 @@ def check_data(
 
 
 def check_and_read(
-    pairs: Pairs | Iterable[Pair], rule: LabelRule | None = None, *, need_labels: bool = False
+    pairs: Pairs | Iterable[Pair],
+    rule: LabelRule | None = None,
+    *,
+    need_labels: bool = False,
+    for_scoring: bool = False,
 ) -> tuple[list[Sample], DataReport]:
     """The samples that could be read, and the report on all of them.
 
@@ -36,6 +40,7 @@ def check_and_read(
       pairs: from `find_pairs`, whose problems and notes are taken over.
       rule: what label values mean; default `LabelRule()`: classes.
       need_labels: a set without any labels is a problem.
+      for_scoring: labels with one class only are a note, not a problem: a negative control.
     """
     rule = rule or LabelRule()
     problems = list(pairs.problems) if isinstance(pairs, Pairs) else []
@@ -51,7 +56,11 @@ def check_and_read(
     summary = _summary(raws, samples, mapping)
     if mapping is not None:
         notes += mapping.notes
-        problems += _content(samples, summary, mapping)
+        content = _content(samples, summary, mapping)
+        if for_scoring:
+            notes += [str(problem) for problem in content]
+        else:
+            problems += content
         notes += _label_notes(samples, raws, mapping)
     notes += _image_notes(raws, summary)
     report = DataReport(

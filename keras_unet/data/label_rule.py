@@ -73,6 +73,8 @@ class LabelMapping(BaseModel):
 
     def as_rule(self) -> LabelRule:
         """The rule that reads another set (validation, test) just as this one was read."""
+        if self.kind == "semantic" and self.values in ((0, 1), (0, 255)):
+            return LabelRule(num_classes=2, ignore=self.ignore)  # a mask is written either way
         values = self.values if self.kind == "semantic" else None
         return LabelRule(kind=self.kind, values=values, ignore=self.ignore)
 

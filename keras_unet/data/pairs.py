@@ -105,6 +105,11 @@ def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
     return Pairs(tuple(pairs), tuple(problems), tuple(notes))
 
 
+def stem_of(path: Path) -> str:
+    """The name that image and labels share: without `.png`, `.tif`, `.ome.tif`."""
+    return re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE)
+
+
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """A sorting key under which "cell2" comes before "cell10"."""
     parts = re.findall(r"\d+|\D+", name.casefold())
@@ -119,7 +124,7 @@ def _by_stem(folder: Path, problems: list[Problem], notes: list[str]) -> dict[st
         if path.name.startswith(".") or path.suffix.lower() not in EXTENSIONS or path.is_dir():
             ignored.append(path.name)
             continue
-        stem = re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE)
+        stem = stem_of(path)
         if stem in found:
             problems.append(
                 _problem(path, f"has the same name as {found[stem].name}", "each name once")
@@ -135,7 +140,7 @@ def _by_stem(folder: Path, problems: list[Problem], notes: list[str]) -> dict[st
 
 def _pages(image: Path, label: Path | None, problems: list[Problem]) -> list[Pair]:
     """The pairs of one image file and its label file: one, or one for each page."""
-    stem = re.sub(r"\.ome$", "", image.stem, flags=re.IGNORECASE)
+    stem = stem_of(image)
     try:
         counts = [count_pages(path) for path in (image, label) if path is not None]
     except DataError:

@@ -80,7 +80,8 @@ def fill_bank(
     """Images, classes and weights of a training set as one bank of flat tensors."""
     parameters = [normalization.parameters(s.image) for s in samples]
     dtypes = {s.image.dtype for s in samples}
-    common = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
+    kept = dtypes & {np.dtype(np.uint8), np.dtype(np.uint16)}  # others are held as float32
+    common = kept.pop() if len(dtypes) == len(kept) == 1 else np.dtype(np.float32)
     return ImageBank.from_arrays(
         [s.image.astype(common, copy=False) for s in samples],
         [t.classes for t in made],

@@ -17,6 +17,7 @@ def load_samples(
     rule: LabelRule | None = None,
     *,
     need_labels: bool = False,
+    for_scoring: bool = False,
 ) -> tuple[list[Sample], DataReport]:
     """Finds, reads and checks a data set; each file is read once.
 
@@ -25,6 +26,7 @@ def load_samples(
         stacks, or images alone.
       rule: what label values mean; default `LabelRule()`: classes.
       need_labels: images alone are refused.
+      for_scoring: not for training: a set of background alone is accepted.
 
     Returns:
       The samples in natural order of their names, and the report (its `notes` are worth showing).
@@ -33,6 +35,8 @@ def load_samples(
     Raises:
       DataError: the check found problems; the message lists all of them.
     """
-    samples, report = check_and_read(find_pairs(images, labels), rule, need_labels=need_labels)
+    samples, report = check_and_read(
+        find_pairs(images, labels), rule, need_labels=need_labels, for_scoring=for_scoring
+    )
     report.raise_if_bad()
     return samples, report

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,9 +17,11 @@ from keras_unet.weight_maps import balanced_class_weights, border_weights, separ
 
 ClassWeights = Literal["balanced", "none"] | tuple[float, ...]
 
+VERSION = 1  # of the border weights in the cache: another number when they change
+
 
 class Target(NamedTuple):
-    """Class of each pixel [H, W] uint8 and its weight [H, W] float32; ignored pixels weigh 0."""
+    """Class of each pixel [H, W], unsigned, and its weight [H, W] float32; 0 where ignored."""
 
     classes: np.ndarray
     weight: np.ndarray
@@ -33,7 +36,6 @@ def targets(
     class_weights: ClassWeights = "balanced",
     separation: int = 2,
     cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> list[Target]:
     """Targets of a training set (paper, equation 2).
 
@@ -47,7 +49,6 @@ def targets(
         class_weights: w_c, or how to choose it.
         separation: width of the separating line in pixels.
         cache: folder that keeps border weights from one run to the next; None keeps none.
-        progress: called with (images done, images in all).
     """
     if isinstance(class_weights, tuple) and len(class_weights) != num_classes:
         raise ConfigError(
@@ -55,8 +56,9 @@ def targets(
         )
     separated = [_separated(sample, separation) for sample in samples]
     per_class = _class_weights(separated, num_classes, class_weights)
+    kind = np.min_scalar_type(num_classes - 1)
     found = []
-    for done, (sample, classes) in enumerate(zip(samples, separated, strict=True), start=1):
+    for sample, classes in zip(samples, separated, strict=True):
         weight = per_class[np.maximum(classes, 0)]
         if w0 > 0:
             cells = classes > 0
@@ -64,10 +66,19 @@ def targets(
                 cells = np.where(cells, sample.instances, 0)
             weight = weight + _cached_border(cells, w0, sigma, cache)
         weight = np.where(classes < 0, 0.0, weight).astype(np.float32)
-        found.append(Target(np.maximum(classes, 0).astype(np.uint8), weight))
-        if progress is not None:
-            progress(done, len(samples))
+        found.append(Target(np.maximum(classes, 0).astype(kind), weight))
     return found
+
+
+def scored_classes(sample: Sample, separation: int) -> np.ndarray:
+    """Classes [H, W] int32 to score a prediction against; pixels that do not count are -1.
+
+    The line between touching cells does not count: the labels give it to the cells, the training
+    (`targets`) to the background.
+    """
+    if sample.classes is None:
+        raise DataError(f"{sample.name}: has no labels")
+    return np.where(_separated(sample, separation) == sample.classes, sample.classes, -1)
 
 
 def _separated(sample: Sample, width: int) -> np.ndarray:
@@ -93,7 +104,7 @@ def _class_weights(
 def _cached_border(cells: np.ndarray, w0: float, sigma: float, cache: Path | None) -> np.ndarray:
     if cache is None:
         return border_weights(cells, w0, sigma)
-    key = hashlib.sha256(repr((cells.shape, cells.dtype.str, w0, sigma)).encode())
+    key = hashlib.sha256(repr((VERSION, cells.shape, cells.dtype.str, w0, sigma)).encode())
     key.update(np.ascontiguousarray(cells).data)
     path = cache / f"{key.hexdigest()[:32]}.npy"
     if path.is_file():
@@ -104,8 +115,9 @@ def _cached_border(cells: np.ndarray, w0: float, sigma: float, cache: Path | Non
         except (ValueError, OSError, EOFError):
             pass  # a torn cache entry is only computed again
     weight = border_weights(cells, w0, sigma)
-    cache.mkdir(parents=True, exist_ok=True)
     beside = cache / f".{path.stem}-{os.getpid()}.npy"
-    np.save(beside, weight)
-    beside.replace(path)
+    with contextlib.suppress(OSError):  # a cache that can't be written is only slower
+        cache.mkdir(parents=True, exist_ok=True)
+        np.save(beside, weight)
+        beside.replace(path)
     return weight

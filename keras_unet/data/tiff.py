@@ -118,8 +118,11 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     def _arrange(self) -> tuple[_Slot, ...]:
         """Which planes make up each image."""
         kinds = self._file.series
-        # Pages of unequal size are several series: all are pages unless the format says more.
-        chosen = range(len(kinds)) if kinds[0].kind in ("generic", "uniform") else range(1)
+        # Pages of unequal size, or written one by one, are several series: all are pages unless
+        # the format says more.
+        chosen = (
+            range(len(kinds)) if kinds[0].kind in ("generic", "uniform", "shaped") else range(1)
+        )
         slots: list[_Slot] = []
         for number in chosen:
             series = kinds[number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,14 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
 
 
 def save_png(path: Path, pixels: np.ndarray) -> None:
-    """Writes uint8 or uint16 pixels [H, W] or [H, W, 3] as a PNG."""
+    """Writes uint8 or uint16 pixels [H, W] or [H, W, 3] as a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        Image.fromarray(pixels).save(beside, format="PNG")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def curves(history: Path, picture: Path) -> None:

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_unet.data.samples import Sample, load_samples
+from keras_unet.data.targets import scored_classes
+from keras_unet.errors import DataError
 from keras_unet.evaluation import pictures
 from keras_unet.evaluation.confusion import confusion_matrix, scores
-from keras_unet.inference.prediction import DEFAULT_TILE, predict, to_classes
+from keras_unet.inference.prediction import predict, to_classes
 from keras_unet.models.bundle import TrainedModel, load_model
 
 
@@ -29,10 +31,12 @@ def evaluate(
     labels: str | Path | None = None,
     *,
     output: str | Path | None = None,
-    tile: int | None = DEFAULT_TILE,
+    tile: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Predicts every image and compares it with its labels, read by the model's own rule.
+
+    In instance labels, the line between touching cells does not count (`scored_classes`).
 
     Args:
         model: what `load_model` returns, or the run folder or `.keras` file it takes.
@@ -46,7 +50,9 @@ def evaluate(
     """
     if not isinstance(model, TrainedModel):
         model = load_model(model)
-    samples, _ = load_samples(images, labels, model.card.labels.as_rule(), need_labels=True)
+    samples, _ = load_samples(
+        images, labels, model.card.labels.as_rule(), need_labels=True, for_scoring=True
+    )
     result = evaluate_samples(model, samples, output=output, tile=tile, progress=progress)
     if output is not None:
         write_evaluation(model, result, Path(output))
@@ -56,7 +62,7 @@ def evaluate(
 def write_evaluation(model: TrainedModel, evaluation: Evaluation, folder: Path) -> None:
     """Writes `evaluation.json`: the model's name, total and each image's scores."""
     report = {"model": model.card.name, **evaluation._asdict()}
-    (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def evaluate_samples(
@@ -64,7 +70,7 @@ def evaluate_samples(
     samples: Sequence[Sample],
     *,
     output: str | Path | None = None,
-    tile: int | None = DEFAULT_TILE,
+    tile: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """`evaluate` for images in memory; writes only the overlays."""
@@ -72,13 +78,16 @@ def evaluate_samples(
     total = np.zeros((len(names), len(names)), np.int64)
     each = {}
     for done, sample in enumerate(samples, start=1):
-        assert sample.classes is not None
-        predicted = to_classes(predict(model, sample.image, tile=tile))
-        matrix = confusion_matrix(sample.classes, predicted, len(names), ignore_class=-1)
+        truth = scored_classes(sample, model.card.separation)
+        try:
+            predicted = to_classes(predict(model, sample.image, tile=tile))
+        except DataError as error:
+            raise DataError(f"{sample.name}: {error}") from error
+        matrix = confusion_matrix(truth, predicted, len(names), ignore_class=-1)
         total += matrix
         each[sample.name] = named_scores(matrix, names)
         if output is not None:
-            picture = pictures.overlay(sample.image, predicted, sample.classes)
+            picture = pictures.overlay(sample.image, predicted, truth)
             pictures.save_png(Path(output) / "overlays" / f"{file_name(sample.name)}.png", picture)
         if progress is not None:
             progress(done, len(samples))

@@ -15,10 +15,9 @@ import tensorflow as tf
 from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import tiles
-from keras_unet.models.bundle import TrainedModel, load_model
+from keras_unet.models.bundle import ModelCard, TrainedModel, load_model
 from keras_unet.models.unet import structure
 
-DEFAULT_TILE = 828  # input pixels a side: 644 of output at depth 4, 60 % of the tile
 _compiled: weakref.WeakKeyDictionary[keras.Model, Callable[..., Any]] = weakref.WeakKeyDictionary()
 
 
@@ -27,7 +26,7 @@ def predict(
     image: np.ndarray,
     *,
     normalization: Normalization | None = None,
-    tile: int | None = DEFAULT_TILE,
+    tile: int | None = None,
     batch_size: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -42,7 +41,7 @@ def predict(
         image: [H, W] or [H, W, C], any number type, as read from the file.
         normalization: for a bare Keras model; None feeds the image as it is. A trained model
             brings its own.
-        tile: largest input tile, pixels a side; None runs the whole image at once.
+        tile: largest input tile, pixels a side; None: 828, or what the depth needs.
         batch_size: tiles computed together.
         progress: called with (tiles done, tiles in all).
 
@@ -59,6 +58,7 @@ def predict(
         if normalization is not None:
             raise ConfigError("a trained model brings its own normalisation; do not give another")
         network, normalization = model.network, model.card.normalization
+        _same_range(np.asarray(image), model.card)
     else:
         network = model
     if batch_size < 1:
@@ -113,6 +113,17 @@ def _checked(image: np.ndarray, channels: int) -> np.ndarray:
     if np.issubdtype(image.dtype, np.floating) and not np.isfinite(image).all():
         raise DataError("image holds NaN or infinite values")
     return image
+
+
+def _same_range(image: np.ndarray, card: ModelCard) -> None:
+    """Grey values of another depth mean something else, unless each image is normalised alone."""
+    trained = np.dtype(card.image_dtype)
+    both = np.issubdtype(trained, np.integer) and np.issubdtype(image.dtype, np.integer)
+    if card.normalization.method != "image" and both and image.dtype != trained:
+        raise DataError(
+            f"image of type {image.dtype}: this model was trained on {trained} images with "
+            f'normalization "{card.normalization.method}"'
+        )
 
 
 def _preparation(

@@ -6,7 +6,6 @@ A `.keras` file is a zip archive. The card is one more member of it, so plain
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from pathlib import Path
@@ -36,6 +35,7 @@ class ModelCard(BaseModel):
     normalization: Normalization
     labels: LabelMapping
     image_dtype: str
+    separation: int = 2  # width in pixels of the line between touching cells, see `scored_classes`
     created: str
     versions: dict[str, str]
     config: dict[str, Any]
@@ -82,15 +82,18 @@ def load_model(path: str | Path) -> TrainedModel:
         raise DataError(f"{path}: no trained model here; expected a run folder or a .keras file")
     try:
         with zipfile.ZipFile(file) as archive:
+            if CARD not in archive.namelist():
+                raise DataError(
+                    f"{file}: a file without {CARD}, so its normalisation is unknown; load it "
+                    "with keras.models.load_model and call predict(model, image, normalization=…)"
+                )
             card = ModelCard.model_validate_json(archive.read(CARD))
-        network = keras.models.load_model(file, compile=False, safe_mode=True)
-    except KeyError:
-        raise DataError(
-            f"{file}: a Keras model without {CARD}, so its normalisation is unknown; load it with "
-            "keras.models.load_model and call predict(model, image, normalization=…)"
-        ) from None
-    except (zipfile.BadZipFile, OSError, ValidationError, json.JSONDecodeError) as error:
+    except (zipfile.BadZipFile, OSError, ValidationError) as error:
         raise DataError(f"{file}: not a model file of keras_unet ({error})") from error
+    try:
+        network = keras.models.load_model(file, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
     return TrainedModel(in_float32(network), card)
 
 

@@ -78,7 +78,7 @@ def _normalised(x: Any, normalization: Normalization, channels: int) -> Any:
         exact = tf.cast(x, tf.float64)  # a constant image must come out as zeros
         mean = tf.reduce_mean(exact, axis=[1, 2], keepdims=True)
         std = tf.math.reduce_std(exact, axis=[1, 2], keepdims=True)
-        largest = tf.reduce_max(tf.abs(exact), axis=[1, 2], keepdims=True)
+        largest = tf.reduce_max(tf.abs(exact), axis=[1, 2, 3], keepdims=True)
         scale = tf.math.divide_no_nan(tf.ones_like(std), tf.maximum(std, FLOOR * largest))
         return (x - tf.cast(mean, x.dtype)) * tf.cast(scale, x.dtype)
     shift, scale = normalization.parameters(np.zeros((1, 1, channels), np.float32))

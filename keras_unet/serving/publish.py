@@ -66,7 +66,9 @@ def export(model: TrainedModel | str | Path, folder: str | Path) -> Path:
             write_saved_model(model, beside)
             extra = beside / "assets.extra"
             extra.mkdir()
-            (extra / "model_card.json").write_text(model.card.model_dump_json(indent=1) + "\n")
+            (extra / "model_card.json").write_text(
+                model.card.model_dump_json(indent=1) + "\n", encoding="utf-8"
+            )
             _compare(model, beside)
             _sync(beside)
             version = folder / str(max(versions(folder), default=0) + 1)
@@ -90,14 +92,18 @@ def _compare(model: TrainedModel, folder: Path) -> None:
     """Loads the SavedModel in a fresh process and compares it on a seeded image of odd size."""
     channels = structure(model.network).channels
     rng = np.random.default_rng(0)
-    image = rng.uniform(0, 255, (61, 83, channels)).astype(np.float32)
+    brightest = model.card.normalization.scale or 255.0
+    image = rng.uniform(0, brightest, (61, 83, channels)).astype(np.float32)
     expected = predict(model, image)
     with tempfile.TemporaryDirectory() as work:
         given, got = Path(work, "image.npy"), Path(work, "probabilities.npy")
         np.save(given, image[None])
-        command = [sys.executable, "-I", "-c", _LOAD, str(folder), str(given), str(got)]
-        quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        done = subprocess.run(command, capture_output=True, text=True, env=quiet, check=False)
+        command = [sys.executable, "-c", _LOAD, str(folder.resolve()), str(given), str(got)]
+        # on the CPU, and not beside this process on its GPU
+        env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=env, cwd=work, check=False
+        )
         if done.returncode:
             raise ExportError(f"the SavedModel does not load: {done.stderr.strip()[-2000:]}")
         served = np.load(got, allow_pickle=False)[0]

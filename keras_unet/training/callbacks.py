@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from keras_unet.data.normalization import Normalization
-from keras_unet.data.samples import Sample
+from keras_unet.data.reading import Sample
+from keras_unet.data.targets import scored_classes
+from keras_unet.errors import TrainingError
 from keras_unet.evaluation.confusion import confusion_matrix, scores
 from keras_unet.inference.prediction import predict, to_classes
 from keras_unet.models.bundle import TrainedModel, save_model
@@ -61,22 +63,24 @@ class Validation(keras.callbacks.Callback):
     """After each epoch, predicts every validation image whole and adds its scores to the logs."""
 
     def __init__(
-        self, samples: Sequence[Sample], normalization: Normalization, num_classes: int
+        self,
+        samples: Sequence[Sample],
+        normalization: Normalization,
+        num_classes: int,
+        separation: int,
     ) -> None:
         super().__init__()
         self.samples, self.normalization, self.num_classes = samples, normalization, num_classes
+        self.truths = [scored_classes(sample, separation) for sample in samples]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         matrix = np.zeros((self.num_classes, self.num_classes), np.int64)
         entropy, pixels = 0.0, 0
-        for sample in self.samples:
+        for sample, truth in zip(self.samples, self.truths, strict=True):
             given = predict(self.model, sample.image, normalization=self.normalization)
-            assert sample.classes is not None
-            matrix += confusion_matrix(
-                sample.classes, to_classes(given), self.num_classes, ignore_class=-1
-            )
-            counted = sample.classes >= 0
-            chosen = np.take_along_axis(given, np.maximum(sample.classes, 0)[..., None], -1)
+            matrix += confusion_matrix(truth, to_classes(given), self.num_classes, ignore_class=-1)
+            counted = truth >= 0
+            chosen = np.take_along_axis(given, np.maximum(truth, 0)[..., None], -1)
             entropy -= float(np.log(np.maximum(chosen[..., 0][counted], 1e-7)).sum())
             pixels += int(counted.sum())
         found = scores(matrix)
@@ -88,23 +92,50 @@ class Validation(keras.callbacks.Callback):
                 logs[f"val_{name}"] = value
 
 
-class KeepModels(keras.callbacks.Callback):
-    """Writes `last.keras` after each epoch and `best.keras` when the monitored score rises."""
+Bundle = Callable[[dict[str, float]], TrainedModel]
 
-    def __init__(
-        self, folder: Path, monitor: str, bundle: Callable[[dict[str, float]], TrainedModel]
-    ) -> None:
+
+class KeepLast(keras.callbacks.Callback):
+    """Writes `last.keras` after each epoch; before the validation, which may take long."""
+
+    def __init__(self, folder: Path, bundle: Bundle) -> None:
         super().__init__()
-        self.folder, self.monitor, self.bundle = folder, monitor, bundle
-        self.best = -np.inf
+        self.path, self.bundle = folder / "last.keras", bundle
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        numbers = {k: float(v) for k, v in (logs or {}).items()}
-        model = self.bundle(numbers)
-        save_model(model, self.folder / "last.keras")
-        if numbers[self.monitor] > self.best:
-            self.best = numbers[self.monitor]
-            save_model(model, self.folder / "best.keras")
+        save_model(self.bundle(finite(logs)), self.path)
+
+
+class KeepBest(keras.callbacks.Callback):
+    """Writes `best.keras` after the first epoch and whenever the monitored score rises."""
+
+    def __init__(self, folder: Path, monitor: str, bundle: Bundle) -> None:
+        super().__init__()
+        self.path, self.monitor, self.bundle = folder / "best.keras", monitor, bundle
+        self.best: float | None = None
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        score = (logs or {})[self.monitor]
+        if self.best is None or score > self.best:
+            self.best = score
+            save_model(self.bundle(finite(logs)), self.path)
+
+
+class StopWhereNotFinite(keras.callbacks.Callback):
+    """Ends a run whose loss is no longer a number: what was kept before it stays."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"the loss became {loss}: lower learning_rate, or set precision=float32; "
+                "best.keras and last.keras hold the epochs before"
+            )
+
+
+def finite(logs: dict[str, float] | None) -> dict[str, float]:
+    """The numbers that JSON can hold."""
+    return {k: float(v) for k, v in (logs or {}).items() if np.isfinite(v)}
 
 
 class ShowProgress(keras.callbacks.Callback):

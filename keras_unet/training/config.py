@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from keras_unet import geometry
 from keras_unet.data.label_rule import Kind, LabelRule
@@ -23,6 +23,11 @@ else:
     import tomli as tomllib
 
 
+_Path = Annotated[Path, BeforeValidator(lambda v: str(v) if isinstance(v, (int, float)) else v)]
+_Text = Annotated[str, Field(coerce_numbers_to_str=True)]
+_Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -30,17 +35,17 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where images and labels are and what the labels' numbers mean."""
 
-    images: Path = Field(description="folder with images/ and labels/, or a folder or TIFF stack")
-    labels: Path | None = Field(None, description="folder or TIFF stack, if not beside the images")
+    images: _Path = Field(description="folder with images/ and labels/, or a folder or TIFF stack")
+    labels: _Path | None = Field(None, description="folder or TIFF stack, if not beside the images")
     validation: Path | float = Field(
         0.2, description="folder laid out like `images`, or the share of images held out"
     )
-    validation_labels: Path | None = Field(None, description="if not beside data.validation")
+    validation_labels: _Path | None = Field(None, description="if not beside data.validation")
     label_kind: Kind = Field("semantic", description="are the numbers classes, or objects")
     label_values: tuple[int, ...] | None = Field(None, description="stored value of each class")
     label_ignore: int | None = Field(None, description="stored value of pixels that don't count")
     num_classes: int | None = Field(None, description="classes 0 … num_classes - 1")
-    class_names: tuple[str, ...] | None = Field(None, description="for tables; background first")
+    class_names: tuple[_Text, ...] | None = Field(None, description="for tables; background first")
     normalization: Method = Field(
         "image", description='z-score by "image" or by "dataset", or "range": 0 … 255 to 0 … 1'
     )
@@ -58,6 +63,8 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _rule_fits(self) -> DataConfig:
         _ = self.rule
+        if self.validation_labels is not None and not isinstance(self.validation, Path):
+            raise ValueError("validation_labels needs validation: the images they belong to")
         return self
 
 
@@ -81,9 +88,16 @@ class ModelConfig(_Section):
 class LossConfig(_Section):
     """Weighted cross-entropy (paper, equations 1 and 2) and what may be added to it."""
 
-    w0: float = Field(10.0, ge=0.0, description="height of the border weight; 0 = no border weight")
-    sigma: float = Field(5.0, gt=0.0, description="width of the border weight in pixels")
-    class_weights: Literal["balanced", "none"] | tuple[float, ...] = Field(
+    w0: float = Field(
+        10.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="height of the border weight; 0 = no border weight",
+    )
+    sigma: float = Field(
+        5.0, gt=0.0, allow_inf_nan=False, description="width of the border weight in pixels"
+    )
+    class_weights: Literal["balanced", "none"] | tuple[_Weight, ...] = Field(
         "balanced", description="weight of each class, or how to choose it"
     )
     separation: int = Field(2, ge=0, description="background line between touching cells, pixels")
@@ -110,8 +124,10 @@ class TrainConfig(_Section):
     augment_on: Literal["auto", "cpu", "accelerator"] = Field(
         "auto", description="in the data pipeline or in the training step; auto: step if GPU"
     )
-    output: Path = Field(Path("runs"), description="folder of the run folders")
-    name: str | None = Field(None, description="of the run folder; None: data folder and time")
+    output: _Path = Field(Path("runs"), description="folder of the run folders")
+    name: _Text | None = Field(
+        None, pattern=r"^[^/\\]+$", description="of the run folder; None: data folder and time"
+    )
     tile: int | None = Field(None, ge=1, description="input tile in pixels; None: chosen from data")
     batch_size: int = Field(2, ge=1, description="tiles a step")
     minutes: float | None = Field(
@@ -160,10 +176,12 @@ def load_config(
     tree: dict[str, Any] = {}
     if path is not None:
         try:
-            tree = tomllib.loads(Path(path).read_text())
+            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
-    tree.setdefault("data", {}).update({k: v for k, v in (data or {}).items() if v is not None})
+    if not isinstance(tree.setdefault("data", {}), dict):
+        raise ConfigError(f"{path}: data: expected a section [data], got {tree['data']!r}")
+    tree["data"].update({k: v for k, v in (data or {}).items() if v is not None})
     for setting in settings:
         key, found, text = setting.partition("=")
         if not found or not key:
@@ -200,9 +218,10 @@ def _put(tree: dict[str, Any], keys: list[str], value: Any, setting: str) -> Non
 def _value(text: str) -> Any:
     """A TOML value where the text is one, else the text itself: no quotes are needed in a shell."""
     try:
-        return tomllib.loads(f"x = {text}")["x"]
+        value = tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return text
+    return value if isinstance(value, (bool, int, float, str, list, dict)) else text  # dates
 
 
 def _explain(error: ValidationError, source: str) -> str:

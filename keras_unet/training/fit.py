@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -85,8 +86,8 @@ def train(config: TrainConfig | Mapping[str, Any], console: Console | None = Non
     del training, made  # the bank holds them now
 
     folder = _run_folder(config)
-    (folder / "config.toml").write_text(tomli_w.dumps(to_tree(config)))
-    (folder / "data.json").write_text(report.to_json() + "\n")
+    (folder / "config.toml").write_text(tomli_w.dumps(to_tree(config)), encoding="utf-8")
+    (folder / "data.json").write_text(report.to_json() + "\n", encoding="utf-8")
 
     def bundle(metrics: dict[str, float]) -> TrainedModel:
         card = ModelCard(
@@ -95,6 +96,7 @@ def train(config: TrainConfig | Mapping[str, Any], console: Console | None = Non
             normalization=normalization,
             labels=mapping,
             image_dtype=dtype,
+            separation=loss.separation,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions={
                 "keras_unet": __version__,
@@ -128,19 +130,21 @@ def _fit(
     """Runs `model.fit`; True if it was interrupted from the keyboard."""
     card = bundle({}).card
     budget = own.Budget(config.learning_rate, config.steps, config.time_limit)
-    keep = own.KeepModels(folder, f"val_{config.monitor}", bundle)
+    monitor = f"val_{config.monitor}"
     progress = own.ShowProgress(budget, console)
     callbacks: list[keras.callbacks.Callback] = [
         budget,
-        own.Validation(validation, card.normalization, len(card.classes)),
-        keep,
+        own.StopWhereNotFinite(),
+        own.KeepLast(folder, bundle),
+        own.Validation(validation, card.normalization, len(card.classes), card.separation),
+        own.KeepBest(folder, monitor, bundle),
         keras.callbacks.CSVLogger(folder / "history.csv"),
         keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
         progress,
     ]
     if config.patience:
         callbacks.append(
-            keras.callbacks.EarlyStopping(keep.monitor, mode="max", patience=config.patience)
+            keras.callbacks.EarlyStopping(monitor, mode="max", patience=config.patience)
         )
     try:
         network.fit(
@@ -152,20 +156,27 @@ def _fit(
             verbose=0,
         )
     except KeyboardInterrupt:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C is one too many
         progress.close()
         console.print(f"[yellow]Interrupted at step {budget.done}[/]: keeping what was learned")
         model = bundle({"step": float(budget.done)})
         save_model(model, folder / "last.keras")
         if not (folder / "best.keras").is_file():
             save_model(model, folder / "best.keras")
+        signal.signal(signal.SIGINT, before)
         return True
+    finally:
+        progress.close()
     return False
 
 
 def _run_folder(config: TrainConfig) -> Path:
     name = config.name or f"{config.data.images.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = config.output / name
-    if (folder / "config.toml").exists():
-        raise ConfigError(f"{folder}: a run of this name is there already; choose another name")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise ConfigError(
+            f"{folder}: a run of this name is there already; choose another name"
+        ) from None
     return folder

@@ -32,16 +32,15 @@ def read_samples(
     samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     mapping = report.mapping
     assert mapping is not None  # there are labels
-    for note in report.notes:
-        console.print(f"[dim]{note}[/]")
+    console.print(report.to_text(), style="dim", markup=False)
     if isinstance(data.validation, Path):
         held_out, held_report = load_samples(
             data.validation, data.validation_labels, mapping.as_rule(), need_labels=True
         )
-        for note in held_report.notes:
-            console.print(f"[dim]validation: {note}[/]")
+        console.print(f"validation: {held_report.to_text()}", style="dim", markup=False)
         for _, other in shared_images(report, held_report):
-            console.print(f"[yellow]{other} is in the training and in the validation images[/]")
+            said = f"{other} is in the training and in the validation images"
+            console.print(said, style="yellow", markup=False)
         channels = [s[0].image.shape[-1] for s in (samples, held_out)]
         if channels[0] != channels[1]:
             raise ConfigError(
@@ -50,22 +49,46 @@ def read_samples(
             )
     else:
         samples, held_out = split(samples, data.validation, config.seed)
+    absent = _classes(samples) - _classes(held_out)
+    if absent:
+        raise ConfigError(
+            f"the {len(held_out)} validation images have no pixel of class {sorted(absent)}, so "
+            "they can't tell a good model from a bad one: give data.validation a folder with all "
+            "classes, hold out more (data.validation=0.3) or others (another seed)"
+        )
     console.print(f"{len(samples)} training and {len(held_out)} validation images")
     return samples, held_out, report, mapping
 
 
 def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Holds out a random share of the images, at least one: (training, validation)."""
+    """Holds out a share of the images, at least one: (training, validation).
+
+    Pages of a stack lie next to each other and look alike, so they are held out in one block;
+    other images at random.
+    """
     if not 0 < share < 1:
         raise ConfigError(f"data.validation must be a folder or a share in (0, 1), got {share}")
     if len(samples) < 2:
         raise ConfigError("one labelled image cannot be split: give a validation folder")
     count = min(max(1, round(share * len(samples))), len(samples) - 1)
-    held = set(np.random.default_rng(seed).permutation(len(samples))[:count].tolist())
+    rng = np.random.default_rng(seed)
+    if all(":" in s.name for s in samples):
+        first = int(rng.integers(len(samples) - count + 1))
+        held = set(range(first, first + count))
+    else:
+        held = set(rng.permutation(len(samples))[:count].tolist())
     return (
         [s for i, s in enumerate(samples) if i not in held],
         [s for i, s in enumerate(samples) if i in held],
     )
+
+
+def _classes(samples: Sequence[Sample]) -> set[int]:
+    found: set[int] = set()
+    for sample in samples:
+        assert sample.classes is not None
+        found.update(np.unique(sample.classes).tolist())
+    return found - {-1}
 
 
 def class_names(config: TrainConfig, mapping: LabelMapping) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ from keras_unet.errors import DataError
 
 def places(displacement: np.ndarray) -> np.ndarray:
     """Coordinates [2, H, W] in float64 of a displacement [H, W, 2]."""
-    return np.moveaxis(displacement.astype(np.float64), -1, 0) + np.mgrid[
-        : displacement.shape[0], : displacement.shape[1]
-    ]
+    return (
+        np.moveaxis(displacement.astype(np.float64), -1, 0)
+        + np.mgrid[: displacement.shape[0], : displacement.shape[1]]
+    )
 
 
 @settings(max_examples=10, deadline=None)

@@ -120,10 +120,19 @@ def test_the_mapping_is_stored_and_reads_other_sets_alike(rule):
     mapping = rule.resolve([0, 255])
     again = LabelMapping.model_validate_json(mapping.model_dump_json())
     assert again == mapping
+    assert again.as_rule().resolve([0]).num_classes == mapping.num_classes  # a class is absent
     labels = np.array([[0, 255, 0]])
-    other = again.as_rule().resolve([0])  # a set in which a class is absent
-    assert other.num_classes == mapping.num_classes
+    other = again.as_rule().resolve([0, 255])
     assert other.classes(labels).tolist() == mapping.classes(labels).tolist()
+
+
+def test_a_mask_of_ones_and_one_of_255_mean_the_same():
+    rule = LabelRule().resolve([0, 255]).as_rule()
+    assert rule.resolve([0, 1]).classes(np.array([[0, 1]])).tolist() == [[0, 1]]
+    rule = LabelRule().resolve([0, 1]).as_rule()
+    assert rule.resolve([0, 255]).classes(np.array([[0, 255]])).tolist() == [[0, 1]]
+    with pytest.raises(DataError, match="expected 0, 1"):
+        rule.resolve([0, 1, 2])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 
 from keras_unet import build_unet
 from keras_unet.augment import Augment
@@ -103,3 +104,19 @@ def test_bad_input(tmp_path):
         load_dataset(tmp_path / "train", tile=93, depth=2)
     with pytest.raises(DataError, match="labels"):
         load_dataset(tmp_path / "train" / "images", tile=92, depth=2)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.uint32, np.float32])
+def test_every_stored_dtype_is_trained_on(tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for name in "ab":
+        labels = rng.integers(0, 2, (40, 40)).astype(np.uint8)
+        image = (1000 * labels.astype(np.int64) - (500 if dtype == np.int16 else 0)).astype(dtype)
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", image)
+        tifffile.imwrite(tmp_path / "labels" / f"{name}.tif", labels)
+    data = load_dataset(tmp_path, tile=40, depth=1, augment="none")
+    image, classes, _ = next(iter(data))
+    inside = image.numpy()[0, 8:-8, 8:-8, 0]
+    assert np.corrcoef(inside.ravel(), classes.numpy()[0].ravel())[0, 1] > 0.999

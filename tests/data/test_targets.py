@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_unet.data.reading import Sample
-from keras_unet.data.targets import targets
+from keras_unet.data.targets import scored_classes, targets
 from keras_unet.errors import ConfigError
 from keras_unet.weight_maps import weight_map
 
@@ -71,3 +71,18 @@ def test_border_weights_are_cached_and_a_torn_entry_is_made_again(tmp_path, monk
 def test_class_weights_must_fit():
     with pytest.raises(ConfigError, match="3 entries, the data has 2"):
         targets([touching()], 2, class_weights=(1.0, 1.0, 1.0))
+
+
+def test_more_classes_than_a_byte_counts():
+    classes = np.arange(400, dtype=np.int32).reshape(20, 20)
+    (made,) = targets([Sample("many", np.zeros((20, 20, 1), np.uint8), classes, None)], 400, w0=0)
+    np.testing.assert_array_equal(made.classes, classes)
+
+
+def test_the_line_between_touching_cells_does_not_count():
+    sample = touching()
+    scored = scored_classes(sample, 2)
+    (made,) = targets([sample], 2)
+    np.testing.assert_array_equal(scored == -1, (sample.classes == 1) & (made.classes == 0))
+    assert (scored[scored >= 0] == sample.classes[scored >= 0]).all()
+    np.testing.assert_array_equal(scored_classes(sample, 0), sample.classes)

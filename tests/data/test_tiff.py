@@ -218,3 +218,20 @@ def test_damaged_files_never_raise_anything_but_data_errors(tmp_path):
             assert "fuzzed.tif" in str(error)
             refused += 1
     assert refused > 20
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("append", [False, True])
+def test_pages_written_one_by_one_are_all_read(tmp_path, compression, append):
+    pages = np.arange(5 * 12 * 9, dtype=np.uint16).reshape(5, 12, 9)
+    path = tmp_path / "stack.tif"
+    if append:
+        for page in pages:
+            tifffile.imwrite(path, page, append=True, compression=compression)
+    else:
+        with tifffile.TiffWriter(path) as writer:
+            for page in pages:
+                writer.write(page, compression=compression)
+    assert count_pages(path) == 5
+    for number, page in enumerate(pages):
+        np.testing.assert_array_equal(read_image(path, number)[..., 0], page)

@@ -55,3 +55,11 @@ def test_a_small_image_gets_the_smallest_tile():
 def test_a_tile_that_is_too_small():
     with pytest.raises(ConfigError, match="tile 190.*204"):
         tiles.plan((1000, 1000), 4, "valid", 190)
+
+
+@pytest.mark.parametrize(("depth", "padding"), [(7, "valid"), (6, "same"), (8, "valid")])
+def test_a_deep_network_gets_a_tile_that_can_be_repeated(depth, padding):
+    axis, _ = tiles.plan((5000, 100), depth, padding)
+    assert axis.tile > tiles.USUAL_TILE
+    assert axis.step % geometry.stride(depth) == 0
+    assert axis.repeats * axis.step >= 5000

@@ -64,3 +64,10 @@ def test_what_is_no_trained_model_is_named(tmp_path):
     build_unet(filters=2, depth=1).save(bare)
     with pytest.raises(DataError, match=r"bare.keras.*normalisation is unknown"):
         load_model(bare)
+
+
+def test_code_in_a_model_file_is_refused(trained, tmp_path):
+    network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Lambda(lambda x: x + 1)])
+    path = save_model(trained._replace(network=network), tmp_path / "code.keras")
+    with pytest.raises(DataError, match=r"code.keras: Keras cannot load it safely"):
+        load_model(path)

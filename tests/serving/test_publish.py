@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 from conftest import make_trained
 
+from keras_unet.data import Normalization
 from keras_unet.errors import ExportError
 from keras_unet.inference import predict
-from keras_unet.models import in_float32
+from keras_unet.models import TrainedModel, in_float32
 from keras_unet.serving import export, publish, versions, write_saved_model
 
 
@@ -82,3 +83,24 @@ def test_a_version_that_does_not_load_is_not_published(tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="does not load"):
         export(trained, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+def test_channels_of_unlike_brightness_are_normalised_as_in_training(tmp_path):
+    trained = make_trained(channels=2)
+    trained = trained._replace(network=in_float32(trained.network))
+    image = np.zeros((40, 40, 2), np.uint16)
+    image[..., 1] = np.random.default_rng(0).integers(0, 65535, (40, 40))
+    image[3, 3, 0] = 1  # a channel that is all but empty
+    write_saved_model(trained, tmp_path / "model")
+    served = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
+    got = served(images=tf.constant(image[None], tf.float32))["probabilities"].numpy()[0]
+    np.testing.assert_allclose(got, predict(trained, image), atol=1e-5)
+
+
+def test_a_model_of_float_images_is_published(tmp_path):
+    trained = make_trained()
+    card = trained.card.model_copy(
+        update={"normalization": Normalization(method="range", scale=1.0), "image_dtype": "float32"}
+    )
+    trained = TrainedModel(in_float32(trained.network), card)
+    assert export(trained, tmp_path).name == "1"

@@ -72,6 +72,10 @@ def test_the_written_configuration_is_read_back(tmp_path):
         (["tile=573"], "573.*572 and 588"),
         (["data.label_kind=objects"], "data.label_kind.*'instances'.*got 'objects'"),
         (["data.num_classes=1"], "num_classes is 1"),
+        (["loss.class_weights=[1, -3]"], "class_weights"),
+        (["loss.sigma=inf"], "loss.sigma"),
+        (["name=../../evil"], "name.*match"),
+        (["data.validation_labels=x"], "validation_labels needs validation"),
         (["loss=3", "loss.w0=1"], "'loss' is a value, not a section"),
     ],
 )
@@ -101,3 +105,16 @@ def test_every_setting_is_described():
     for key in ("data.images", "model.filters", "loss.w0", "minutes", "data.label_kind"):
         assert f"\n{key} " in f"\n{text}"
     assert "(must be given)" in text
+
+
+def test_numbers_and_dates_can_be_names():
+    config = load_config(None, ["name=2026-11-01", "data.images=2024"])
+    assert (config.name, config.data.images) == ("2026-11-01", Path("2024"))
+    assert load_config(None, ["name=123"], data=DATA).name == "123"
+
+
+def test_data_must_be_a_section(tmp_path):
+    file = tmp_path / "train.toml"
+    file.write_text('data = "cells"')
+    with pytest.raises(ConfigError, match=r"train.toml: data: expected a section"):
+        load_config(file)

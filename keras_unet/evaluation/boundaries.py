@@ -1,0 +1,133 @@
+"""How far the outlines of a segmentation are from the true ones, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from keras_unet.errors import ConfigError, DataError
+
+IGNORED = -1
+
+
+class _Distances(NamedTuple):
+    """Pixels from each outline pixel of one side to the nearest of the other side."""
+
+    truth: np.ndarray
+    predicted: np.ndarray
+
+
+def boundary_scores(
+    truth: np.ndarray | Sequence[np.ndarray],
+    predicted: np.ndarray | Sequence[np.ndarray],
+    num_classes: int,
+    *,
+    tolerance: float = 2.0,
+    image_edge: bool = True,
+) -> dict[str, list[float]]:
+    """Boundary F1 and the 95th percentile of the Hausdorff distance of every class.
+
+    The outline of a class is its pixels with another class among their four neighbours.
+
+    - `boundary_f1` (Csurka et al. 2013, BMVC): harmonic mean of the shares of predicted outline
+      pixels within `tolerance` of a true one, and of true ones within it of a predicted one.
+      Outline pixels of several images are pooled.
+    - `hausdorff95`, in pixels: the larger of the two directed distances' 95th percentiles
+      (linear between ranks, as NumPy and MONAI have it), mean over images where it is defined.
+    - `hausdorff95_undefined`: images where the class is in truth or prediction, but not in both.
+
+    A class in neither, in any image: NaN for both. A class in one of them only: boundary F1 0 and
+    no distance (NaN if that is so for all images), counted in `hausdorff95_undefined`.
+
+    Args:
+        truth, predicted: integer classes [H, W], or sequences of such images; truth -1 = ignored:
+            there the prediction does not count, and no outline is drawn along it.
+        num_classes: K; classes are 0 … K − 1.
+        tolerance: pixels, 0 or more, Euclidean.
+        image_edge: whether a class that reaches the image's edge has an outline there (MONAI's
+            convention). Such pixels often agree by themselves and flatter the scores.
+
+    Returns:
+        Lists of K numbers.
+
+    Raises:
+        DataError: shapes, types or labels do not fit.
+        ConfigError: num_classes or tolerance is out of range.
+    """
+    if num_classes < 1 or not tolerance >= 0:
+        raise ConfigError(
+            "num_classes must be 1 or more and tolerance 0 or more, got "
+            f"{num_classes} and {tolerance}"
+        )
+    if isinstance(truth, np.ndarray) and isinstance(predicted, np.ndarray):
+        truth, predicted = [truth], [predicted]
+    if len(truth) != len(predicted):
+        raise DataError(f"got {len(truth)} true and {len(predicted)} predicted images")
+
+    near = np.zeros((num_classes, 2), np.int64)  # true, predicted
+    total = np.zeros((num_classes, 2), np.int64)
+    farthest: list[list[float]] = [[] for _ in range(num_classes)]
+    undefined = np.zeros(num_classes, np.int64)
+    for true_image, predicted_image in zip(truth, predicted, strict=True):
+        true_image, predicted_image = _checked(true_image, predicted_image, num_classes)
+        for number in range(num_classes):
+            found = _distances(true_image, predicted_image, number, image_edge)
+            total[number] += [each.size for each in found]
+            near[number] += [np.count_nonzero(each <= tolerance) for each in found]
+            if found.truth.size and found.predicted.size:
+                farthest[number].append(max(float(np.percentile(each, 95)) for each in found))
+            undefined[number] += bool(found.truth.size) != bool(found.predicted.size)
+    return {
+        "boundary_f1": [_f1(*pair) for pair in zip(near, total, strict=True)],
+        "hausdorff95": [float(np.mean(each)) if each else float("nan") for each in farthest],
+        "hausdorff95_undefined": undefined.tolist(),
+    }
+
+
+def outline(classes: np.ndarray, number: int, *, image_edge: bool = True) -> np.ndarray:
+    """bool [H, W]: pixels of class `number` with another class (not -1) as a 4-neighbour."""
+    others = np.pad((classes != number) & (classes != IGNORED), 1, constant_values=image_edge)
+    return (classes == number) & ndimage.binary_dilation(others)[1:-1, 1:-1]
+
+
+def _distances(
+    truth: np.ndarray, predicted: np.ndarray, number: int, image_edge: bool
+) -> _Distances:
+    edges = [outline(each, number, image_edge=image_edge) for each in (truth, predicted)]
+    if not (edges[0].any() and edges[1].any()):
+        return _Distances(*(np.full(np.count_nonzero(each), np.inf) for each in edges))
+    to_truth, to_predicted = (ndimage.distance_transform_edt(~each) for each in edges)
+    return _Distances(to_predicted[edges[0]], to_truth[edges[1]])
+
+
+def _f1(near: np.ndarray, total: np.ndarray) -> float:
+    if not total.any():
+        return float("nan")
+    if not near.all():
+        return 0.0
+    recall, precision = near / total
+    return float(2 * precision * recall / (precision + recall))
+
+
+def _checked(
+    truth: np.ndarray, predicted: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    if truth.ndim != 2 or truth.shape != predicted.shape:
+        raise DataError(
+            "truth and prediction must have one shape [H, W], got "
+            f"{truth.shape} and {predicted.shape}"
+        )
+    for name, labels, lowest in (("truth", truth, IGNORED), ("prediction", predicted, 0)):
+        if labels.dtype.kind not in "biu":
+            raise DataError(f"{name} must be integers, got {labels.dtype}")
+        if labels.size and not (int(labels.min()) >= lowest and int(labels.max()) < num_classes):
+            raise DataError(
+                f"{name} has labels {int(labels.min())} … {int(labels.max())}, expected "
+                f"{lowest} … {num_classes - 1}"
+            )
+    truth = truth.astype(np.int64)
+    return truth, np.where(truth == IGNORED, IGNORED, predicted.astype(np.int64))

@@ -1,0 +1,232 @@
+"""Scores of instance segmentations: which predicted objects are the true ones, and how well.
+
+All of them follow from the pixels that each pair of objects shares. Over several images counts
+are pooled: an image with more objects weighs more (`map_dsb2018` alone is a mean over images, as
+its competition defines it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation.overlap import overlap_table
+
+# Data Science Bowl 2018: IoU 0.50, 0.55 … 0.95. In twentieths, so that an IoU is compared with
+# them in integers and one of exactly 0.55 is never taken for more
+_TWENTIETHS = np.arange(10, 20)
+IOU_THRESHOLDS: tuple[float, ...] = tuple((_TWENTIETHS / 20).tolist())
+
+
+class Overlaps(NamedTuple):
+    """The pairs of objects of one image that share pixels.
+
+    truth_labels [T], predicted_labels [P], int64: labels present, ascending, without 0.
+    truth_sizes [T], predicted_sizes [P], int64: their pixels. truth_index, predicted_index [N]:
+    for each pair its places in the arrays above. shared, union [N], int64: pixels.
+    """
+
+    truth_labels: np.ndarray
+    predicted_labels: np.ndarray
+    truth_sizes: np.ndarray
+    predicted_sizes: np.ndarray
+    truth_index: np.ndarray
+    predicted_index: np.ndarray
+    shared: np.ndarray
+    union: np.ndarray
+
+
+class Matches(NamedTuple):
+    """Matched objects, one true to one predicted: labels [M] int64, and their IoU [M] float64."""
+
+    truth: np.ndarray
+    predicted: np.ndarray
+    iou: np.ndarray
+
+
+@dataclass(frozen=True)
+class ObjectCounts:
+    """What the scores of a set of images need to know; counts of several images add up.
+
+    seg_sum: sum of the Jaccard indices of SEG. iou_sum: sum of IoU over matches at IoU > 0.5.
+    true_positives: matches at each of IOU_THRESHOLDS. map_sum, map_images: the average precisions
+    of the images that hold any object, and how many these are.
+    """
+
+    truth: int = 0
+    predicted: int = 0
+    seg_sum: float = 0.0
+    iou_sum: float = 0.0
+    true_positives: tuple[int, ...] = (0,) * len(IOU_THRESHOLDS)
+    map_sum: float = 0.0
+    map_images: int = 0
+
+    def __add__(self, other: ObjectCounts) -> ObjectCounts:
+        return ObjectCounts(
+            self.truth + other.truth,
+            self.predicted + other.predicted,
+            self.seg_sum + other.seg_sum,
+            self.iou_sum + other.iou_sum,
+            tuple(a + b for a, b in zip(self.true_positives, other.true_positives, strict=True)),
+            self.map_sum + other.map_sum,
+            self.map_images + other.map_images,
+        )
+
+    def scores(self) -> dict[str, Any]:
+        """See `object_scores`."""
+        hits = self.true_positives[0]
+        wrong, missed = self.predicted - hits, self.truth - hits
+        either = self.truth + self.predicted
+        precision_at = [_ratio(count, either - count) for count in self.true_positives]
+        return {
+            "seg": _ratio(self.seg_sum, self.truth),
+            "map_dsb2018": _ratio(self.map_sum, self.map_images),
+            "map_pooled": float(np.mean(precision_at)),
+            "average_precision": dict(zip(map(str, IOU_THRESHOLDS), precision_at, strict=True)),
+            "f1": _ratio(2 * hits, either),
+            "precision": _ratio(hits, self.predicted),
+            "recall": _ratio(hits, self.truth),
+            "pq": _ratio(2 * self.iou_sum, either),
+            "sq": _ratio(self.iou_sum, hits),
+            "rq": _ratio(2 * hits, either),
+            "true_positives": hits,
+            "false_positives": wrong,
+            "false_negatives": missed,
+        }
+
+
+def object_scores(
+    truth: np.ndarray | Sequence[np.ndarray], predicted: np.ndarray | Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """Instance scores of one image, or of several with counts pooled.
+
+    - `seg`: Cell Tracking Challenge (Maška et al. 2014, Bioinformatics 30:1609): mean over true
+      objects of the Jaccard index with the object that covers more than half of it, 0 without one.
+    - `map_dsb2018`: Data Science Bowl 2018 (Caicedo et al. 2019, Nature Methods 16:1247): TP /
+      (TP + FP + FN), mean over IoU 0.5, 0.55 … 0.95, mean over images. `map_pooled`: the same of
+      the pooled counts; `average_precision`: at each IoU, pooled.
+    - `f1`, `precision`, `recall`: of objects at IoU 0.5.
+    - `pq` = `sq` · `rq`: panoptic quality (Kirillov et al. 2019, CVPR); `sq` is the mean IoU of
+      matches, `rq` equals `f1`.
+    - `true_positives`, `false_positives`, `false_negatives`: objects at IoU 0.5.
+
+    A match needs an IoU above the threshold, not equal to it; above 0.5 an object has at most one.
+
+    NaN where a score has nothing to speak of: `seg` and `recall` without true objects, `precision`
+    without predicted ones, `sq` without matches, the others without either. In `map_dsb2018`
+    images without any object are left out; one with only false objects counts as 0.
+
+    Args:
+        truth, predicted: integer labels [H, W] (or any rank), 0 = background, each object with a
+            number of its own; or sequences of such images, which may differ in size.
+
+    Raises:
+        DataError: shapes, types or numbers of images do not fit.
+    """
+    pairs = _paired(truth, predicted)
+    return sum((object_counts(*pair) for pair in pairs), ObjectCounts()).scores()
+
+
+def object_counts(truth: np.ndarray, predicted: np.ndarray) -> ObjectCounts:
+    """What one image adds to the scores of a set: `sum(counts, ObjectCounts()).scores()`."""
+    found = overlaps(truth, predicted)
+    true, guessed = found.truth_labels.size, found.predicted_labels.size
+    jaccard = found.shared / found.union
+    covering = 2 * found.shared > found.truth_sizes[found.truth_index]
+    reached = 20 * found.shared[:, None] > found.union[:, None] * _TWENTIETHS
+    hits = reached.sum(axis=0)
+    precision_at = hits / np.maximum(true + guessed - hits, 1)
+    return ObjectCounts(
+        true,
+        guessed,
+        float(jaccard[covering].sum()),
+        float(jaccard[reached[:, 0]].sum()),
+        tuple(hits.tolist()),
+        float(precision_at.mean()),
+        int(true + guessed > 0),
+    )
+
+
+def match_objects(truth: np.ndarray, predicted: np.ndarray, iou: float = 0.5) -> Matches:
+    """Pairs each true object with at most one predicted one, at an IoU above `iou`.
+
+    Above 0.5 the pairs are unique. Below, as many objects as possible are matched and, among such
+    matchings, the one with the largest sum of IoU is taken.
+
+    Args:
+        truth, predicted: integer labels of one shape, 0 = background.
+        iou: in [0, 1).
+
+    Raises:
+        DataError: shapes or labels do not fit. ConfigError: iou is out of range.
+    """
+    if not 0 <= iou < 1:
+        raise ConfigError(f"iou must be in [0, 1), got {iou}")
+    found = overlaps(truth, predicted)
+    jaccard = found.shared / found.union
+    candidates = np.flatnonzero(jaccard > iou)
+    if iou < 0.5:
+        gain = np.zeros((found.truth_labels.size, found.predicted_labels.size))
+        rows, columns = found.truth_index[candidates], found.predicted_index[candidates]
+        # one more match always weighs more than all IoUs together
+        gain[rows, columns] = jaccard[candidates] + min(gain.shape, default=0) + 1.0
+        chosen_rows, chosen_columns = linear_sum_assignment(gain, maximize=True)
+        chosen = np.zeros(gain.shape, bool)
+        chosen[chosen_rows, chosen_columns] = True
+        candidates = candidates[chosen[rows, columns]]
+    return Matches(
+        found.truth_labels[found.truth_index[candidates]],
+        found.predicted_labels[found.predicted_index[candidates]],
+        jaccard[candidates],
+    )
+
+
+def overlaps(truth: np.ndarray, predicted: np.ndarray) -> Overlaps:
+    """Sizes of all objects and of what each pair of them shares.
+
+    Args:
+        truth, predicted: integer labels of one shape, any rank, 0 = background.
+
+    Raises:
+        DataError: shapes differ, or labels are no integers or negative.
+    """
+    table = overlap_table(truth, predicted)
+    truth_sizes = np.asarray(table.sum(axis=1))
+    predicted_sizes = np.asarray(table.sum(axis=0))
+    truth_labels = 1 + np.flatnonzero(truth_sizes[1:])
+    predicted_labels = 1 + np.flatnonzero(predicted_sizes[1:])
+    cells = table[1:, 1:].tocoo()
+    rows, columns = cells.coords[0] + 1, cells.coords[1] + 1
+    shared = cells.data
+    return Overlaps(
+        truth_labels,
+        predicted_labels,
+        truth_sizes[truth_labels],
+        predicted_sizes[predicted_labels],
+        np.searchsorted(truth_labels, rows),
+        np.searchsorted(predicted_labels, columns),
+        shared,
+        truth_sizes[rows] + predicted_sizes[columns] - shared,
+    )
+
+
+def _paired(
+    truth: np.ndarray | Sequence[np.ndarray], predicted: np.ndarray | Sequence[np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    one = isinstance(truth, np.ndarray)
+    if one != isinstance(predicted, np.ndarray):
+        raise DataError("truth and prediction must both be an array, or both a list of arrays")
+    if one:
+        return [(np.asarray(truth), np.asarray(predicted))]
+    if len(truth) != len(predicted):
+        raise DataError(f"got {len(truth)} true and {len(predicted)} predicted images")
+    return list(zip(truth, predicted, strict=True))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation.instances import (
+    IOU_THRESHOLDS,
+    ObjectCounts,
+    match_objects,
+    object_counts,
+    object_scores,
+)
+
+LABELS = arrays(np.uint16, (4, 6), elements=st.sampled_from([0, 0, 1, 2, 3, 700]))
+
+
+def masks(labels):
+    return {int(i): labels == i for i in np.unique(labels) if i}
+
+
+def jaccard(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+def brute(truth, predicted):
+    """The scores of a list of images, object by object, from bool masks."""
+    seg, ious, average = [], [], []
+    count = dict.fromkeys(IOU_THRESHOLDS, (0, 0, 0))
+    for t, p in zip(truth, predicted, strict=True):
+        true, guessed = masks(t), masks(p)
+        for a in true.values():
+            seg.append(sum(jaccard(a, b) for b in guessed.values() if (a & b).sum() > a.sum() / 2))
+        values = [jaccard(a, b) for a, b in itertools.product(true.values(), guessed.values())]
+        ious += [v for v in values if v > 0.5]
+        precisions = []
+        for threshold in IOU_THRESHOLDS:
+            hits = sum(v > threshold + 1e-9 for v in values)  # 0.55 of 11 / 20 is no hit
+            one = (hits, len(guessed) - hits, len(true) - hits)
+            count[threshold] = tuple(np.add(count[threshold], one))
+            precisions.append(hits / sum(one) if sum(one) else math.nan)
+        average.append(np.mean(precisions))
+    hits, wrong, missed = count[0.5]
+
+    def ratio(a, b):
+        return a / b if b else math.nan
+
+    present = [value for value in average if not math.isnan(value)]
+    pooled = [ratio(c[0], sum(c)) for c in count.values()]
+    return {
+        "seg": ratio(sum(seg), len(seg)),
+        "map_dsb2018": ratio(sum(present), len(present)),
+        "map_pooled": np.mean(pooled),
+        "f1": ratio(hits, hits + (wrong + missed) / 2),
+        "precision": ratio(hits, hits + wrong),
+        "recall": ratio(hits, hits + missed),
+        "pq": ratio(sum(ious), hits + (wrong + missed) / 2),
+        "sq": ratio(sum(ious), hits),
+        "rq": ratio(hits, hits + (wrong + missed) / 2),
+        "true_positives": hits,
+        "false_positives": wrong,
+        "false_negatives": missed,
+    }
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.tuples(LABELS, LABELS, st.booleans()), min_size=1, max_size=3))
+def test_scores_against_masks_one_by_one(images):
+    truth = [t for t, _, _ in images]
+    # a prediction near the truth, half of the time: unrelated ones hardly ever match
+    predicted = [np.where(p > 2, p, t) if near else p for t, p, near in images]
+    found, expected = object_scores(truth, predicted), brute(truth, predicted)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, nan_ok=True), name
+    assert np.mean(list(found["average_precision"].values())) == pytest.approx(
+        found["map_pooled"], nan_ok=True
+    )
+
+
+@settings(max_examples=80, deadline=None)
+@given(LABELS, LABELS, st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7]))
+def test_matching_against_all_assignments(truth, predicted, iou):
+    true, guessed = masks(truth), masks(predicted)
+    found = match_objects(truth, predicted, iou)
+    assert len(set(found.truth.tolist())) == len(found.truth)
+    assert len(set(found.predicted.tolist())) == len(found.predicted)
+    for t, p, value in zip(*found, strict=True):
+        assert value == pytest.approx(jaccard(true[t], guessed[p]))
+        assert value > iou
+    best = (0, 0.0)
+    slots = [*guessed, *[None] * len(true)]
+    for chosen in set(itertools.permutations(slots, len(true))):
+        values = [
+            jaccard(true[t], guessed[p]) for t, p in zip(true, chosen, strict=True) if p is not None
+        ]
+        values = [v for v in values if v > iou]
+        best = max(best, (len(values), sum(values)))
+    assert len(found.iou) == best[0]
+    assert found.iou.sum() == pytest.approx(best[1])
+
+
+def test_a_match_needs_more_than_the_threshold():
+    truth = np.array([[1, 1, 1, 0, 2, 2]])
+    half = np.array([[1, 1, 1, 1, 0, 2]])  # IoU 3/4 and 1/2
+    assert object_scores(truth, half)["true_positives"] == 1
+    row = np.zeros((1, 20), int)
+    truth, eleven = row + 1, row.copy()
+    eleven[0, :11] = 1  # 11/20 = 0.55 exactly: above 0.5 alone
+    assert object_counts(truth, eleven).true_positives == (1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def test_seg_looks_at_the_reference_alone():
+    """A predicted object that swallows two true ones counts, with its Jaccard, for both."""
+    truth = np.array([[1, 1, 2, 2, 2, 2]])
+    scores = object_scores(truth, np.ones_like(truth))
+    assert scores["seg"] == pytest.approx((2 / 6 + 4 / 6) / 2)
+    assert scores["true_positives"] == 1
+
+
+def test_nan_rules_for_images_without_objects():
+    none, one = np.zeros((3, 3), int), np.ones((3, 3), int)
+    empty = object_scores(none, none)
+    nan = {k for k, v in empty.items() if not isinstance(v, dict) and math.isnan(v)}
+    counted = {"true_positives", "false_positives", "false_negatives", "average_precision"}
+    assert nan == empty.keys() - counted
+    invented = object_scores(none, one)
+    assert math.isnan(invented["seg"]) and math.isnan(invented["recall"])
+    assert invented["map_dsb2018"] == invented["precision"] == invented["pq"] == 0
+    missed = object_scores(one, none)
+    assert missed["seg"] == missed["recall"] == missed["f1"] == 0
+    assert math.isnan(missed["precision"]) and math.isnan(missed["sq"])
+    # an empty image does not change the mean over images, a false object does
+    assert object_scores([one, none], [one, none])["map_dsb2018"] == 1
+    assert object_scores([one, none], [one, one])["map_dsb2018"] == 0.5
+
+
+def test_counts_of_images_add_up():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, (3, 5, 5))
+    images = list(zip(truth, np.where(rng.random(truth.shape) < 0.1, 0, truth), strict=True))
+    counts = [object_counts(t, p) for t, p in images]
+    pooled = sum(counts, ObjectCounts()).scores()
+    assert pooled == object_scores([t for t, _ in images], [p for _, p in images])
+
+
+def test_bad_input_is_refused():
+    image = np.ones((3, 3), int)
+    with pytest.raises(DataError, match="one shape"):
+        object_scores(image, image[:2])
+    with pytest.raises(DataError, match="integer labels"):
+        object_scores(image, image.astype(float))
+    with pytest.raises(DataError, match="label -1"):
+        object_scores(-image, image)
+    with pytest.raises(DataError, match="2 true and 1 predicted"):
+        object_scores([image, image], [image])
+    with pytest.raises(DataError, match="both"):
+        object_scores(image, [image])
+    with pytest.raises(ConfigError, match="iou"):
+        match_objects(image, image, 1.0)
