@@ -11,6 +11,6 @@ from keras_unet.data import make_cells
 
 def draw_augmentation(preset: str = "paper") -> Figure:
     """The picture that `keras-unet augment` writes, of a synthetic image of 320 × 320 pixels."""
-    image, labels = make_cells(320, seed=4)
+    image, labels = make_cells(320, seed=5, coverage=0.7)
     image = image if image.ndim == 3 else image[..., None]
     return draw_samples(image, labels, preset_settings(preset), seed=1, rows=2, columns=4)

@@ -80,7 +80,8 @@ def _draws(
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """The image and `count` draws of it: images, labels and source coordinates, stacked."""
     height, width = image.shape[:2]
-    place = np.stack(np.mgrid[:height, :width], axis=-1).astype(np.float32)
+    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    place = np.stack([rows, columns], axis=-1).astype(np.float32)
     geometry = settings.model_copy(update=dict.fromkeys(_INTENSITY))
     full, moved = Augment(settings), Augment(geometry)
     kept = None if label is None else label.astype(np.int32)

@@ -106,6 +106,7 @@ def tile_requests(entries: np.ndarray, *, batch_size: int, seed: int) -> tf.data
     count = len(entries)
     table = tf.constant(entries)
 
+    @tf.autograph.experimental.do_not_convert
     def request(first: Any) -> tuple[Any, Any]:
         number = first + tf.range(batch_size, dtype=tf.int64)
         epoch, place = number // count, number % count
@@ -130,12 +131,10 @@ def tile_dataset(
     parallel: int = 2,
 ) -> tf.data.Dataset:
     """Endless batches of augmented tiles (x, y, w), drawn on the CPU beside the training step."""
-    return (
-        tile_requests(entries, batch_size=batch_size, seed=seed)
-        .map(
-            lambda index, seeds: augment.sample(bank, index, seeds),
-            num_parallel_calls=parallel,
-            deterministic=True,
-        )
-        .prefetch(2)
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def draw(index: Any, seeds: Any) -> tuple[Any, Any, Any]:
+        return augment.sample(bank, index, seeds)
+
+    requests = tile_requests(entries, batch_size=batch_size, seed=seed)
+    return requests.map(draw, num_parallel_calls=parallel, deterministic=True).prefetch(2)

@@ -27,7 +27,7 @@ def boundary_scores(
     *,
     tolerance: float = 2.0,
     image_edge: bool = True,
-) -> dict[str, list[float]]:
+) -> dict[str, list[float] | list[int]]:
     """Boundary F1 and the 95th percentile of the Hausdorff distance of every class.
 
     The outline of a class is its pixels with another class among their four neighbours.

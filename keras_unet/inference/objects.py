@@ -143,7 +143,7 @@ def _foreground(mask: np.ndarray, threshold: float) -> np.ndarray:
 def _filled(inside: np.ndarray, connectivity: int, largest: int | None) -> np.ndarray:
     """Without holes; pieces of background at the image's edge are none."""
     padded = np.pad(~inside, 1, constant_values=True)  # joins what reaches the edge
-    pieces = ndimage.label(padded, _structure(connectivity))[0]
+    pieces = ndimage.label(padded, _structure(12 - connectivity))[0]
     sizes = np.bincount(pieces.ravel())
     hole = np.ones(sizes.size, bool) if largest is None else sizes <= largest
     hole[[0, pieces[0, 0]]] = False

@@ -17,9 +17,10 @@ from keras_unet.data.bank import ImageBank
 SEEDS = tf.zeros((2, 2), tf.int32)
 
 
-def graphs(preset: str, dtype: str = "uint8"):
-    """The traced graphs of a preset, from a batch and from a bank, every option drawn."""
-    layer = Augment.from_preset(preset, tile=(16, 16), output=8, jit_compile=False)
+def graphs(dtype: str, **options):
+    """The traced graphs with every option on, from a batch and from a bank."""
+    everything = {**PRESETS["nnunet"], **PRESETS["paper"], "shear": (-5, 5), "shift": 2.0}
+    layer = Augment(everything, tile=(16, 16), output=8, **options)
     image = np.zeros((2, 20, 20, 3), dtype)
     label, weight = np.zeros((2, 20, 20), np.int32), np.zeros((2, 20, 20), np.float32)
     bank = ImageBank.from_arrays(list(image), list(label), list(weight))
@@ -55,10 +56,16 @@ def test_the_check_itself_finds_what_has_no_kernel():
     assert "ResizeBicubic" in {node.op for node in nodes(graph) if not has_gpu_kernel(node)}
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_op_has_a_gpu_kernel_and_none_runs_on_the_host(preset, dtype):
-    for graph in graphs(preset, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        ("uint8", {}),
+        ("uint16", {"interpolation": "bicubic", "image_dtype": "bfloat16"}),
+        ("float32", {"rotate": "right_angles"}),
+    ],
+)
+def test_every_op_has_a_gpu_kernel_and_none_runs_on_the_host(dtype, options):
+    for graph in graphs(dtype, **options):
         lacking = {node.op for node in nodes(graph) if not has_gpu_kernel(node)}
         assert not lacking
         names = {node.op for node in nodes(graph)}

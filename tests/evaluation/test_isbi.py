@@ -20,7 +20,7 @@ def oracle(shared, name):
     return truth, proposal, json.loads((folder / "values.json").read_text())[name]
 
 
-# binary and graded proposals; the other ten were compared once and agree as exactly
+# binary and graded proposals; the other eleven were compared once and agree as exactly
 @pytest.mark.parametrize("name", ["14/erode1", "0/holes", "14/shift2", "14/noisygt", "0/smooth"])
 def test_equals_what_the_challenges_own_code_printed(shared, name):
     truth, proposal, expected = oracle(shared, name)
