@@ -31,6 +31,12 @@ def show_evaluation(evaluation: Evaluation) -> None:
     table.add_row("mean", _number(total["mean_iou"]), _number(total["mean_dice"]), style="bold")
     console.print(table)
     console.print(f"pixel error {_number(total['pixel_error'])}")
+    if objects := total.get("objects"):
+        console.print(
+            f"objects at IoU 0.5: F1 {_number(objects['f1'])}, "
+            f"precision {_number(objects['precision'])}, recall {_number(objects['recall'])}"
+            f"; SEG {_number(objects['seg'])}"
+        )
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from keras_unet.data.targets import scored_classes
 from keras_unet.errors import DataError
 from keras_unet.evaluation import pictures
 from keras_unet.evaluation.confusion import confusion_matrix, scores
+from keras_unet.evaluation.instances import ObjectCounts, object_counts
+from keras_unet.inference.objects import to_instances
 from keras_unet.inference.prediction import predict, to_classes
 from keras_unet.models.bundle import TrainedModel, load_model
 
@@ -36,7 +38,8 @@ def evaluate(
 ) -> Evaluation:
     """Predicts every image and compares it with its labels, read by the model's own rule.
 
-    In instance labels, the line between touching cells does not count (`scored_classes`).
+    For instance labels, the line between touching cells does not count (`scored_classes`), and
+    connected regions of the foreground are scored as objects too (`object_scores`).
 
     Args:
         model: what `load_model` returns, or the run folder or `.keras` file it takes.
@@ -76,6 +79,7 @@ def evaluate_samples(
     """`evaluate` for images in memory; writes only the overlays."""
     names = model.card.classes
     total = np.zeros((len(names), len(names)), np.int64)
+    objects = ObjectCounts()
     each = {}
     for done, sample in enumerate(samples, start=1):
         truth = scored_classes(sample, model.card.separation)
@@ -86,12 +90,19 @@ def evaluate_samples(
         matrix = confusion_matrix(truth, predicted, len(names), ignore_class=-1)
         total += matrix
         each[sample.name] = named_scores(matrix, names)
+        if sample.instances is not None:
+            counts = object_counts(sample.instances, to_instances(predicted > 0))
+            objects += counts
+            each[sample.name]["objects"] = _plain(counts.scores())
         if output is not None:
             picture = pictures.overlay(sample.image, predicted, truth)
             pictures.save_png(Path(output) / "overlays" / f"{file_name(sample.name)}.png", picture)
         if progress is not None:
             progress(done, len(samples))
-    return Evaluation(named_scores(total, names), each)
+    whole = named_scores(total, names)
+    if model.card.labels.kind == "instances":
+        whole["objects"] = _plain(objects.scores())
+    return Evaluation(whole, each)
 
 
 def named_scores(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
@@ -103,6 +114,11 @@ def named_scores(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
         else _number(value)
         for key, value in found.items()
     }
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    """Scores as JSON holds them: an undefined one is None."""
+    return {k: _plain(v) if isinstance(v, dict) else _number(v) for k, v in found.items()}
 
 
 def file_name(name: str) -> str:
