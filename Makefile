@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-jax lint format lock clean
+.PHONY: help demo test test-slow test-jax oracles lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,11 @@ test-jax: $(VENV)-jax/.ready  ## model, losses and metrics on Keras's JAX backen
 	KERAS_BACKEND=jax PYTHONPATH=. $(VENV)-jax/bin/python -m pytest \
 		tests/models/test_unet.py tests/test_losses.py tests/test_metrics.py
 
+oracles: $(READY)  ## what the augmentation is compared with: tensorflow-addons (Python 3.11), elasticdeform
+	test -x $(VENV)-tfa/bin/python || $(BIN)/python tests/oracles/tfa_environment.py $(CURDIR)/$(VENV)-tfa
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-binary elasticdeform elasticdeform
+
 lint: $(READY)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +56,4 @@ lock: $(READY)  ## newest versions into constraints.txt
 		--no-annotate --no-header --quiet pyproject.toml -o constraints.txt
 
 clean:  ## environments and caches
-	rm -rf $(VENV) $(VENV)-jax build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfa build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -168,7 +168,7 @@ def growth(sizes: tuple[int, ...]) -> list[dict[str, float]]:
             Augment.from_preset("paper", tile=size), bank_of(image, label, weight), batch=1
         )
         seconds()
-        ms = float(np.median([seconds() for _ in range(5)]) * 1e3)
+        ms = float(np.median([seconds() for _ in range(9)]) * 1e3)
         rows.append({"size": size, "ms": ms, "ms_per_megapixel": ms * 1e6 / size**2})
     return rows
 

@@ -81,7 +81,9 @@ class Augment(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.built = True
         self._compiled = {
-            random: tf.function(partial(self._augment, random=random), jit_compile=jit_compile)
+            random: tf.function(
+                partial(self._augment, random=random), jit_compile=jit_compile, autograph=False
+            )
             for random in (True, False)
         }
 
@@ -172,14 +174,12 @@ class Augment(keras.layers.Layer):
         """All of it; `images` is a batch, or a bank's tensors where `index` is given."""
         settings = self.settings if random else AugmentSettings()
         if index is None:
-            source, whole = batch_source(images, label, weight)
-            size: tuple[Any, Any] | None = whole
+            source, size = batch_source(images, label, weight)
             parameters = None
         else:
             source, parameters = bank_source(images, index)
-            size = self.tile_size
+            size = 0, 0  # sample() sees to it that there is a tile size
         tile = self.tile_size or size
-        assert tile is not None  # sample() checks it
         output = self.output_size or tile
         margins = (tile[0] - output[0]) // 2, (tile[1] - output[1]) // 2
         channels = source.image.shape[-1]

@@ -95,4 +95,4 @@ def _compiled(interpolation: str) -> Any:
             None if weight is None else read_bilinear(source.weight, cells, source),
         )
 
-    return tf.function(warp, jit_compile=True)
+    return tf.function(warp, jit_compile=True, autograph=False)
