@@ -181,8 +181,11 @@ def plot(median: dict[str, float], path: Path) -> None:
     axes = figure.subplots()
     colors = ["#0072b2" if name.startswith("ours") else "#999999" for name in names]
     bars = axes.barh(names, [median[name] for name in names], color=colors)
-    axes.bar_label(bars, fmt="%.2g", padding=3, fontsize=8)
+    axes.bar_label(
+        bars, fmt=lambda ms: f"{ms:.0f}" if ms >= 10 else f"{ms:.1f}", padding=3, fontsize=8
+    )
     axes.set_xscale("log")
+    axes.set_xlim(0.1)
     axes.set_xlabel("milliseconds an image (median; 572 × 572, image + label)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from drawing.architecture import draw_architecture
 from drawing.arithmetic import draw_arithmetic
+from drawing.augmentation import draw_augmentation
 from drawing.border_weight import draw_border_weight
 from drawing.overlap_tile import draw_overlap_tile
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +27,7 @@ LIMIT = 200_000  # bytes; a larger picture is stored with a palette
 FIGURES: dict[str, Callable[[], Figure]] = {
     "architecture": lambda: draw_architecture(keras_unet.build_unet((572, 572, 1))),
     "arithmetic": draw_arithmetic,
+    "augmentation": draw_augmentation,
     "overlap-tile": draw_overlap_tile,
     "weight-map": draw_border_weight,
 }

@@ -135,8 +135,8 @@ class Augment(keras.layers.Layer):
         weight = _of_rank(weight, 3, "weight", "[batch, height, width]")
         seeds = self._seeds(seeds, tf.shape(image)[0], training)
         result = self._compiled[bool(training)](image, label, weight, seeds, None)
-        if image.shape.rank == 4 and self.tile_size is None:
-            result[0].set_shape([*image.shape[:1], *image.shape[1:]])
+        if self.tile_size is None:
+            result[0].set_shape(image.shape)
         return _pack(result)
 
     def sample(

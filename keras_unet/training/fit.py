@@ -16,7 +16,7 @@ import tomli_w
 from rich.console import Console
 
 from keras_unet import __version__
-from keras_unet.augment import Augment
+from keras_unet.augment import Augment, preset_settings
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import fill_bank, tile_entries
 from keras_unet.data.reading import Sample
@@ -62,9 +62,8 @@ def train(config: TrainConfig | Mapping[str, Any], console: Console | None = Non
     training, validation, report, mapping = setup.read_samples(config, console)
     names = setup.class_names(config, mapping)
     tile, output = setup.tile_size(config, training)
-    augment = Augment.from_preset(
-        config.augment, tile=tile, output=output, **config.augment_options
-    )
+    settings = preset_settings(config.augment, **config.augment_options)
+    augment = Augment(settings, tile=tile, output=output)
     normalization = Normalization.fit(config.data.normalization, [s.image for s in training])
     policy, why = dtype_policy(config.precision)
     console.print(f"Tiles of {tile} → {output} pixels, {policy} ({why})")
