@@ -30,7 +30,7 @@ def main() -> None:
 
     Among them those of the file system: a full disk, a folder that may not be written.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences the libraries' start-up notices
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the libraries' notices at start-up
     try:
         app()
     except (KerasUnetError, OSError) as error:

@@ -97,5 +97,5 @@ def curves(history: Path, picture: Path) -> None:
     right.set(xlabel="optimiser step", ylabel="validation score", ylim=(None, 1))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     figure.savefig(picture, dpi=130)
