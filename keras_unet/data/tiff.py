@@ -164,7 +164,8 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         try:
             return source.asarray(maxworkers=1)
         except Exception as error:
-            if "imagecodecs" in str(error):
+            # the second is how tifffile of 2025 and earlier says it
+            if "imagecodecs" in str(error) or "not supported" in str(error):
                 return self._by_pillow(source, keyframe)
             raise DataError(
                 f"{self.path}: truncated or damaged: its pixels cannot be read ({error})"
