@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-jax oracles lint format lock clean
+.PHONY: help demo test test-slow test-browser test-jax oracles lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,11 +20,18 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## train, score and publish a small U-Net on made-up cells (about 4 minutes)
 	$(BIN)/keras-unet demo
 
-test: $(READY)  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+test: $(READY)  ## the tests, without the slow ones and those in a browser
+	$(BIN)/python -m pytest -m 'not slow and not browser'
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-browser: $(READY)  ## reports and the server's page in Chromium (as root, installs Debian's)
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq \
+		&& apt-get install -qq --no-install-recommends chromium chromium-driver >/dev/null; } \
+		|| echo "chromium and chromium-driver are not installed: these tests will be skipped"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt selenium
+	$(BIN)/python -m pytest -m browser
 
 $(VENV)-jax/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-jax
@@ -36,10 +43,11 @@ test-jax: $(VENV)-jax/.ready  ## model, losses and metrics on Keras's JAX backen
 	KERAS_BACKEND=jax PYTHONPATH=. $(VENV)-jax/bin/python -m pytest \
 		tests/models/test_unet.py tests/test_losses.py tests/test_metrics.py
 
-oracles: $(READY)  ## what the augmentation is compared with: tensorflow-addons (Python 3.11), elasticdeform
+oracles: $(READY)  ## what the augmentation is compared with: tensorflow-addons (Python 3.11), elasticdeform; ovmsclient
 	test -x $(VENV)-tfa/bin/python || $(BIN)/python tests/oracles/tfa_environment.py $(CURDIR)/$(VENV)-tfa
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-binary elasticdeform elasticdeform
+	test -x $(VENV)-ovms/bin/python || $(BIN)/python tests/oracles/ovms_environment.py $(CURDIR)/$(VENV)-ovms
 
 lint: $(READY)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
@@ -56,4 +64,4 @@ lock: $(READY)  ## newest versions into constraints.txt
 		--no-annotate --no-header --quiet pyproject.toml -o constraints.txt
 
 clean:  ## environments and caches
-	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfa build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfa $(VENV)-ovms build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -16,9 +16,12 @@ _MODULES = (
 )
 _NAMES = {
     "build_unet": "models.unet",
+    "compare": "evaluation.comparing",
+    "cross_validate": "training.cross_validation",
     "evaluate": "evaluation.scoring",
     "export": "serving.publish",
     "load_model": "models.bundle",
+    "plan": "training.planner",
     "predict": "inference.prediction",
     "train": "training.fit",
     "weight_map": "weight_maps",
@@ -28,10 +31,13 @@ _NAMES = {
 __getattr__, __dir__, __all__ = attach(__name__, _NAMES)
 
 if TYPE_CHECKING:
+    from keras_unet.evaluation.comparing import compare as compare
     from keras_unet.evaluation.scoring import evaluate as evaluate
     from keras_unet.inference.prediction import predict as predict
     from keras_unet.models.bundle import load_model as load_model
     from keras_unet.models.unet import build_unet as build_unet
     from keras_unet.serving.publish import export as export
+    from keras_unet.training.cross_validation import cross_validate as cross_validate
     from keras_unet.training.fit import train as train
+    from keras_unet.training.planner import plan as plan
     from keras_unet.weight_maps import weight_map as weight_map

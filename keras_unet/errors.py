@@ -19,3 +19,11 @@ class TrainingError(KerasUnetError):
 
 class ExportError(KerasUnetError):
     """A model could not be exported or published; nothing was left half-written."""
+
+
+class ServingError(KerasUnetError):
+    """A server did not answer a request: its status code and message."""
+
+    def __init__(self, message: str, code: str = "UNKNOWN") -> None:
+        super().__init__(message)
+        self.code = code  # gRPC's name for it, over REST too

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 from keras_unet.errors import ConfigError
 
 Padding = Literal["valid", "same"]
+Upsampling = Literal["transpose", "bilinear", "nearest"]
 Size = TypeVar("Size", int, tuple[int, int])
 
 
@@ -71,30 +72,50 @@ def stride(depth: int = 4) -> int:
     return 2**depth
 
 
-def receptive_field(depth: int = 4) -> int:
+def receptive_field(depth: int = 4, upsampling: Upsampling = "transpose") -> int:
     """Width, in pixels, of the input that one output pixel can depend on: 204 at depth 4.
 
     It varies with the pixel's place among the pooling windows; this is the largest.
     """
-    return max(high - low + 1 for _, low, high in _seen(depth))
+    return max(high - low + 1 for _, low, high in _seen(depth, upsampling))
 
 
-def reach(depth: int = 4) -> int:
+def reach(depth: int = 4, upsampling: Upsampling = "transpose") -> int:
     """How far, in pixels, an output pixel sees to either side at the most: 107 at depth 4.
 
     A tile with that much context gives the same output as the whole image, for either padding.
     """
-    return max(max(pixel - low, high - pixel) for pixel, low, high in _seen(depth))
+    seen = _seen(depth, upsampling)
+    return max(max(pixel - low, high - pixel) for pixel, low, high in seen)
 
 
-def _seen(depth: int) -> list[tuple[int, int, int]]:
+def padded_edges(depth: int = 4, upsampling: Upsampling = "transpose") -> tuple[int, int]:
+    """Output pixels, at the start and at the end, that see padding even in a "valid" network.
+
+    The 2x2 convolution after an upsampling is padded by a zero at its end, and bilinear upsampling
+    repeats both edge pixels; each later upsampling doubles what they reach. None for the paper's
+    up-convolution.
+    """
+    _check(depth, "valid")
+    before = after = 0
+    for _ in range(depth):
+        if upsampling == "nearest":
+            after = 2 * after + 1
+        elif upsampling == "bilinear":
+            before, after = 2 * before + 1, 2 * after + 2
+    return before, after
+
+
+def _seen(depth: int, upsampling: Upsampling) -> list[tuple[int, int, int]]:
     """(output pixel, first, last input pixel it sees) for every phase, centres aligned."""
     _check(depth, "valid")
+    below = 1 if upsampling == "bilinear" else 0
+    above = {"transpose": 0, "nearest": 1, "bilinear": 2}[upsampling]
     seen = []
     for pixel in range(2**depth):
         low = high = pixel
         for _ in range(depth):  # two convolutions, then the 2x2 up-convolution: one pixel below
-            low, high = (low - 2) // 2, (high + 2) // 2
+            low, high = (low - 2 - below) // 2, (high + 2 + above) // 2
         low, high = low - 2, high + 2  # the bridge
         for _ in range(depth):  # a pooling window of two pixels, then two convolutions
             low, high = 2 * low - 2, 2 * high + 1 + 2

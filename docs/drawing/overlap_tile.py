@@ -19,10 +19,10 @@ IMAGE, DEPTH = 512, 4  # the paper's electron microscopy images have 512 pixels 
 def draw_overlap_tile() -> Figure:
     """An image with its mirrored margin and four tiles; one of them as the network sees it."""
     tile = geometry.input_size(388, DEPTH)
-    axis = tiles.plan((IMAGE, IMAGE), DEPTH, "valid", tile)[0]
     image, labels = make_cells(IMAGE, seed=5, diameter=52.0, coverage=0.85, noise=0.0)
-    placed = list(tiles.tiles((IMAGE, IMAGE), (axis, axis)))
-    margin, output = axis.context, axis.output
+    margin, output = geometry.margin(DEPTH), geometry.output_size(tile, DEPTH)
+    stride = output // geometry.stride(DEPTH) * geometry.stride(DEPTH)
+    origins = range(0, IMAGE, stride)  # of the outputs, along each axis
     height = IMAGE + 2 * margin  # of every panel, so that all have one scale
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
@@ -34,9 +34,9 @@ def draw_overlap_tile() -> Figure:
     whole.imshow(mirrored, cmap="gray", extent=extent, alpha=0.5, vmin=0, vmax=255)
     whole.imshow(image, cmap="gray", extent=(0, IMAGE, IMAGE, 0), vmin=0, vmax=255)
     _frame(whole, 0, IMAGE, "white", 1.2)
-    for step in range(axis.step, IMAGE, axis.step):  # where the next tile's output begins
-        whole.plot((step, step), (0, IMAGE), color="white", ls=":", lw=1.5)
-        whole.plot((0, IMAGE), (step, step), color="white", ls=":", lw=1.5)
+    for origin in origins[1:]:  # where the next tile's output begins
+        whole.plot((origin, origin), (0, IMAGE), color="white", ls=":", lw=1.5)
+        whole.plot((0, IMAGE), (origin, origin), color="white", ls=":", lw=1.5)
     _frame(whole, -margin, tile, BLUE, 3)
     _frame(whole, 0, output, RED, 3)
     _panel(
@@ -44,11 +44,11 @@ def draw_overlap_tile() -> Figure:
         (-margin, IMAGE + margin),
         height,
         f"image {IMAGE}×{IMAGE}, mirrored around it",
-        f"{len(placed)} tiles, a new one every {axis.step} pixels (dotted)",
+        f"{len(origins) ** 2} tiles, a new one every {stride} pixels (dotted)",
     )
 
-    first = placed[0]
-    seen = image[np.ix_(first.rows, first.columns)]
+    first = tiles.mirrored(-margin, tile - margin, IMAGE)
+    seen = image[np.ix_(first, first)]
     one.imshow(seen, cmap="gray", vmin=0, vmax=255)
     _frame(one, 0, tile - 1, BLUE, 3)
     _frame(one, margin, output, RED, 2)

@@ -105,6 +105,7 @@ def tile_origin(
     widths: Tensor,
     output_size: tuple[int | Tensor, int | Tensor],
     margins: tuple[int | Tensor, int | Tensor],
+    centre: Tensor | None = None,
 ) -> Tensor:
     """Where the tile's first pixel lies in its image: int32 [batch, 2], negative in the margin.
 
@@ -118,6 +119,8 @@ def tile_origin(
         heights, widths: int32 [batch], of the images.
         output_size: of the output tile.
         margins: pixels of context on each side of the output.
+        centre: int32 [batch, 2], the pixel that lies in the middle of the output (before it where
+            the output is even), instead of a random one; -1, -1: a random one.
     """
     origins = []
     for axis, sizes in ((0, heights), (1, widths)):
@@ -131,7 +134,10 @@ def tile_origin(
             # points) and between them for an even one.
             span = position[:, axis] * tf.cast(sizes - 1, tf.float32)
             place = tf.floor(span + 0.5 * tf.cast(output % 2, tf.float32))
-            first = tf.cast(place, sizes.dtype) - tf.cast((output - 1) // 2, sizes.dtype)
+            place = tf.cast(place, sizes.dtype)
+            if centre is not None:
+                place = tf.where(centre[:, axis] < 0, place, centre[:, axis])
+            first = place - tf.cast((output - 1) // 2, sizes.dtype)
             first = tf.where(sizes < output, centred, first)
         origins.append(first - margins[axis])
     return tf.stack(origins, axis=1)

@@ -140,7 +140,12 @@ class Augment(keras.layers.Layer):
         return _pack(result)
 
     def sample(
-        self, bank: ImageBank, index: Tensor, seeds: Tensor | None = None, training: bool = True
+        self,
+        bank: ImageBank,
+        index: Tensor,
+        seeds: Tensor | None = None,
+        training: bool = True,
+        centre: Tensor | None = None,
     ) -> Any:
         """Augmented tiles from a bank of whole images: only the tiles' pixels are computed.
 
@@ -149,6 +154,8 @@ class Augment(keras.layers.Layer):
             index: int32 [batch], which images.
             seeds: int32 [batch, 2], see `sample_seeds`; None: from the layer's own generator.
             training: False takes the tile at each image's centre, unchanged.
+            centre: int32 [batch, 2], the pixel (y, x) in the middle of each tile's output; where
+                negative, or None, the tile's place is random.
 
         Returns:
             As the call's, for what the bank holds: image [batch, *tile, channels] normalised
@@ -158,7 +165,8 @@ class Augment(keras.layers.Layer):
             raise DataError("sample() needs Augment(tile=(height, width)); found None")
         index = tf.reshape(tf.cast(index, tf.int32), [-1])
         seeds = self._seeds(seeds, tf.shape(index)[0], training)
-        return _pack(self._compiled[bool(training)](bank.tensors(), None, None, seeds, index))
+        compiled = self._compiled[bool(training)]
+        return _pack(compiled(bank.tensors(), None, None, seeds, index, centre))
 
     def _seeds(self, seeds: Tensor | None, batch: Tensor, training: Any) -> Tensor:
         if seeds is not None:
@@ -170,7 +178,7 @@ class Augment(keras.layers.Layer):
         words = threefry((state[0], state[1]), (index, tf.zeros_like(index)))
         return tf.stack([tf.bitcast(word, tf.int32) for word in words], axis=1)
 
-    def _augment(self, images, label, weight, seeds, index, *, random: bool):
+    def _augment(self, images, label, weight, seeds, index, centre=None, *, random: bool):
         """All of it; `images` is a batch, or a bank's tensors where `index` is given."""
         settings = self.settings if random else AugmentSettings()
         if index is None:
@@ -186,7 +194,7 @@ class Augment(keras.layers.Layer):
         geometry, intensity = draw(settings, seeds, channels)
         moving = random and self.tile_size is not None
         position = geometry.position if moving else None
-        origin = tile_origin(position, source.height, source.width, output, margins)
+        origin = tile_origin(position, source.height, source.width, output, margins, centre)
         field = make_field(geometry, origin, *tile)
 
         cells = locate(*field.coordinates(), source)

@@ -8,10 +8,17 @@ import sys
 import typer
 
 from keras_unet.cli.augment import augment
+from keras_unet.cli.compare import compare
+from keras_unet.cli.convert import convert
 from keras_unet.cli.demo import demo
 from keras_unet.cli.evaluate import evaluate
 from keras_unet.cli.export import export
+from keras_unet.cli.info import info
+from keras_unet.cli.objects import objects
+from keras_unet.cli.plan import plan
 from keras_unet.cli.predict import predict
+from keras_unet.cli.rollback import rollback
+from keras_unet.cli.serve import serve
 from keras_unet.cli.train import train
 from keras_unet.errors import KerasUnetError
 
@@ -21,7 +28,21 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, train, predict, evaluate, export, augment):
+for command in (
+    demo,
+    plan,
+    train,
+    predict,
+    objects,
+    evaluate,
+    compare,
+    export,
+    convert,
+    info,
+    rollback,
+    augment,
+    serve,
+):
     app.command()(command)
 
 

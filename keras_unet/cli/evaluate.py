@@ -12,15 +12,47 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="A run folder or a .keras file of `train`.")],
     images: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, or a stack.")],
     labels: Annotated[Path | None, typer.Option(help="Labels, if not beside the images.")] = None,
-    output: Annotated[Path, typer.Option(help="Folder for JSON and overlays.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for report, JSON and overlays.")] = Path(
         "evaluation"
     ),
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Score objects of class labels too: components.")
+    ] = False,
+    object_class: Annotated[
+        str | None, typer.Option(help="Only components of this class are objects.")
+    ] = None,
+    isbi: Annotated[
+        bool, typer.Option("--isbi", help="Also the ISBI 2012 challenge's metrics (slow).")
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Pixels that an outline may be off, for boundary F1.")
+    ] = 2.0,
+    symmetries: Annotated[
+        str, typer.Option(help="Average over versions of the input: none, flips, all, rotations7.")
+    ] = "none",
+    tile: Annotated[int | None, typer.Option(help="Largest input tile in pixels.")] = None,
 ) -> None:
-    """Score a model on labelled images: a table, JSON, and pictures of the errors."""
+    """Score a model on labelled images: a table, JSON, and a report with pictures of the errors."""
     from keras_unet.cli.report import progress, say, show_evaluation
     from keras_unet.evaluation.scoring import evaluate as run
 
+    settings = {
+        "tolerance": tolerance,
+        "objects": True if objects or object_class is not None else None,
+        "object_class": object_class,
+        "isbi": isbi,
+    }
+    chosen = {"tile": tile, "symmetries": symmetries}
     with progress("evaluating") as advance:
-        result = run(model, images, labels, output=output, progress=advance)
+        result = run(
+            model,
+            images,
+            labels,
+            output=output,
+            settings=settings,
+            prediction={k: v for k, v in chosen.items() if v not in (None, "none")},
+            progress=advance,
+        )
     show_evaluation(result)
-    say(f"Each image's scores: {output}/evaluation.json; errors: {output}/overlays/")
+    say(f"Open     {output}/report.html (scores, pictures of the errors, what to look at next)")
+    say(f"Compare  keras-unet compare {output} ANOTHER_EVALUATION")

@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from keras_unet.cli.card_options import (
+    Author,
+    Citation,
+    DataLicence,
+    Description,
+    Licence,
+    PixelSize,
+    card_fields,
+)
 
 
 def export(
     model: Annotated[Path, typer.Argument(help="A run folder or a .keras file of `train`.")],
     folder: Annotated[Path, typer.Argument(help="Where versions are, e.g. saved_models/unet.")],
+    precision: Annotated[
+        str, typer.Option(help="Stored weights: float32, bfloat16 or float16 (half the size).")
+    ] = "float32",
+    tile: Annotated[int | None, typer.Option(help="Largest input tile in pixels.")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Most pixels of one image; default 8192 x 8192.")
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(help="Delete all but the newest so many versions.")
+    ] = None,
+    description: Description = None,
+    author: Author = None,
+    licence: Licence = None,
+    data_licence: DataLicence = None,
+    citation: Citation = None,
+    pixel_size: PixelSize = None,
 ) -> None:
     """Publish a model as the next version of a folder that TF Serving watches."""
+    fields = card_fields(description, author, licence, data_licence, citation, pixel_size)
+
     from keras_unet.cli.report import console, say
     from keras_unet.serving.publish import export as run
 
+    options: dict[str, Any] = {"precision": precision, "tile": tile, "keep": keep}
+    if max_pixels is not None:
+        options["max_pixels"] = max_pixels
     with console.status("writing, loading and comparing"):
-        version = run(model, folder)
+        version = run(model, folder, fields=fields, **options)
     say(f"Published {version}")
+    say(f"Look at it  keras-unet info {version}")

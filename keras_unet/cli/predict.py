@@ -3,37 +3,135 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 
+EXTRA = "Speed and exactness"
+FILES = "Files"
+
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file of `train`.")],
-    images: Annotated[Path, typer.Argument(help="An image, a folder of images, or a TIFF stack.")],
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL...",
+            help="A run folder, .keras file, or folder of folds; several are averaged.",
+        ),
+    ],
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES", help="An image, a TIFF stack, a Zarr, or a folder of these."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write probabilities, float32 TIFF.")
-    ] = False,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Two classes: foreground above this; default 0.5."),
     ] = None,
-    tile: Annotated[int | None, typer.Option(help="Largest input tile in pixels.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew instead of going on.")
+    ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Also write probabilities.", rich_help_panel=FILES),
+    ] = False,
+    dtype: Annotated[
+        str,
+        typer.Option(help="Of probabilities: float32, float16, uint8.", rich_help_panel=FILES),
+    ] = "float32",
+    format: Annotated[
+        str, typer.Option(help="Of masks: auto, png, tiff, zarr.", rich_help_panel=FILES)
+    ] = "auto",
+    objects: Annotated[
+        str | None,
+        typer.Option(
+            help="Also write objects: of labels,csv,geojson,rois,parquet.", rich_help_panel=FILES
+        ),
+    ] = None,
+    overlays: Annotated[
+        bool,
+        typer.Option(
+            "--overlays/--no-overlays", help="Draw masks over images.", rich_help_panel=FILES
+        ),
+    ] = True,
+    border: Annotated[
+        str | None,
+        typer.Option(help="Objects: the class of lines between them.", rich_help_panel=FILES),
+    ] = None,
+    symmetries: Annotated[
+        str,
+        typer.Option(
+            help="Average over versions of the image: none, flips (4), all (8), rotations7 "
+            "(the paper's).",
+            rich_help_panel=EXTRA,
+        ),
+    ] = "none",
+    average: Annotated[
+        str, typer.Option(help="What is averaged: probabilities, logits.", rich_help_panel=EXTRA)
+    ] = "probabilities",
+    blend: Annotated[
+        str,
+        typer.Option(
+            help="Tiles: exact; for same padding also gaussian, flat.", rich_help_panel=EXTRA
+        ),
+    ] = "exact",
+    overlap: Annotated[
+        float, typer.Option(help="Share of a tile, for gaussian and flat.", rich_help_panel=EXTRA)
+    ] = 0.25,
+    tile: Annotated[
+        int | None, typer.Option(help="Largest input tile in pixels.", rich_help_panel=EXTRA)
+    ] = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            help="GB for the tiles; default: half of what is free.", rich_help_panel=EXTRA
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Tiles computed together.", rich_help_panel=EXTRA)
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16, auto.", rich_help_panel=EXTRA)
+    ] = None,
 ) -> None:
-    """Segment images of any size: masks and overlays as PNG (TIFF for stacks)."""
+    """Segment images of any size; stopped, the same command goes on where it was."""
     from keras_unet.cli.report import progress, say
     from keras_unet.inference.files import predict_files
 
-    with progress("predicting") as advance:
-        written = predict_files(
-            model,
-            images,
-            output,
-            probabilities=probabilities,
-            threshold=threshold,
-            tile=tile,
-            progress=advance,
-        )
-    count = f"{len(written)} file{'s' * (len(written) != 1)}"
-    say(f"{count} segmented. Look at {output}/*_overlay.png first.")
+    try:
+        with progress("predicting") as advance:
+            done = predict_files(
+                models,
+                images,
+                output,
+                overwrite=overwrite,
+                progress=advance,
+                say=say,
+                threshold=threshold,
+                probabilities=probabilities,
+                dtype=dtype,
+                format=format,
+                objects=tuple(objects.split(",")) if objects else (),
+                border=border,
+                overlays=overlays,
+                symmetries=symmetries,
+                average=average,
+                blend=blend,
+                overlap=overlap,
+                tile=tile,
+                memory=None if memory is None else int(memory * 1e9),
+                batch_size=batch_size,
+                precision=precision,
+            )
+    except KeyboardInterrupt:
+        say(f"Interrupted. What is done is kept in {output}: the same command goes on from there.")
+        raise typer.Exit(130) from None
+    count = f"{len(done.written)} file{'s' * (len(done.written) != 1)} segmented"
+    if done.skipped:
+        count += f", {len(done.skipped)} done already"
+    look = f"Look at {output}/*_overlay.png first" if overlays else f"The masks are in {output}"
+    then = "" if objects else f"; then measure: keras-unet objects {quote(str(output))}"
+    say(f"{count}. {look}{then}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
-from keras_unet.evaluation.scoring import Evaluation
+from keras_unet.evaluation.comparison import Comparison
+from keras_unet.evaluation.descriptions import describe, show, show_range, title
+from keras_unet.evaluation.record import Evaluation, flat
 
 console = Console(highlight=False)
 
@@ -20,23 +24,92 @@ def say(text: str) -> None:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """Prints the scores over all pixels, one line a class."""
-    total = evaluation.total
-    table = Table(title=f"{len(evaluation.images)} images", title_justify="left")
+    """Prints the scores over all pixels, one line a class, and those of objects."""
+    total, intervals = evaluation.total, flat(evaluation.intervals)
+    count = len(evaluation.images)
+    table = Table(title=f"{count} image{'s' * (count != 1)}", title_justify="left")
     table.add_column("class")
-    table.add_column("IoU", justify="right")
-    table.add_column("Dice", justify="right")
+    for name in ("IoU", "Dice", "boundary F1", "HD95, px"):
+        table.add_column(name, justify="right")
     for name in total["iou"]:
-        table.add_row(name, _number(total["iou"][name]), _number(total["dice"][name]))
-    table.add_row("mean", _number(total["mean_iou"]), _number(total["mean_dice"]), style="bold")
+        paths = [(key, name) for key in ("iou", "dice", "boundary_f1", "hausdorff95")]
+        table.add_row(Text(name), *(show(path, total[path[0]][name]) for path in paths))
+    means = [show((name,), total[name]) for name in ("mean_iou", "mean_dice")]
+    table.add_row("mean", *means, "", "", style="bold")
     console.print(table)
-    console.print(f"pixel error {_number(total['pixel_error'])}")
-    if objects := total.get("objects"):
-        console.print(
-            f"objects at IoU 0.5: F1 {_number(objects['f1'])}, "
-            f"precision {_number(objects['precision'])}, recall {_number(objects['recall'])}"
-            f"; SEG {_number(objects['seg'])}"
+
+    def line(*paths: tuple[str, ...]) -> None:
+        held = flat(total)
+        parts = []
+        for path in paths:
+            span = show_range(path, intervals.get(path))
+            parts.append(f"{title(path)} {show(path, held[path])}" + (f" ({span})" if span else ""))
+        say(", ".join(parts))
+
+    line(("pixel_error",), ("calibration_error",))
+    if "objects" in total:
+        line(*(("objects", name) for name in ("f1", "seg", "map_dsb2018", "pq")))
+        found = total["objects"]
+        say(f"{found['merged']} merged, {found['split']} split")
+    if "isbi" in total:
+        line(*(("isbi", name) for name in ("v_rand", "v_info")))
+        line(*(("isbi", name) for name in ("pixel_error", "rand_error", "warping_error")))
+    for note in evaluation.notes:
+        console.print(note, style="dim", markup=False)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Prints the scores that both have, and the difference of B from A."""
+    say(f"A  {comparison.a}\nB  {comparison.b}")
+    count = len(comparison.images)
+    table = Table(title=f"{count} image{'s' * (count != 1)}", title_justify="left")
+    table.add_column("score")
+    for name in ("A", "B", "B − A", "interval", "better / worse"):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown: list[tuple[str, ...]] = [
+        ("mean_iou",),
+        ("mean_dice",),
+        ("pixel_error",),
+        ("calibration_error",),
+    ]
+    shown += [(key, name) for key in ("iou", "boundary_f1") for name in comparison.classes[1:]]
+    shown += [("objects", name) for name in ("f1", "seg", "map_dsb2018", "pq")]
+    shown += [("isbi", name) for name in ("v_rand", "v_info", "warping_error")]
+    for one in comparison.differences:
+        if one.difference is None or one.score not in shown:
+            continue
+        digits = describe(one.score).digits
+        low_high = one.interval or ()
+        clear = one.interval is not None and (one.interval[0] > 0 or one.interval[1] < 0)
+        table.add_row(
+            Text(title(one.score)),
+            show(one.score, one.a),
+            show(one.score, one.b),
+            f"{one.difference:+.{digits}f}",
+            " … ".join(f"{value:+.{digits}f}" for value in low_high),
+            f"{one.wins} / {one.losses}",
+            style="bold" if clear else "",
         )
+    console.print(table)
+    if comparison.left_out:
+        say(f"left out, since only one has them: {', '.join(comparison.left_out)}")
+    for note in comparison.notes:
+        console.print(note, style="dim", markup=False)
+
+
+def show_folds(report: dict[str, Any]) -> None:
+    """Prints the main scores: mean and standard deviation over folds, and pooled."""
+    mean, spread, pooled = (flat(report[name]) for name in ("mean", "std", "pooled"))
+    table = Table(title=f"{report['folds']} folds of {report['images']} images")
+    table.title_justify = "left"
+    table.add_column("score")
+    for name in ("mean", "standard deviation", "pooled"):
+        table.add_column(name, justify="right")
+    for path in (("mean_dice",), ("mean_iou",), ("pixel_error",), ("objects", "f1")):
+        if path in mean:
+            given = (show(path, part.get(path)) for part in (mean, spread, pooled))
+            table.add_row(Text(title(path)), *given)
+    console.print(table)
 
 
 @contextmanager
@@ -51,7 +124,3 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _number(value: float | None) -> str:
-    return "absent" if value is None else f"{value:.4f}"

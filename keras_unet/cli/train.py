@@ -32,12 +32,24 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. minutes=20."),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was killed or stopped."),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Cross-validate: so many runs, each image held out once."),
+    ] = None,
     show: Annotated[
         bool, typer.Option("--show-settings", help="List every setting and its default, and end.")
     ] = False,
 ) -> None:
-    """Train a U-Net on a folder of images and labels; Ctrl-C keeps what was learned."""
-    from keras_unet.training.config import describe, load_config
+    """Train a U-Net on a folder of images and labels; Ctrl-C keeps what was learned.
+
+    Without --config, settings that are not --set are planned for the data (see `keras-unet plan`).
+    A run that was stopped or killed goes on with --resume RUN, and ends as if nothing had happened.
+    """
+    from keras_unet.training.config import describe, load_config, read_tree
 
     if show:
         typer.echo(describe())
@@ -49,14 +61,41 @@ def train(
         "validation_labels": validation_labels,
         "label_kind": "instances" if instances else None,
     }
-    checked = load_config(config, settings or (), data=given)
+    from keras_unet.cli.report import console, say, show_evaluation, show_folds
 
-    from keras_unet.cli.report import console, say, show_evaluation
+    folded = folds is not None or (resume is not None and (resume / "splits.json").is_file())
+    checked, files = None, {}
+    if resume is None and config is None:  # what is not set is planned
+        from keras_unet.training.planner import plan_tree
+
+        planned = plan_tree(read_tree(None, settings or (), data=given))
+        checked, files = planned.config, {"plan.toml": planned.to_toml()}
+        say(planned.to_text())
+    elif resume is None:
+        checked = load_config(config, settings or (), data=given)
+    elif config or settings or folds or any(v is not None for v in given.values()):
+        if folded:
+            raise typer.BadParameter("a cross-validation goes on with its own settings alone")
+        # what is given beside must be what the run was begun with
+        checked = load_config(config or resume / "config.toml", settings or (), data=given)
+
+    if folded:
+        from keras_unet.training.cross_validation import cross_validate
+
+        found = cross_validate(checked, folds or 0, console, resume=resume, files=files)
+        if found.report is None:
+            raise typer.Exit(130)
+        show_folds(found.report)
+        say(f"Segment  keras-unet predict {quote(str(found.folder))} NEW_IMAGES")
+        return
+
     from keras_unet.training.fit import train as run
 
-    result = run(checked, console)
+    result = run(checked, console, resume=resume, files=files)
     show_evaluation(result.evaluation)
     folder, published = result.folder, Path("saved_models", result.folder.name)
     say(f"Look at  {folder}/overlays/ (errors in colour) and {folder}/curves.png")
     say(f"Segment  keras-unet predict {quote(str(folder))} NEW_IMAGES")
     say(f"Publish  keras-unet export {quote(str(folder))} {quote(str(published))}")
+    if result.interrupted:
+        raise typer.Exit(130)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from keras_unet.data.tiff import TiffStack
+from keras_unet.data.windows import pixel_type, refuse_transparency
 from keras_unet.errors import DataError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -59,6 +60,15 @@ def count_pages(path: str | Path) -> int:
         return len(file)
 
 
+def is_tiff(path: str | Path) -> bool:
+    """Whether the file begins as a TIFF file does; False too if it can't be opened."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(4) in _TIFF_STARTS
+    except OSError:
+        return False
+
+
 class ImageFile(AbstractContextManager["ImageFile"]):
     """An open image file: a sequence of images, read when asked for. See `read_image`."""
 
@@ -97,14 +107,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
     def image(self, page: int | None = None) -> np.ndarray:
         """Page `page` as [H, W, C]; see `read_image`."""
         array = self._read(page, palette=True)
-        if array.dtype == np.float64 or array.dtype == np.float16:
-            array = array.astype(np.float32)
-        if array.dtype.kind not in "uif" or array.dtype.itemsize > 4:
-            raise DataError(
-                f"{self.path}: holds {array.dtype} pixels; expected integers of 8 to 32 bits or "
-                "floating point"
-            )
-        return np.ascontiguousarray(array)
+        return np.ascontiguousarray(array, pixel_type(self.path, array.dtype))
 
     def labels(self, page: int | None = None) -> np.ndarray:
         """Page `page` as int32 [H, W]; see `read_labels`."""
@@ -159,14 +162,9 @@ class ImageFile(AbstractContextManager["ImageFile"]):
         if array.size == 0:
             raise DataError(f"{self.path}: is {array.shape[0]}x{array.shape[1]}; expected pixels")
         if alpha and array.shape[2] in (2, 4):
-            array, opacity = array[..., :-1], array[..., -1]
-            opaque = np.iinfo(opacity.dtype).max if opacity.dtype.kind in "ui" else 1
-            if np.any(opacity != opaque):
-                raise DataError(
-                    f"{self.path}: is partly transparent (opacity down to {opacity.min():g} of "
-                    f"{opaque}); expected an opaque image: flatten it, or drop its alpha channel"
-                    + (" (pages of a stack? save them as pages)" if self._stack else "")
-                )
+            hint = " (pages of a stack? save them as pages)" if self._stack else ""
+            refuse_transparency(self.path, array[..., -1], hint)
+            array = array[..., :-1]
         return array
 
     def _read_picture(self, palette: bool) -> tuple[np.ndarray, bool]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -11,6 +11,17 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from keras_unet.errors import ConfigError, DataError
 
 Method = Literal["image", "dataset", "range"]
+
+
+class RowArray(Protocol):
+    """What `Normalization.parameters` reads: an array, or one that is read by rows from a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice) -> np.ndarray: ...
+
+
 FLOOR = 1e-6  # least standard deviation, as a share of the image's largest magnitude
 
 
@@ -72,39 +83,37 @@ class Normalization(BaseModel):
             raise ConfigError(
                 f'normalization is {method!r}; expected "image", "dataset" or "range"'
             )
-        count, mean, squares = 0, np.zeros(0), np.zeros(0)
+        total: _Moments | None = None
         for image in images:
-            n, own_mean, own_squares = _moments(image)
-            if count == 0:
-                mean, squares = np.zeros_like(own_mean), np.zeros_like(own_squares)
-            elif len(mean) != len(own_mean):
+            own = _moments(image)
+            if total is not None and len(total.mean) != len(own.mean):
                 raise DataError(
-                    f"found images with {len(mean)} and with {len(own_mean)} channels; "
+                    f"found images with {len(total.mean)} and with {len(own.mean)} channels; "
                     "expected one number of channels in a data set"
                 )
-            # Chan, Golub, LeVeque 1979: sums of squares of two sets joined without a second pass.
-            delta = own_mean - mean
-            squares = squares + own_squares + delta**2 * (count * n / (count + n))
-            mean = mean + delta * (n / (count + n))
-            count += n
-        if count == 0:
+            total = own if total is None else _joined(total, own)
+        if total is None:
             raise DataError("found no images to learn the normalisation from; expected at least 1")
-        std = np.sqrt(squares / count)
+        mean, std = total.mean, np.sqrt(total.squares / total.pixels)
         return cls(method="dataset", mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
-    def parameters(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def parameters(self, image: np.ndarray | RowArray) -> tuple[np.ndarray, np.ndarray]:
         """(shift, scale), each float32 [C], so that normalised = (image - shift) * scale.
 
+        The image is read once, by bands of rows from top to bottom, so that one on disk gives
+        exactly what the same one in memory gives; "dataset" reads only its shape.
+
         Args:
-          image: [H, W, C], in the dtype it was stored in.
+          image: [H, W, C], in the dtype it was stored in: an array, or what is sliced like one.
 
         Raises:
           DataError: not three-dimensional, empty, not finite, another number of channels than in
             training ("dataset"), or brighter than the trained range ("range").
         """
         if self.method == "image":
-            count, mean, squares = _moments(image)
-            std = np.maximum(np.sqrt(squares / count), FLOOR * _span(image))
+            found = _moments(image)
+            mean, std = found.mean, np.sqrt(found.squares / found.pixels)
+            std = np.maximum(std, FLOOR * max(abs(found.low), abs(found.high)))
         elif self.method == "dataset":
             _require_image(image)
             mean, std = np.asarray(self.mean), np.asarray(self.std)
@@ -117,7 +126,7 @@ class Normalization(BaseModel):
         else:
             assert self.scale is not None  # by _consistent
             _require_image(image)
-            brightest = float(image.max())
+            brightest = max(float(band.max()) for band in _bands(image))
             if not brightest <= self.scale * (1 + 1e-6):
                 raise DataError(
                     f"found grey values up to {brightest:g}; expected at most {self.scale:g}, the "
@@ -137,32 +146,54 @@ class Normalization(BaseModel):
         return out
 
 
-def _require_image(image: np.ndarray) -> None:
-    if image.ndim != 3 or image.size == 0:
+class _Moments(NamedTuple):
+    """Pixels, mean and sum of squared deviations (float64 [C]), least and largest value."""
+
+    pixels: int
+    mean: np.ndarray
+    squares: np.ndarray
+    low: float
+    high: float
+
+
+def _require_image(image: np.ndarray | RowArray) -> None:
+    if len(image.shape) != 3 or 0 in image.shape:
         raise DataError(
             f"found an image of shape {image.shape}; expected [height, width, channels]"
         )
 
 
-def _moments(image: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Pixels, mean [C] and sum of squared deviations [C], in float64, a band of rows at a time."""
+def _bands(image: np.ndarray | RowArray) -> Iterator[np.ndarray]:
+    """About a million values at a time; the bands depend on the shape alone."""
     _require_image(image)
     height, width, channels = image.shape
-    count = height * width
-    mean = image.mean(axis=(0, 1), dtype=np.float64)
-    if not np.all(np.isfinite(mean)):
-        raise DataError("found grey values that are NaN or infinite; expected finite ones")
-    squares = np.zeros(channels)
     rows = max(1, (1 << 20) // (width * channels))
     for top in range(0, height, rows):
-        band = image[top : top + rows].astype(np.float64) - mean
-        squares += np.einsum("hwc,hwc->c", band, band)
-    return count, mean, squares
+        yield image[top : min(top + rows, height)]
 
 
-def _span(image: np.ndarray) -> float:
-    """The largest magnitude: the same for an image and its float32 copy, as a server gets it."""
-    return max(abs(float(image.min())), abs(float(image.max())))
+def _moments(image: np.ndarray | RowArray) -> _Moments:
+    total: _Moments | None = None
+    for band in _bands(image):
+        mean = band.mean(axis=(0, 1), dtype=np.float64)
+        if not np.all(np.isfinite(mean)):
+            raise DataError("found grey values that are NaN or infinite; expected finite ones")
+        rest = band.astype(np.float64) - mean
+        squares = np.einsum("hwc,hwc->c", rest, rest)
+        pixels = band.shape[0] * band.shape[1]
+        own = _Moments(pixels, mean, squares, float(band.min()), float(band.max()))
+        total = own if total is None else _joined(total, own)
+    assert total is not None  # an image has at least one row
+    return total
+
+
+def _joined(a: _Moments, b: _Moments) -> _Moments:
+    """Chan, Golub, LeVeque 1979: sums of squares of two sets joined without a second pass."""
+    pixels = a.pixels + b.pixels
+    delta = b.mean - a.mean
+    squares = a.squares + b.squares + delta**2 * (a.pixels * b.pixels / pixels)
+    mean = a.mean + delta * (b.pixels / pixels)
+    return _Moments(pixels, mean, squares, min(a.low, b.low), max(a.high, b.high))
 
 
 def _full_ranges(images: Iterable[np.ndarray]) -> list[float]:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_unet import geometry
 from keras_unet.augment import Augment, sample_seeds
 from keras_unet.data.bank import ImageBank
+from keras_unet.data.foreground import ForegroundPixels
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.normalization import Method, Normalization
 from keras_unet.data.samples import Sample, load_samples
@@ -97,17 +98,26 @@ def tile_entries(sizes: Sequence[tuple[int, int]], output: int) -> np.ndarray:
     return np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
 
 
-def tile_requests(entries: np.ndarray, *, batch_size: int, seed: int) -> tf.data.Dataset:
+def tile_requests(
+    entries: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    foreground: ForegroundPixels | None = None,
+) -> tf.data.Dataset:
     """Endless batches of (index int32 [B], seeds int32 [B, 2]): which tiles to draw, in order.
 
     Every image of `entries` comes once an epoch, shuffled. A request depends on (seed, epoch,
-    place in the epoch) alone, not on threads or restarts.
+    place in the epoch) alone, not on threads or restarts. With `foreground`, there is a third part,
+    centre int32 [B, 2], and a share of the requests is centred on a pixel of a drawn class.
+    `start` is the first batch's number: a resumed run goes on where it was.
     """
     count = len(entries)
     table = tf.constant(entries)
 
     @tf.autograph.experimental.do_not_convert
-    def request(first: Any) -> tuple[Any, Any]:
+    def request(first: Any) -> tuple[Any, ...]:
         number = first + tf.range(batch_size, dtype=tf.int64)
         epoch, place = number // count, number % count
         # the wrapper tf.random.experimental.index_shuffle pads a batch of seeds on the wrong axis
@@ -116,9 +126,13 @@ def tile_requests(entries: np.ndarray, *, batch_size: int, seed: int) -> tf.data
             index=place, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=4
         )
         seeds = sample_seeds(seed, tf.cast(epoch, tf.int32), tf.cast(place, tf.int32))
-        return tf.gather(table, order), seeds
+        index = tf.gather(table, order)
+        if foreground is None:
+            return index, seeds
+        index, centre = foreground.choose(index, seeds)
+        return index, seeds, centre
 
-    return tf.data.Dataset.counter(0, batch_size).map(request)
+    return tf.data.Dataset.counter(start * batch_size, batch_size).map(request)
 
 
 def tile_dataset(
@@ -128,13 +142,17 @@ def tile_dataset(
     *,
     batch_size: int,
     seed: int,
+    start: int = 0,
+    foreground: ForegroundPixels | None = None,
     parallel: int = 2,
 ) -> tf.data.Dataset:
     """Endless batches of augmented tiles (x, y, w), drawn on the CPU beside the training step."""
 
     @tf.autograph.experimental.do_not_convert
-    def draw(index: Any, seeds: Any) -> tuple[Any, Any, Any]:
-        return augment.sample(bank, index, seeds)
+    def draw(index: Any, seeds: Any, centre: Any = None) -> tuple[Any, Any, Any]:
+        return augment.sample(bank, index, seeds, centre=centre)
 
-    requests = tile_requests(entries, batch_size=batch_size, seed=seed)
+    requests = tile_requests(
+        entries, batch_size=batch_size, seed=seed, start=start, foreground=foreground
+    )
     return requests.map(draw, num_parallel_calls=parallel, deterministic=True).prefetch(2)

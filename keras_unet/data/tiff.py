@@ -19,7 +19,7 @@ SAFE_BYTES = 1 << 30  # a page up to this size is read whatever the file's size 
 MOST_EXPANSION = 2000  # beyond that, a page may be so many times larger than its file
 
 
-class _Slot(NamedTuple):
+class Slot(NamedTuple):
     """Where one image [H, W, C] lies: planes of a series, to be joined along the channels."""
 
     series: int
@@ -33,21 +33,36 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     last axis; every other axis (Z, T, plain pages) counts pages, in stored order. C alone with
     more than six entries counts pages too: stacks are often saved so by mistake.
 
+    Args:
+      path: the file.
+      channels: how many are expected: C alone with just as many entries is channels after all.
+
+    Attributes:
+      file: the open file.
+      slots: where each image lies in it.
+      axes: what the pages are counted by, outermost first, as (("T", 3), ("Z", 10)); empty for a
+        single image, ("Z", n) where the file leaves open what its pages are.
+
     Raises:
       DataError: not a TIFF file, or cut off.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    file: tifffile.TiffFile
+    slots: tuple[Slot, ...]
+    axes: tuple[tuple[str, int], ...]
+
+    def __init__(self, path: str | Path, channels: int | None = None) -> None:
         self.path = Path(path)
+        self._channels = channels
         with _Complaints() as complaints:
             try:
-                self._file = tifffile.TiffFile(self.path)
+                self.file = tifffile.TiffFile(self.path)
             except Exception as error:  # tifffile raises struct.error, KeyError, … on broken files
                 raise DataError(
                     f"{self.path}: cannot be read as TIFF ({error}); the file is damaged"
                 ) from error
             try:
-                self._slots = self._arrange()
+                self.slots = self._arrange()
             except DataError:
                 self.close()
                 raise
@@ -67,20 +82,20 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         self.close()
 
     def close(self) -> None:
-        self._file.close()
+        self.file.close()
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self.slots)
 
     @property
     def lossy(self) -> bool:
         """Whether the first page is compressed by JPEG, which changes label values."""
-        return "JPEG" in _compression(self._file.pages.first)
+        return "JPEG" in _compression(self.file.pages.first)
 
     @property
     def alpha(self) -> bool:
         """Whether the last sample of a pixel is its opacity rather than a measured value."""
-        extra = self._file.pages.first.extrasamples
+        extra = self.file.pages.first.extrasamples
         return len(extra) == 1 and extra[0] in (
             tifffile.EXTRASAMPLE.ASSOCALPHA,
             tifffile.EXTRASAMPLE.UNASSALPHA,
@@ -95,7 +110,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         """
         with _Complaints() as complaints:
             try:
-                array = self._read(self._slots[page], palette)
+                array = self._read(self.slots[page], palette)
             except DataError:
                 raise
             except Exception as error:  # tags that contradict each other: any kind of error
@@ -104,26 +119,26 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             raise DataError(f"{self.path}: truncated or damaged: it lacks parts of page {page}")
         return array
 
-    def _read(self, slot: _Slot, palette: bool) -> np.ndarray:
-        series = self._file.series[slot.series]
+    def _read(self, slot: Slot, palette: bool) -> np.ndarray:
+        series = self.file.series[slot.series]
         if len(series.pages) > max(slot.planes):
             planes = [self._plane(series.pages[k], palette) for k in slot.planes]
         else:  # one entry in the file stands for many planes (ImageJ beyond 4 GB)
-            self._guard(series.size * series.dtype.itemsize)
+            self.guard(series.size * series.dtype.itemsize)
             shape = (-1, *series.keyframe.shape)
             whole = self._decode(series, series.keyframe).reshape(shape)
-            planes = [self._tidy(whole[k], series.keyframe, palette) for k in slot.planes]
+            planes = [self.tidy(whole[k], series.keyframe, palette) for k in slot.planes]
         return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
 
-    def _arrange(self) -> tuple[_Slot, ...]:
+    def _arrange(self) -> tuple[Slot, ...]:
         """Which planes make up each image."""
-        kinds = self._file.series
+        kinds = self.file.series
         # Pages of unequal size, or written one by one, are several series: all are pages unless
         # the format says more.
         chosen = (
             range(len(kinds)) if kinds[0].kind in ("generic", "uniform", "shaped") else range(1)
         )
-        slots: list[_Slot] = []
+        slots: list[Slot] = []
         for number in chosen:
             series = kinds[number]
             outer = [
@@ -136,21 +151,24 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             shape = tuple(length for _, length in outer)
             order = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
             at = "".join(axis for axis, _ in outer).find("C")
-            if at >= 0 and (len(outer) > 1 or shape[at] <= MOST_CHANNELS):
+            if at >= 0 and (
+                len(outer) > 1 or shape[at] <= MOST_CHANNELS or shape[at] == self._channels
+            ):
+                del outer[at]
                 order = np.moveaxis(order, at, -1)
-                slots += [
-                    _Slot(number, tuple(row)) for row in order.reshape(-1, shape[at]).tolist()
-                ]
+                slots += [Slot(number, tuple(row)) for row in order.reshape(-1, shape[at]).tolist()]
             else:
-                slots += [_Slot(number, (k,)) for k in order.ravel().tolist()]
+                slots += [Slot(number, (k,)) for k in order.ravel().tolist()]
+        told = len(chosen) == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
+        self.axes = tuple(outer) if told else (("Z", len(slots)),) if len(slots) > 1 else ()
         return tuple(slots)
 
     def _plane(self, page: Any, palette: bool) -> np.ndarray:
         keyframe = page.keyframe
-        self._guard(keyframe.nbytes)
-        return self._tidy(self._decode(page, keyframe), keyframe, palette)
+        self.guard(keyframe.nbytes)
+        return self.tidy(self._decode(page, keyframe), keyframe, palette)
 
-    def _guard(self, nbytes: int) -> None:
+    def guard(self, nbytes: int) -> None:
         """Refuses a header that claims far more pixels than the file can hold."""
         size = self.path.stat().st_size
         if nbytes > SAFE_BYTES and nbytes > MOST_EXPANSION * size:
@@ -164,8 +182,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         try:
             return source.asarray(maxworkers=1)
         except Exception as error:
-            # the second is how tifffile of 2025 and earlier says it
-            if "imagecodecs" in str(error) or "not supported" in str(error):
+            if lacks_codec(error):
                 return self._by_pillow(source, keyframe)
             raise DataError(
                 f"{self.path}: truncated or damaged: its pixels cannot be read ({error})"
@@ -193,7 +210,8 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             )
         return array.astype(keyframe.dtype, copy=False)
 
-    def _tidy(self, array: np.ndarray, keyframe: tifffile.TiffPage, palette: bool) -> np.ndarray:
+    def tidy(self, array: np.ndarray, keyframe: tifffile.TiffPage, palette: bool) -> np.ndarray:
+        """What tifffile decodes of a page, or a window of it, as [H, W, C]."""
         axes = keyframe.axes.replace("S", "") if array.ndim == 2 else keyframe.axes
         array = array.reshape(
             [n for n, axis in zip(array.shape, axes, strict=True) if axis in "YXS"]
@@ -206,6 +224,12 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         if keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE and palette and colours is not None:
             array = (colours[:, array] >> 8).astype(np.uint8).transpose(1, 2, 0)
         return np.atleast_3d(array)
+
+
+def lacks_codec(error: Exception) -> bool:
+    """Whether decoding failed for want of the package imagecodecs."""
+    # the second is how tifffile of 2025 and earlier says it
+    return "imagecodecs" in str(error) or "not supported" in str(error)
 
 
 def _compression(page: tifffile.TiffPage) -> str:

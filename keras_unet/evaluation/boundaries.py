@@ -9,8 +9,19 @@ import numpy as np
 from scipy import ndimage
 
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation.confusion import ratio
 
 IGNORED = -1
+# what one image adds to the scores of a set, class by class; counts of several images add up
+COUNTS = (
+    "near_true",  # true outline pixels within the tolerance of a predicted one
+    "near_predicted",
+    "true",  # true outline pixels
+    "predicted",
+    "distance_sum",  # of the 95th percentiles, px
+    "distance_images",  # where it is defined
+    "undefined_images",  # where only one of truth and prediction has an outline
+)
 
 
 class _Distances(NamedTuple):
@@ -67,23 +78,47 @@ def boundary_scores(
     if len(truth) != len(predicted):
         raise DataError(f"got {len(truth)} true and {len(predicted)} predicted images")
 
-    near = np.zeros((num_classes, 2), np.int64)  # true, predicted
-    total = np.zeros((num_classes, 2), np.int64)
-    farthest: list[list[float]] = [[] for _ in range(num_classes)]
-    undefined = np.zeros(num_classes, np.int64)
-    for true_image, predicted_image in zip(truth, predicted, strict=True):
-        true_image, predicted_image = _checked(true_image, predicted_image, num_classes)
-        for number in range(num_classes):
-            found = _distances(true_image, predicted_image, number, image_edge)
-            total[number] += [each.size for each in found]
-            near[number] += [np.count_nonzero(each <= tolerance) for each in found]
-            if found.truth.size and found.predicted.size:
-                farthest[number].append(max(float(np.percentile(each, 95)) for each in found))
-            undefined[number] += bool(found.truth.size) != bool(found.predicted.size)
+    counts = sum(
+        (
+            boundary_counts(*pair, num_classes, tolerance=tolerance, image_edge=image_edge)
+            for pair in zip(truth, predicted, strict=True)
+        ),
+        np.zeros((num_classes, len(COUNTS))),
+    )
+    return {name: values.tolist() for name, values in rates(counts).items()}
+
+
+def boundary_counts(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    num_classes: int,
+    *,
+    tolerance: float,
+    image_edge: bool,
+) -> np.ndarray:
+    """What one image adds to the scores of a set: float64 [K, len(COUNTS)], see there."""
+    truth, predicted = _checked(truth, predicted, num_classes)
+    rows = []
+    for number in range(num_classes):
+        found = _distances(truth, predicted, number, image_edge)
+        near = [np.count_nonzero(each <= tolerance) for each in found]
+        both = found.truth.size and found.predicted.size
+        farthest = max(float(np.percentile(each, 95)) for each in found) if both else 0.0
+        one = bool(found.truth.size) != bool(found.predicted.size)
+        rows.append((*near, *(each.size for each in found), farthest, bool(both), one))
+    return np.array(rows, np.float64)
+
+
+def rates(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """`boundary_scores` of sums of `boundary_counts`, [..., K, len(COUNTS)], as [..., K]."""
+    near, total = counts[..., 0:2], counts[..., 2:4]
+    recall, precision = np.moveaxis(ratio(near, total), -1, 0)
+    f1 = ratio(2 * precision * recall, precision + recall)
+    f1 = np.where(near.all(axis=-1), f1, 0.0)
     return {
-        "boundary_f1": [_f1(*pair) for pair in zip(near, total, strict=True)],
-        "hausdorff95": [float(np.mean(each)) if each else float("nan") for each in farthest],
-        "hausdorff95_undefined": undefined.tolist(),
+        "boundary_f1": np.where(total.any(axis=-1), f1, np.nan),
+        "hausdorff95": ratio(counts[..., 4], counts[..., 5]),
+        "hausdorff95_undefined": counts[..., 6].astype(np.int64),
     }
 
 
@@ -101,15 +136,6 @@ def _distances(
         return _Distances(*(np.full(np.count_nonzero(each), np.inf) for each in edges))
     to_truth, to_predicted = (ndimage.distance_transform_edt(~each) for each in edges)
     return _Distances(to_predicted[edges[0]], to_truth[edges[1]])
-
-
-def _f1(near: np.ndarray, total: np.ndarray) -> float:
-    if not total.any():
-        return float("nan")
-    if not near.all():
-        return 0.0
-    recall, precision = near / total
-    return float(2 * precision * recall / (precision + recall))
 
 
 def _checked(

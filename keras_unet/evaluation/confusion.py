@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from keras_unet.errors import ConfigError, DataError
@@ -50,43 +52,56 @@ def confusion_matrix(
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def scores(confusion: np.ndarray) -> dict[str, float | list[float]]:
-    """Scores of a confusion matrix (rows: truth).
+def scores(confusion: np.ndarray) -> dict[str, Any]:
+    """Scores of a confusion matrix (rows: truth), or of each of a stack of them.
 
     A class that is neither in truth nor in the prediction has IoU and Dice NaN and is left out of
-    the means; one that is in either of them counts. Without any pixel, everything is NaN.
+    the means; one that is in either of them counts. `precision` is NaN for a class that was not
+    predicted, `recall` for one that is not in truth. Without any pixel, everything is NaN.
 
     Args:
-        confusion: [K, K], counts or sums of weights.
+        confusion: [..., K, K], counts or sums of weights.
 
     Returns:
-        pixel_accuracy, pixel_error, mean_iou, mean_dice: numbers; iou, dice: one for each class.
+        pixel_accuracy, pixel_error, mean_iou, mean_dice: numbers; iou, dice, precision, recall:
+        one for each class. As lists [...] and [..., K].
 
     Raises:
         DataError: the matrix is not square.
     """
+    return {name: values.tolist() for name, values in rates(confusion).items()}
+
+
+def rates(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """`scores` as arrays [...] and [..., K]."""
     matrix = np.asarray(confusion, np.float64)
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+    if matrix.ndim < 2 or matrix.shape[-2] != matrix.shape[-1]:
         raise DataError(f"a confusion matrix is square, got shape {matrix.shape}")
-    hits = np.diag(matrix)
-    sizes = matrix.sum(axis=0) + matrix.sum(axis=1)
-    iou = _ratio(hits, sizes - hits)
-    dice = _ratio(2 * hits, sizes)
-    accuracy = float(_ratio(hits.sum(), matrix.sum()))
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+    predicted, true = matrix.sum(axis=-2), matrix.sum(axis=-1)
+    sizes = predicted + true
+    iou = ratio(hits, sizes - hits)
+    dice = ratio(2 * hits, sizes)
+    accuracy = ratio(hits.sum(axis=-1), sizes.sum(axis=-1) / 2)
     return {
         "pixel_accuracy": accuracy,
         "pixel_error": 1.0 - accuracy,
-        "iou": iou.tolist(),
-        "dice": dice.tolist(),
-        "mean_iou": _mean(iou),
-        "mean_dice": _mean(dice),
+        "iou": iou,
+        "dice": dice,
+        "precision": ratio(hits, predicted),
+        "recall": ratio(hits, true),
+        "mean_iou": mean_of_defined(iou),
+        "mean_dice": mean_of_defined(dice),
     }
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(part: np.ndarray | float, whole: np.ndarray | float) -> np.ndarray:
+    """part / whole, NaN where whole is 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan)
 
 
-def _mean(values: np.ndarray) -> float:
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if present.size else float("nan")
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    present = ~np.isnan(values)
+    return ratio(np.where(present, values, 0.0).sum(axis=-1), present.sum(axis=-1))

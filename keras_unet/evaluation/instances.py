@@ -8,13 +8,13 @@ its competition defines it).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation.confusion import ratio
 from keras_unet.evaluation.overlap import overlap_table
 
 # Data Science Bowl 2018: IoU 0.50, 0.55 … 0.95. In twentieths, so that an IoU is compared with
@@ -49,55 +49,46 @@ class Matches(NamedTuple):
     iou: np.ndarray
 
 
-@dataclass(frozen=True)
-class ObjectCounts:
-    """What the scores of a set of images need to know; counts of several images add up.
+# what one image adds to the scores of a set; counts of several images add up
+COUNTS = (
+    "truth",  # true objects
+    "predicted",
+    "seg_sum",  # of the Jaccard indices of SEG
+    "iou_sum",  # over matches at IoU > 0.5
+    "map_sum",  # of the average precisions of images that hold any object
+    "map_images",  # how many these are
+    "merged",
+    "split",
+    *(f"true_positives_{threshold}" for threshold in IOU_THRESHOLDS),
+)
 
-    seg_sum: sum of the Jaccard indices of SEG. iou_sum: sum of IoU over matches at IoU > 0.5.
-    true_positives: matches at each of IOU_THRESHOLDS. map_sum, map_images: the average precisions
-    of the images that hold any object, and how many these are.
-    """
 
-    truth: int = 0
-    predicted: int = 0
-    seg_sum: float = 0.0
-    iou_sum: float = 0.0
-    true_positives: tuple[int, ...] = (0,) * len(IOU_THRESHOLDS)
-    map_sum: float = 0.0
-    map_images: int = 0
-
-    def __add__(self, other: ObjectCounts) -> ObjectCounts:
-        return ObjectCounts(
-            self.truth + other.truth,
-            self.predicted + other.predicted,
-            self.seg_sum + other.seg_sum,
-            self.iou_sum + other.iou_sum,
-            tuple(a + b for a, b in zip(self.true_positives, other.true_positives, strict=True)),
-            self.map_sum + other.map_sum,
-            self.map_images + other.map_images,
-        )
-
-    def scores(self) -> dict[str, Any]:
-        """See `object_scores`."""
-        hits = self.true_positives[0]
-        wrong, missed = self.predicted - hits, self.truth - hits
-        either = self.truth + self.predicted
-        precision_at = [_ratio(count, either - count) for count in self.true_positives]
-        return {
-            "seg": _ratio(self.seg_sum, self.truth),
-            "map_dsb2018": _ratio(self.map_sum, self.map_images),
-            "map_pooled": float(np.mean(precision_at)),
-            "average_precision": dict(zip(map(str, IOU_THRESHOLDS), precision_at, strict=True)),
-            "f1": _ratio(2 * hits, either),
-            "precision": _ratio(hits, self.predicted),
-            "recall": _ratio(hits, self.truth),
-            "pq": _ratio(2 * self.iou_sum, either),
-            "sq": _ratio(self.iou_sum, hits),
-            "rq": _ratio(2 * hits, either),
-            "true_positives": hits,
-            "false_positives": wrong,
-            "false_negatives": missed,
-        }
+def rates(counts: np.ndarray) -> dict[str, Any]:
+    """`object_scores` of sums of `object_counts`, [..., len(COUNTS)], as arrays [...]."""
+    truth, predicted, seg_sum, iou_sum, map_sum, map_images, merged, split = np.moveaxis(
+        np.asarray(counts, np.float64)[..., : -len(IOU_THRESHOLDS)], -1, 0
+    )
+    reached = np.moveaxis(np.asarray(counts, np.float64)[..., -len(IOU_THRESHOLDS) :], -1, 0)
+    hits = reached[0]
+    either = truth + predicted
+    precision_at = [ratio(count, either - count) for count in reached]
+    return {
+        "seg": ratio(seg_sum, truth),
+        "map_dsb2018": ratio(map_sum, map_images),
+        "map_pooled": np.mean(precision_at, axis=0),
+        "average_precision": dict(zip(map(str, IOU_THRESHOLDS), precision_at, strict=True)),
+        "f1": ratio(2 * hits, either),
+        "precision": ratio(hits, predicted),
+        "recall": ratio(hits, truth),
+        "pq": ratio(2 * iou_sum, either),
+        "sq": ratio(iou_sum, hits),
+        "rq": ratio(2 * hits, either),
+        "true_positives": hits.astype(np.int64),
+        "false_positives": (predicted - hits).astype(np.int64),
+        "false_negatives": (truth - hits).astype(np.int64),
+        "merged": merged.astype(np.int64),
+        "split": split.astype(np.int64),
+    }
 
 
 def object_scores(
@@ -114,6 +105,8 @@ def object_scores(
     - `pq` = `sq` · `rq`: panoptic quality (Kirillov et al. 2019, CVPR); `sq` is the mean IoU of
       matches, `rq` equals `f1`.
     - `true_positives`, `false_positives`, `false_negatives`: objects at IoU 0.5.
+    - `merged`: predicted objects that hold more than half of each of two or more true ones;
+      `split`: true objects that hold more than half of each of two or more predicted ones.
 
     A match needs an IoU above the threshold, not equal to it; above 0.5 an object has at most one.
 
@@ -129,26 +122,38 @@ def object_scores(
         DataError: shapes, types or numbers of images do not fit.
     """
     pairs = _paired(truth, predicted)
-    return sum((object_counts(*pair) for pair in pairs), ObjectCounts()).scores()
+    counts = sum((object_counts(*pair) for pair in pairs), np.zeros(len(COUNTS)))
+    return {
+        name: {k: float(v) for k, v in value.items()} if isinstance(value, dict) else float(value)
+        for name, value in rates(counts).items()
+    }
 
 
-def object_counts(truth: np.ndarray, predicted: np.ndarray) -> ObjectCounts:
-    """What one image adds to the scores of a set: `sum(counts, ObjectCounts()).scores()`."""
+def object_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """What one image adds to the scores of a set: float64 [len(COUNTS)], see there."""
     found = overlaps(truth, predicted)
     true, guessed = found.truth_labels.size, found.predicted_labels.size
     jaccard = found.shared / found.union
     covering = 2 * found.shared > found.truth_sizes[found.truth_index]
+    covered = 2 * found.shared > found.predicted_sizes[found.predicted_index]
+    merged = np.bincount(found.predicted_index[covering], minlength=1) > 1
+    split = np.bincount(found.truth_index[covered], minlength=1) > 1
     reached = 20 * found.shared[:, None] > found.union[:, None] * _TWENTIETHS
     hits = reached.sum(axis=0)
     precision_at = hits / np.maximum(true + guessed - hits, 1)
-    return ObjectCounts(
-        true,
-        guessed,
-        float(jaccard[covering].sum()),
-        float(jaccard[reached[:, 0]].sum()),
-        tuple(hits.tolist()),
-        float(precision_at.mean()),
-        int(true + guessed > 0),
+    return np.array(
+        [
+            true,
+            guessed,
+            jaccard[covering].sum(),
+            jaccard[reached[:, 0]].sum(),
+            precision_at.mean(),
+            true + guessed > 0,
+            merged.sum(),
+            split.sum(),
+            *hits,
+        ],
+        np.float64,
     )
 
 
@@ -226,7 +231,3 @@ def _paired(
     if len(truth) != len(predicted):
         raise DataError(f"got {len(truth)} true and {len(predicted)} predicted images")
     return list(zip(truth, predicted, strict=True))
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.segments import SegmentScores, label4, segment_scores, thin
+from keras_unet.evaluation.confusion import ratio
+from keras_unet.evaluation.segments import label4, segment_scores, thin
 from keras_unet.evaluation.warping import warping_errors
 
 # 0.0, 0.1 … summed up as the scripts do: the last is 0.9999999999999999, so that a probability
 # of 1 is above every threshold
 THRESHOLDS: tuple[float, ...] = tuple(np.add.accumulate([0.0] + 10 * [0.1]).tolist())
+
+# what one slice adds to the scores of a set, at each threshold; counts of several slices add up
+COUNTS = (
+    *("v_rand", "v_info"),  # after thinning
+    *("v_rand_unthinned", "v_info_unthinned"),
+    "slices",  # in which these four are defined
+    *("hits", "marked"),  # pixels inside in both; inside in truth + inside in the proposal
+    *("joint", "pairs"),  # of the Rand F-score
+    *("splits_and_mergers", "mismatches"),
+    "pixels",
+    "empty",  # nothing is above the threshold, though something is inside
+)
 
 
 def isbi2012(
@@ -38,8 +51,10 @@ def isbi2012(
     - `rand_error`: 1 − the largest foreground-restricted F-score of pairs without thinning, pairs
       pooled over slices.
     - `warping_error`: pixels that split or merge objects after warping (Jain et al. 2010), over
-      all pixels, the smallest. `per_threshold["mismatches"]` has every pixel that could not be
-      warped: the error of Jain et al. itself.
+      all pixels, the smallest. Thresholds at which nothing is left of a slice are not chosen:
+      there is nothing to split in nothing, so they would always win (NaN if all are such).
+      `per_threshold["mismatches"]` has every pixel that could not be warped: the error of Jain et
+      al. itself.
 
     Probabilities are held as float32 and compared by `>` with a float64 threshold, as in Fiji. A
     slice with no pixel inside has no v_rand and v_info and is left out of their averages; where no
@@ -60,79 +75,119 @@ def isbi2012(
     Raises:
         DataError: shapes, types or values do not fit. ConfigError: a threshold is out of range.
     """
-    inside, values = _checked(truth, probability)
     steps = _checked_thresholds(thresholds)
-    slices = [_Slice(mask, image) for mask, image in zip(inside, values, strict=True)]
-    table: dict[str, list[float]] = {}
-    for threshold in steps:
-        for name, value in _at(slices, threshold, warping).items():
-            table.setdefault(name, []).append(value)
-
+    counts = isbi_counts(truth, probability, steps, warping=warping)
+    table = per_threshold(counts, warping)
+    result: dict[str, Any] = {name: float(value) for name, value in rates(counts).items()}
+    if not warping:
+        result["warping_error"] = None
     best = {
-        "v_rand": _largest(table["v_rand"]),
-        "v_info": _largest(table["v_info"]),
-        "pixel_error": _largest(table["pixel_f_score"]),
-        "rand_error": _largest(table["rand_f_score"]),
+        name: int(goodness.argmax())
+        for name, goodness in _goodness(counts, table).items()
+        if not np.isinf(goodness).all()
     }
-    result: dict[str, Any] = {
-        "v_rand": table["v_rand"][best["v_rand"]],
-        "v_info": table["v_info"][best["v_info"]],
-        "pixel_error": 1.0 - table["pixel_f_score"][best["pixel_error"]],
-        "rand_error": 1.0 - table["rand_f_score"][best["rand_error"]],
-        "warping_error": None,
-    }
-    if warping:
-        best["warping_error"] = int(np.argmin(table["split_and_merge_pixels"]))
-        result["warping_error"] = table["split_and_merge_pixels"][best["warping_error"]]
     result["best_threshold"] = {name: steps[place] for name, place in best.items()}
-    result["per_threshold"] = {"threshold": list(steps), **table}
+    result["per_threshold"] = {
+        "threshold": list(steps),
+        **{name: column.tolist() for name, column in table.items()},
+    }
     return result
 
 
-class _Slice:
-    """One slice with its labelled truth; thinning is kept while the mask stays the same."""
+def isbi_counts(
+    truth: np.ndarray,
+    probability: np.ndarray,
+    thresholds: Sequence[float] | None = None,
+    *,
+    warping: bool = True,
+) -> np.ndarray:
+    """What a slice, or a stack, adds to the scores of a set: float64 [thresholds, len(COUNTS)].
 
-    def __init__(self, inside: np.ndarray, values: np.ndarray) -> None:
-        self.inside, self.values = inside, values
-        self.labels = label4(inside)
-        self._mask: np.ndarray | None = None
+    Arguments and errors as for `isbi2012`; without `warping`, its two columns are 0.
+    """
+    inside, values = _checked(truth, probability)
+    steps = _checked_thresholds(thresholds)
+    pairs = zip(inside, values, strict=True)
+    return np.sum([_slice_counts(*pair, steps, warping) for pair in pairs], axis=0)
 
-    def scores(self, threshold: float) -> tuple[SegmentScores, SegmentScores]:
-        """Without and with thinning."""
-        mask = self.values > threshold
-        if self._mask is None or not np.array_equal(mask, self._mask):
-            self._mask = mask
-            self._scores = (
-                segment_scores(self.labels, label4(mask)),
-                segment_scores(self.labels, thin(mask)),
+
+def rates(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """The five scores of `isbi2012` from sums of `isbi_counts`, [..., thresholds, len(COUNTS)]."""
+    goodness = _goodness(counts, per_threshold(counts))
+    best = {name: values.max(axis=-1) for name, values in goodness.items()}
+    best = {name: np.where(np.isinf(value), np.nan, value) for name, value in best.items()}
+    return {
+        "v_rand": best["v_rand"],
+        "v_info": best["v_info"],
+        "pixel_error": 1.0 - best["pixel_error"],
+        "rand_error": 1.0 - best["rand_error"],
+        "warping_error": 0.0 - best["warping_error"],
+    }
+
+
+def _goodness(counts: np.ndarray, table: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each score's threshold is chosen by: the largest; −inf where it cannot be chosen."""
+    wanted = {
+        "v_rand": table["v_rand"],
+        "v_info": table["v_info"],
+        "pixel_error": table["pixel_f_score"],
+        "rand_error": table["rand_f_score"],
+    }
+    if "split_and_merge_pixels" in table:
+        empty = counts[..., COUNTS.index("empty")] > 0
+        wanted["warping_error"] = np.where(empty, np.nan, -table["split_and_merge_pixels"])
+    return {name: np.where(np.isnan(value), -np.inf, value) for name, value in wanted.items()}
+
+
+def _slice_counts(
+    inside: np.ndarray, values: np.ndarray, thresholds: Sequence[float], warping: bool
+) -> np.ndarray:
+    labels = label4(inside)
+    rows: list[tuple[Any, ...]] = []
+    seen: np.ndarray | None = None
+    for threshold in thresholds:
+        mask = values > threshold
+        if seen is None or not np.array_equal(mask, seen):  # thinning takes long
+            seen = mask
+            plain = segment_scores(labels, label4(mask))
+            thinned = segment_scores(labels, thin(mask))
+        # without a pixel inside they are undefined, and the slice is left out of the averages
+        scored = not np.isnan(plain.v_rand)
+        four = (
+            (thinned.v_rand, thinned.v_info, plain.v_rand, plain.v_info) if scored else (0.0,) * 4
+        )
+        errors = warping_errors(inside, values, threshold) if warping else None
+        rows.append(
+            (
+                *(four if scored else (0.0,) * 4),
+                scored,
+                np.count_nonzero(inside & mask),
+                np.count_nonzero(inside) + np.count_nonzero(mask),
+                plain.joint,
+                plain.truth + plain.proposal,
+                errors.splits + errors.mergers if errors else 0,
+                errors.mismatches if errors else 0,
+                inside.size,
+                inside.any() and not mask.any(),
             )
-        return self._scores
+        )
+    return np.array(rows, np.float64)
 
 
-def _at(slices: list[_Slice], threshold: float, warping: bool) -> dict[str, float]:
-    plain, thinned = zip(*(each.scores(threshold) for each in slices), strict=True)
-    masks = [each.values > threshold for each in slices]
-    pixels = sum(each.inside.size for each in slices)
-    hits = sum(int((each.inside & mask).sum()) for each, mask in zip(slices, masks, strict=True))
-    marked = sum(
-        int(each.inside.sum() + mask.sum()) for each, mask in zip(slices, masks, strict=True)
-    )
-    row = {
-        "v_rand": _average([each.v_rand for each in thinned]),
-        "v_info": _average([each.v_info for each in thinned]),
-        "v_rand_unthinned": _average([each.v_rand for each in plain]),
-        "v_info_unthinned": _average([each.v_info for each in plain]),
-        "pixel_f_score": _f_score(hits, marked),
-        "wrong_pixels": (marked - 2 * hits) / pixels,
-        "rand_f_score": _f_score(
-            sum(each.joint for each in plain), sum(each.truth + each.proposal for each in plain)
-        ),
+def per_threshold(counts: np.ndarray, warping: bool = True) -> dict[str, np.ndarray]:
+    """Columns [..., thresholds] of `isbi2012`'s table from sums of `isbi_counts`."""
+    column = dict(zip(COUNTS, np.moveaxis(counts, -1, 0), strict=True))
+    pixels, slices = column["pixels"], column["slices"]
+    table = {
+        **{name: ratio(column[name], slices) for name in COUNTS[:4]},
+        "pixel_f_score": _f_score(column["hits"], column["marked"]),
+        "wrong_pixels": ratio(column["marked"] - 2 * column["hits"], pixels),
+        "rand_f_score": _f_score(column["joint"], column["pairs"]),
     }
     if warping:
-        errors = [warping_errors(each.inside, each.values, threshold) for each in slices]
-        row["split_and_merge_pixels"] = sum(e.splits + e.mergers for e in errors) / pixels
-        row["mismatches"] = sum(e.mismatches for e in errors) / pixels
-    return row
+        table["split_and_merge_pixels"] = ratio(column["splits_and_mergers"], pixels)
+        table["mismatches"] = ratio(column["mismatches"], pixels)
+    return table
 
 
 def _checked(truth: np.ndarray, probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -167,16 +222,6 @@ def _checked_thresholds(thresholds: Sequence[float] | None) -> tuple[float, ...]
     return steps
 
 
-def _f_score(hits: float, marked: float) -> float:
+def _f_score(hits: np.ndarray, marked: np.ndarray) -> np.ndarray:
     """2 TP / (2 TP + FP + FN); 1 where there is nothing to find and nothing found."""
-    return 2.0 * hits / marked if marked else 1.0
-
-
-def _average(values: Sequence[float]) -> float:
-    present = [value for value in values if not np.isnan(value)]
-    return float(np.mean(present)) if present else float("nan")
-
-
-def _largest(values: Sequence[float]) -> int:
-    """Place of the first largest; NaN is below everything."""
-    return int(np.argmax(np.nan_to_num(values, nan=-np.inf)))
+    return np.where(marked > 0, ratio(2.0 * hits, marked), 1.0)

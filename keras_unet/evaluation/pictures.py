@@ -16,7 +16,14 @@ COLORS = np.array(
     [(0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0)],
     np.uint8,
 )
-MISSED, FALSE = np.array((0, 114, 178)), np.array((213, 94, 0))
+# what is marked in a picture of errors; where one pixel must stand for many, the largest wins
+OUTLINE, CONFUSED, FALSE, MISSED = 1, 2, 3, 4
+MARKS: tuple[tuple[int, tuple[int, int, int], float], ...] = (  # kind, colour, strength
+    (OUTLINE, (0, 158, 115), 0.5),
+    (CONFUSED, (240, 228, 66), 0.7),
+    (FALSE, (213, 94, 0), 0.7),
+    (MISSED, (0, 114, 178), 0.7),
+)
 
 
 def overlay(image: np.ndarray, classes: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
@@ -40,16 +47,25 @@ def overlay(image: np.ndarray, classes: np.ndarray, truth: np.ndarray | None = N
         edge = find_boundaries(classes, mode="inner") & foreground
         canvas[edge] = tint[edge]
         return canvas.astype(np.uint8)
-    counted = truth >= 0
-    for wrong, color in (
-        (counted & (truth > 0) & (classes == 0), MISSED),
-        (counted & (truth == 0) & (classes > 0), FALSE),
-        (counted & (truth > 0) & (classes > 0) & (truth != classes), COLORS[4]),
-    ):
-        canvas[wrong] = 0.3 * canvas[wrong] + 0.7 * color
-    edge = find_boundaries(truth, mode="inner")
-    canvas[edge] = 0.5 * canvas[edge] + 0.5 * COLORS[3]
+    marks = error_marks(classes, truth)
+    for kind, color, strength in MARKS:
+        at = marks == kind
+        canvas[at] = (1 - strength) * canvas[at] + strength * np.array(color)
     return canvas.astype(np.uint8)
+
+
+def error_marks(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What `overlay` colours: uint8 [H, W], OUTLINE, CONFUSED, FALSE, MISSED, or 0 for nothing.
+
+    Args:
+        classes: [H, W] int. truth: [H, W] int, -1 = ignored.
+    """
+    marks = np.zeros(truth.shape, np.uint8)
+    marks[(truth > 0) & (classes > 0) & (truth != classes)] = CONFUSED
+    marks[(truth == 0) & (classes > 0)] = FALSE
+    marks[(truth > 0) & (classes == 0)] = MISSED
+    marks[find_boundaries(truth, mode="inner") & (truth >= 0) & (marks == 0)] = OUTLINE
+    return marks
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

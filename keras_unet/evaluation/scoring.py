@@ -1,130 +1,103 @@
-"""`evaluate`: scores of a trained model on labelled images, as a table, JSON and pictures."""
+"""`evaluate`: scores of a trained model on labelled images, as JSON, report and pictures."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
-import numpy as np
+from keras_unet.data.samples import Sample
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation.reading import LabelledImages
+from keras_unet.evaluation.record import Evaluation
+from keras_unet.evaluation.scorer import Scorer, first_card
+from keras_unet.evaluation.settings import ScoreSettings
+from keras_unet.inference.members import Model, members
+from keras_unet.inference.options import make_options
+from keras_unet.inference.rows import Predictor
+from keras_unet.models.bundle import TrainedModel
 
-from keras_unet.data.samples import Sample, load_samples
-from keras_unet.data.targets import scored_classes
-from keras_unet.errors import DataError
-from keras_unet.evaluation import pictures
-from keras_unet.evaluation.confusion import confusion_matrix, scores
-from keras_unet.evaluation.instances import ObjectCounts, object_counts
-from keras_unet.inference.objects import to_instances
-from keras_unet.inference.prediction import predict, to_classes
-from keras_unet.models.bundle import TrainedModel, load_model
 
+class Samples(Protocol):
+    """A list of samples, or anything else with a length that gives them in a loop."""
 
-class Evaluation(NamedTuple):
-    """Scores over all pixels of the set, and each image's own."""
-
-    total: dict[str, Any]
-    images: dict[str, dict[str, Any]]
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Sample]: ...
 
 
 def evaluate(
-    model: TrainedModel | str | Path,
+    model: Model | Sequence[Model],
     images: str | Path,
     labels: str | Path | None = None,
     *,
     output: str | Path | None = None,
-    tile: int | None = None,
+    settings: ScoreSettings | Mapping[str, Any] | None = None,
+    prediction: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Predicts every image and compares it with its labels, read by the model's own rule.
 
-    For instance labels, the line between touching cells does not count (`scored_classes`), and
-    connected regions of the foreground are scored as objects too (`object_scores`).
+    Images are read one after the other: memory does not grow with their number. For instance
+    labels, the line between touching cells does not count (`scored_classes`), and connected
+    regions of the foreground are scored as objects too (`object_scores`).
 
     Args:
-        model: what `load_model` returns, or the run folder or `.keras` file it takes.
+        model: what `load_model` returns, the run folder or `.keras` file it takes, or several
+            that predict together, as for `predict`.
         images, labels: as for `keras_unet.train`.
-        output: folder for `evaluation.json` and an overlay of errors per image.
-        tile: largest input tile, see `predict`.
+        output: folder for `evaluation.json`, `report.html` and `overlays/`.
+        settings: what is scored: a `ScoreSettings`, or a mapping that makes one.
+        prediction: options of `predict`, such as `tile` and `symmetries`.
         progress: called with (images done, images in all).
 
     Raises:
         DataError: images or labels cannot be used; names every bad file.
+        ConfigError: a setting is unknown or does not fit the model.
     """
-    if not isinstance(model, TrainedModel):
-        model = load_model(model)
-    samples, _ = load_samples(
-        images, labels, model.card.labels.as_rule(), need_labels=True, for_scoring=True
+    chosen = _checked(settings)
+    loaded = members(model)
+    trained = [TrainedModel(one.network, one.card) for one in loaded if one.card is not None]
+    rule = first_card([each.card for each in trained]).labels.as_rule()
+    samples = LabelledImages(images, labels, rule, loaded[0].form.channels)
+    return evaluate_samples(
+        trained,
+        samples,
+        output=output,
+        settings=chosen,
+        prediction=prediction,
+        data=str(images),
+        progress=progress,
     )
-    result = evaluate_samples(model, samples, output=output, tile=tile, progress=progress)
-    if output is not None:
-        write_evaluation(model, result, Path(output))
-    return result
-
-
-def write_evaluation(model: TrainedModel, evaluation: Evaluation, folder: Path) -> None:
-    """Writes `evaluation.json`: the model's name, total and each image's scores."""
-    report = {"model": model.card.name, **evaluation._asdict()}
-    (folder / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def evaluate_samples(
-    model: TrainedModel,
-    samples: Sequence[Sample],
+    model: Model | Sequence[Model],
+    samples: Samples,
     *,
     output: str | Path | None = None,
-    tile: int | None = None,
+    settings: ScoreSettings | Mapping[str, Any] | None = None,
+    prediction: Mapping[str, Any] | None = None,
+    data: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """`evaluate` for images in memory; writes only the overlays."""
-    names = model.card.classes
-    total = np.zeros((len(names), len(names)), np.int64)
-    objects = ObjectCounts()
-    each = {}
+    """`evaluate` for images in memory, or for anything else that gives `Samples`."""
+    predictor = Predictor(model, make_options({**(prediction or {}), "dtype": "float32"}))
+    folder = None if output is None else Path(output)
+    scorer = Scorer(predictor.cards, _checked(settings), len(samples), folder, data)
     for done, sample in enumerate(samples, start=1):
-        truth = scored_classes(sample, model.card.separation)
         try:
-            predicted = to_classes(predict(model, sample.image, tile=tile))
+            scorer.add(sample, predictor(sample.image))
         except DataError as error:
             raise DataError(f"{sample.name}: {error}") from error
-        matrix = confusion_matrix(truth, predicted, len(names), ignore_class=-1)
-        total += matrix
-        each[sample.name] = named_scores(matrix, names)
-        if sample.instances is not None:
-            counts = object_counts(sample.instances, to_instances(predicted > 0))
-            objects += counts
-            each[sample.name]["objects"] = _plain(counts.scores())
-        if output is not None:
-            picture = pictures.overlay(sample.image, predicted, truth)
-            pictures.save_png(Path(output) / "overlays" / f"{file_name(sample.name)}.png", picture)
         if progress is not None:
             progress(done, len(samples))
-    whole = named_scores(total, names)
-    if model.card.labels.kind == "instances":
-        whole["objects"] = _plain(objects.scores())
-    return Evaluation(whole, each)
+    return scorer.finish()
 
 
-def named_scores(matrix: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """`confusion.scores` with class names for class numbers; an absent class is None (JSON)."""
-    found = scores(matrix)
-    return {
-        key: {n: _number(v) for n, v in zip(names, value, strict=True)}
-        if isinstance(value, (tuple, list, np.ndarray))
-        else _number(value)
-        for key, value in found.items()
-    }
-
-
-def _plain(found: dict[str, Any]) -> dict[str, Any]:
-    """Scores as JSON holds them: an undefined one is None."""
-    return {k: _plain(v) if isinstance(v, dict) else _number(v) for k, v in found.items()}
-
-
-def file_name(name: str) -> str:
-    """A sample's name as part of a file name: a page of a stack is `stack:003`."""
-    return name.replace(":", "_").replace("/", "_")
-
-
-def _number(value: Any) -> float | None:
-    return None if np.isnan(value) else round(float(value), 6)
+def _checked(settings: ScoreSettings | Mapping[str, Any] | None) -> ScoreSettings:
+    if isinstance(settings, ScoreSettings):
+        return settings
+    try:
+        return ScoreSettings(**(settings or {}))
+    except ValueError as error:
+        raise ConfigError(f"settings of the evaluation: {error}") from error

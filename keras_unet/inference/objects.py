@@ -1,15 +1,15 @@
-"""From a mask to objects: instance labels, and a table of their measurements."""
+"""From a mask to objects: each gets a number of its own."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import ndimage
-from skimage.feature import peak_local_max
-from skimage.segmentation import watershed
 
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.inference.runs import all_runs, row_bands
+from keras_unet.inference.splitting import cut
 
 
 def to_instances(
@@ -44,7 +44,8 @@ def to_instances(
             each a seed (0 = none). A component without a seed stays one object.
 
     Returns:
-        int32 [H, W]: 0 = background, objects 1, 2, … without gaps.
+        int32 [H, W]: 0 = background, objects 1, 2, … without gaps, in reading order of their first
+        pixels.
 
     Raises:
         DataError: shape or type does not fit. ConfigError: a setting is out of range.
@@ -53,78 +54,60 @@ def to_instances(
     inside = _foreground(mask, threshold)
     if fill_holes is not False:
         inside = _filled(inside, connectivity, None if fill_holes is True else int(fill_holes))
-    components = ndimage.label(inside, _structure(connectivity))[0]
+    labels = ndimage.label(inside, _structure(connectivity))[0]
     if split is not None or seeds is not None:
-        distance = ndimage.distance_transform_edt(inside)
-        if seeds is None:
-            markers = _peaks(distance, components, seed_distance)
-        else:
-            markers = _seed_labels(seeds, inside, connectivity)
-        components = _grow(markers, distance, components, connectivity)
-    return _without_small(components, min_size)
+        markers = None if seeds is None else _seed_labels(seeds, inside, connectivity)
+        cut(labels, markers, connectivity=connectivity, apart=seed_distance)
+    return _numbered(labels, min_size)
 
 
-def measure(
-    instances: np.ndarray,
-    image: np.ndarray | None = None,
-    pixel_size: float | tuple[float, float] | None = None,
-) -> dict[str, np.ndarray]:
-    """A table of the objects: columns of equal length, one entry an object, labels ascending.
-
-    `label`; `area_px`; `centroid_y_px`, `centroid_x_px`: of pixel centres, the upper left one at
-    (0, 0); `equivalent_diameter_px`: of the disc of that area. With `image`, `mean_intensity` (one
-    channel) or `mean_intensity_0`, … With `pixel_size` also `area_um2`, `centroid_y_um`,
-    `centroid_x_um`, `equivalent_diameter_um`.
+def to_objects(
+    classes: np.ndarray, *, border: int | None = None, **settings: Any
+) -> tuple[np.ndarray, dict[int, int]]:
+    """Objects of a mask with several classes: the regions of each class by itself.
 
     Args:
-        instances: integer labels [H, W], 0 = background; gaps in the numbers are allowed.
-        image: [H, W] or [H, W, C], any number type.
-        pixel_size: micrometres a pixel, or (height, width) of one.
+        classes: integer class numbers [H, W]; 0 is background.
+        border: the class of the lines that separate touching objects. The other classes' regions
+            grow into it; a piece of border that touches none counts as the lowest other class.
+        settings: of `to_instances`, except `seeds`; `split` not together with `border`. Holes are
+            background only, never another class.
 
     Returns:
-        int64 `label` and `area_px`, the rest float64. All columns are empty without objects.
+        int32 [H, W] as `to_instances` gives it, and the class of each object.
 
     Raises:
-        DataError: shapes or types do not fit. ConfigError: pixel_size is not positive.
+        DataError, ConfigError: as `to_instances`.
     """
-    instances = np.asarray(instances)
-    if instances.ndim != 2 or instances.dtype.kind not in "biu":
-        raise DataError(
-            f"instances must be integer labels [H, W], got {instances.dtype} {instances.shape}"
-        )
-    if instances.size and int(instances.min()) < 0:
-        raise DataError(f"instances has label {int(instances.min())}, expected 0 or more")
-    ys, xs = np.nonzero(instances)
-    labels, place = np.unique(instances[ys, xs].astype(np.int64), return_inverse=True)
-    area = np.bincount(place, minlength=labels.size)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.bincount(place, values, labels.size) / area
-
-    table = {
-        "label": labels,
-        "area_px": area,
-        "centroid_y_px": mean(ys),
-        "centroid_x_px": mean(xs),
-        "equivalent_diameter_px": np.sqrt(4 * area / np.pi),
-    }
-    if pixel_size is not None:
-        height, width = _pixel_size(pixel_size)
-        table["area_um2"] = area * height * width
-        table["centroid_y_um"] = table["centroid_y_px"] * height
-        table["centroid_x_um"] = table["centroid_x_px"] * width
-        table["equivalent_diameter_um"] = np.sqrt(4 * table["area_um2"] / np.pi)
-    if image is not None:
-        image = np.asarray(image)
-        if image.ndim not in (2, 3) or image.shape[:2] != instances.shape:
-            raise DataError(
-                f"image must be {instances.shape} or {(*instances.shape, 'C')}, got {image.shape}"
-            )
-        channels = image[..., None] if image.ndim == 2 else image
-        for number in range(channels.shape[2]):
-            name = "mean_intensity" if channels.shape[2] == 1 else f"mean_intensity_{number}"
-            table[name] = mean(channels[ys, xs, number])
-    return table
+    classes = np.asarray(classes)
+    if classes.ndim != 2 or classes.dtype.kind not in "biu":
+        raise DataError(f"classes must be integers [H, W], got {classes.dtype} {classes.shape}")
+    kinds = [int(kind) for kind in np.unique(classes) if kind not in (0, border)]
+    if border is not None:
+        if settings.get("split") is not None:
+            raise ConfigError("give split or border, not both")
+        structure = _structure(settings.get("connectivity", 4))
+        seeds = np.zeros(classes.shape, np.int32)
+        for kind in kinds:
+            regions = ndimage.label(classes == kind, structure)[0]
+            seeds[regions > 0] = regions[regions > 0] + seeds.max(initial=0)
+        labels = to_instances(classes != 0, seeds=seeds, **settings)
+    elif len(kinds) < 2:
+        labels = to_instances(classes != 0, **settings)
+    else:
+        labels = np.zeros(classes.shape, np.int32)
+        for kind in kinds:
+            own = to_instances(classes == kind, **settings)
+            free = (own > 0) & ((classes == kind) | ((classes == 0) & (labels == 0)))
+            labels[free] = own[free] + labels.max(initial=0)
+        labels = _numbered(labels, 0)
+    kind_of = np.full(int(labels.max(initial=0)) + 1, kinds[0] if kinds else 1)
+    for rows in row_bands(labels.shape):
+        certain = (labels[rows] > 0) & (classes[rows] != 0)
+        if border is not None:
+            certain &= classes[rows] != border
+        kind_of[labels[rows][certain]] = classes[rows][certain]
+    return labels, dict(enumerate(kind_of[1:].tolist(), 1))
 
 
 def _foreground(mask: np.ndarray, threshold: float) -> np.ndarray:
@@ -144,22 +127,16 @@ def _filled(inside: np.ndarray, connectivity: int, largest: int | None) -> np.nd
     """Without holes; pieces of background at the image's edge are none."""
     padded = np.pad(~inside, 1, constant_values=True)  # joins what reaches the edge
     pieces = ndimage.label(padded, _structure(12 - connectivity))[0]
-    sizes = np.bincount(pieces.ravel())
+    sizes = np.zeros(int(pieces.max()) + 1, np.int64)
+    for rows in row_bands(pieces.shape):
+        sizes += np.bincount(pieces[rows].ravel(), minlength=sizes.size)
     hole = np.ones(sizes.size, bool) if largest is None else sizes <= largest
     hole[[0, pieces[0, 0]]] = False
-    return inside | hole[pieces][1:-1, 1:-1]
-
-
-def _peaks(distance: np.ndarray, components: np.ndarray, apart: int) -> np.ndarray:
-    """Markers at the peaks of the distance, which is smoothed against jagged outlines."""
-    smooth = ndimage.gaussian_filter(distance, 1.0)
-    places = peak_local_max(smooth, min_distance=apart, labels=components, exclude_border=False)
-    markers = np.zeros(components.shape, np.int32)
-    markers[tuple(places.T)] = np.arange(1, len(places) + 1)
-    return markers
+    return inside | hole[pieces[1:-1, 1:-1]]
 
 
 def _seed_labels(seeds: np.ndarray, inside: np.ndarray, connectivity: int) -> np.ndarray:
+    """int32 [H, W], numbers without gaps; 0 outside the mask."""
     seeds = np.asarray(seeds)
     if seeds.shape != inside.shape or seeds.dtype.kind not in "biu":
         raise DataError(
@@ -169,37 +146,30 @@ def _seed_labels(seeds: np.ndarray, inside: np.ndarray, connectivity: int) -> np
         return ndimage.label(seeds & inside, _structure(connectivity))[0]
     if seeds.size and int(seeds.min()) < 0:
         raise DataError(f"seeds has label {int(seeds.min())}, expected 0 or more")
+    found = [np.unique(seeds[rows][inside[rows]]) for rows in row_bands(seeds.shape)]
+    numbers = np.unique(np.concatenate([[0], *found]))
     markers = np.zeros(seeds.shape, np.int32)
-    used = inside & (seeds > 0)
-    markers[used] = 1 + np.unique(seeds[used], return_inverse=True)[1]  # numbers without gaps
+    for rows in row_bands(seeds.shape):
+        used = inside[rows] & (seeds[rows] > 0)
+        markers[rows][used] = np.searchsorted(numbers, seeds[rows][used])
     return markers
 
 
-def _grow(
-    markers: np.ndarray, distance: np.ndarray, components: np.ndarray, connectivity: int
-) -> np.ndarray:
-    """Watershed from the markers; components without one keep a label of their own."""
-    inside = components > 0
-    grown = watershed(-distance, markers, connectivity=connectivity // 4, mask=inside)
-    return np.where(inside & (grown == 0), components + int(markers.max(initial=0)), grown)
-
-
-def _without_small(labels: np.ndarray, min_size: int) -> np.ndarray:
-    sizes = np.bincount(labels.ravel())
-    kept = (sizes > 0) & (sizes >= min_size)
-    kept[:1] = False
-    return (np.cumsum(kept) * kept).astype(np.int32)[labels]
+def _numbered(labels: np.ndarray, min_size: int) -> np.ndarray:
+    """Without small objects, numbered in reading order; in place, which saves a large copy."""
+    runs = all_runs(labels)
+    present, first, place = np.unique(runs.label, return_index=True, return_inverse=True)
+    kept = np.bincount(place, runs.length, present.size) >= min_size
+    order = np.argsort(first)
+    numbers = np.zeros(int(labels.max(initial=0)) + 1, np.int32)
+    numbers[present[order]] = np.cumsum(kept[order]) * kept[order]
+    for rows in row_bands(labels.shape):
+        labels[rows] = numbers[labels[rows]]
+    return labels.astype(np.int32, copy=False)
 
 
 def _structure(connectivity: int) -> np.ndarray:
     return ndimage.generate_binary_structure(2, connectivity // 4)
-
-
-def _pixel_size(pixel_size: float | tuple[float, float]) -> tuple[float, float]:
-    height, width = pixel_size if isinstance(pixel_size, tuple) else (pixel_size, pixel_size)
-    if not (height > 0 and width > 0):
-        raise ConfigError(f"pixel_size must be positive, got {pixel_size}")
-    return float(height), float(width)
 
 
 def _check_settings(

@@ -7,7 +7,6 @@ multiples of it: with the paper's 572 -> 388 tile, 384 of the 388 pixels of a ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,23 +17,69 @@ from keras_unet.errors import ConfigError
 USUAL_TILE = 828  # input pixels a side: at depth 4, 644 of output, 60 percent of the tile
 
 
+class Layout(NamedTuple):
+    """What a network asks of its tiles along an axis, in pixels.
+
+    smallest: the least input that can be repeated; others differ by multiples of `stride`.
+    context: input before the first output pixel that counts.
+    lead: network output before that pixel.
+    lost: how much shorter the output that counts is than the input.
+    """
+
+    stride: int
+    smallest: int
+    context: int
+    lead: int
+    lost: int
+
+    def input_for(self, output: int) -> int:
+        """The smallest tile with at least `output` pixels that count."""
+        more = output + self.lost - self.smallest
+        return self.smallest - (-more // self.stride) * self.stride
+
+
 class Axis(NamedTuple):
-    """Tiles along one axis: input and output length, context before the output, step, how often."""
+    """Tiles along one axis.
+
+    tile: pixels read. context, lead: see `Layout`. used: output that is taken of each tile. step:
+    from one tile to the next; less than `used` where tiles are blended. repeats: how many.
+    """
 
     tile: int
-    output: int
     context: int
+    lead: int
+    used: int
     step: int
     repeats: int
 
 
-class Tile(NamedTuple):
-    """One tile: input indices into the image, mirrored at its borders, and what it computes."""
+def layout(
+    depth: int,
+    padding: geometry.Padding,
+    upsampling: geometry.Upsampling = "transpose",
+    *,
+    cut: bool = True,
+    symmetric: bool = False,
+) -> Layout:
+    """The tiles of a U-Net.
 
-    rows: np.ndarray
-    columns: np.ndarray
-    output: tuple[slice, slice]  # in the image
-    inside: tuple[slice, slice]  # in the network's output
+    Args:
+        cut: False: the whole output of a same-padding network counts, though it sees zeros.
+        symmetric: cut as much at the start as at the end, for tiles that will be turned.
+    """
+    stride = geometry.stride(depth)
+    if padding == "valid":
+        before, after = geometry.padded_edges(depth, upsampling)
+        if symmetric:
+            before = after = max(before, after)
+        lead = -(-before // stride) * stride  # origins stay multiples of the stride
+        after = lead if symmetric else after
+        margin = geometry.margin(depth)
+        smallest = geometry.input_size(stride + lead + after, depth)
+        return Layout(stride, smallest, margin + lead, lead, 2 * margin + lead + after)
+    # Zeros enter at the tile's edge; beyond the reach they are not seen.
+    context = -(-geometry.reach(depth, upsampling) // stride) * stride if cut else 0
+    return Layout(stride, stride + 2 * context, context, context, 2 * context)
 
 
 def mirrored(start: int, stop: int, size: int) -> np.ndarray:
@@ -48,65 +93,66 @@ def mirrored(start: int, stop: int, size: int) -> np.ndarray:
     return np.minimum(folded, 2 * size - 2 - folded)
 
 
-def plan(
-    size: tuple[int, int], depth: int, padding: geometry.Padding, max_tile: int | None = None
-) -> tuple[Axis, Axis]:
-    """Chooses the tiling of an image of `size` (height, width) by tiles of at most `max_tile`.
-
-    None is `USUAL_TILE`, or the smallest tile that can be repeated if that is larger. An axis
-    that one tile covers gets the smallest tile that does.
+def abutting(size: int, form: Layout, largest: int) -> Axis:
+    """As few tiles of at most `largest` as cover `size` pixels, each no larger than that needs.
 
     Raises:
-        ConfigError: `max_tile` is smaller than the smallest tile that this depth allows.
+        ConfigError: `largest` is smaller than the smallest tile that can be repeated.
     """
-    height, width = (_axis(n, depth, padding, max_tile) for n in size)
-    return height, width
+    one = form.input_for(size)
+    if one <= largest:
+        return Axis(one, form.context, form.lead, size, size, 1)
+    most = _steps(fitting(form, largest), form)
+    repeats = -(-size // most)
+    step = -(-size // (repeats * form.stride)) * form.stride
+    tile = form.input_for(step)
+    return Axis(tile, form.context, form.lead, step, step, -(-size // step))
 
 
-def tiles(size: tuple[int, int], axes: tuple[Axis, Axis]) -> Iterator[Tile]:
-    """The tiles of a plan, row by row; their `output` slices cover the image without overlap."""
-    for row in range(axes[0].repeats):
-        for column in range(axes[1].repeats):
-            spans = [
-                _span(index, axis, n)
-                for index, axis, n in zip((row, column), axes, size, strict=True)
-            ]
-            yield Tile(
-                rows=spans[0][0],
-                columns=spans[1][0],
-                output=(spans[0][1], spans[1][1]),
-                inside=(spans[0][2], spans[1][2]),
-            )
+def overlapping(size: int, form: Layout, largest: int, overlap: float) -> Axis:
+    """As few tiles of at most `largest` that share about `overlap` of their length with the next.
 
+    Args:
+        form: a `layout` without a cut.
+        overlap: at most 0.5, so that no pixel is in three tiles.
 
-def _axis(size: int, depth: int, padding: geometry.Padding, max_tile: int | None) -> Axis:
-    stride = geometry.stride(depth)
-    if padding == "valid":
-        context = geometry.margin(depth)
-        whole = geometry.input_size(size, depth)
-        smallest = geometry.input_size(stride, depth)
-    else:  # zeros enter at the tile's edge; beyond the reach they are not seen
-        context = -(-geometry.reach(depth) // stride) * stride
-        whole = size + 2 * context
-        smallest = stride + 2 * context
-    if max_tile is None:
-        max_tile = max(USUAL_TILE, smallest)
-    if whole <= max_tile:
-        return Axis(whole, whole - 2 * context, context, size, 1)
-    if max_tile < smallest:
+    Raises:
+        ConfigError: `largest` is smaller than twice the stride.
+    """
+    one = form.input_for(size)
+    if one <= largest:
+        return Axis(one, 0, 0, one, one, 1)
+    if largest < 2 * form.stride:
         raise ConfigError(
-            f"tile {max_tile} is too small for depth {depth} with {padding} padding: "
-            f"the smallest tile that can be repeated is {smallest}"
+            f"tile {largest} is too small to overlap: expected at least {2 * form.stride}"
         )
-    tile = max_tile - (max_tile - smallest) % stride
-    output = tile - 2 * context
-    step = output // stride * stride
-    return Axis(tile, output, context, step, -(-size // step))
+
+    def placed(tile: int) -> Axis:
+        shared = max(int(tile * overlap) // form.stride, 1) * form.stride
+        return Axis(tile, 0, 0, tile, tile - shared, 1 - (tile - size) // (tile - shared))
+
+    best = placed(fitting(form, largest))
+    while (less := best.tile - form.stride) >= 2 * form.stride:
+        smaller = placed(less)
+        if smaller.repeats > best.repeats:
+            break
+        best = smaller
+    return best
 
 
-def _span(index: int, axis: Axis, size: int) -> tuple[np.ndarray, slice, slice]:
-    origin = index * axis.step
-    source = mirrored(origin - axis.context, origin - axis.context + axis.tile, size)
-    length = min(axis.step, size - origin)
-    inside = slice(0, length)
-    return source, slice(origin, origin + length), inside
+def fitting(form: Layout, largest: int) -> int:
+    """The largest legal tile of at most `largest` pixels.
+
+    Raises:
+        ConfigError: it is smaller than the smallest tile that can be repeated.
+    """
+    if largest < form.smallest:
+        raise ConfigError(
+            f"tile {largest} is too small for this network: the smallest tile that can be "
+            f"repeated is {form.smallest}"
+        )
+    return largest - (largest - form.smallest) % form.stride
+
+
+def _steps(tile: int, form: Layout) -> int:
+    return (tile - form.lost) // form.stride * form.stride

@@ -75,7 +75,8 @@ def up_convolution(
             dtype=dtype,
             name=name,
         )(x)
-    x = layers.UpSampling2D(2, interpolation=upsampling, dtype=dtype, name=f"{name}_resize")(x)
+    double = BilinearUpSampling2D if upsampling == "bilinear" else layers.UpSampling2D
+    x = double(dtype=dtype, name=f"{name}_resize")(x)
     return layers.Conv2D(
         filters,
         2,
@@ -102,3 +103,29 @@ class CropLike(layers.Layer):
     def compute_output_shape(self, input_shape: list[Any]) -> tuple[Any, ...]:
         x, like = input_shape
         return (x[0], like[1], like[2], x[3])
+
+
+@keras.saving.register_keras_serializable(package="keras_unet")
+class BilinearUpSampling2D(layers.Layer):
+    """Doubles [B, H, W, C] to [B, 2H, 2W, C], as `UpSampling2D(2, interpolation="bilinear")` does.
+
+    Keras's own (3.15) cannot be traced where height and width are open.
+    """
+
+    interpolation = "bilinear"
+
+    def call(self, x: Any) -> Any:
+        ops = keras.ops
+        for axis in (1, 2):
+            size = ops.shape(x)[axis]
+            before = ops.take(x, ops.maximum(ops.arange(size) - 1, 0), axis=axis)
+            after = ops.take(x, ops.minimum(ops.arange(size) + 1, size - 1), axis=axis)
+            both = ops.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis=axis + 1)
+            shape = list(ops.shape(x))
+            shape[axis] = 2 * size
+            x = ops.reshape(both, shape)
+        return x
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
+        batch, height, width, channels = input_shape
+        return (batch, height and 2 * height, width and 2 * width, channels)

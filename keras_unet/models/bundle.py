@@ -12,35 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 import keras_unet.losses  # a compiled network names its loss, metrics and layers
 import keras_unet.metrics
 import keras_unet.models.blocks  # noqa: F401
-from keras_unet.data.label_rule import LabelMapping
-from keras_unet.data.normalization import Normalization
 from keras_unet.errors import DataError
+from keras_unet.models.card import ModelCard as ModelCard
 
 CARD = "keras_unet.json"
-
-
-class ModelCard(BaseModel):
-    """What a network was trained on and how its input is prepared; stored with the weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int = 1
-    name: str
-    classes: tuple[str, ...]
-    normalization: Normalization
-    labels: LabelMapping
-    image_dtype: str
-    separation: int = 2  # width in pixels of the line between touching cells, see `scored_classes`
-    created: str
-    versions: dict[str, str]
-    config: dict[str, Any]
-    data: dict[str, Any]
-    metrics: dict[str, float]
 
 
 class TrainedModel(NamedTuple):
@@ -78,8 +58,22 @@ def load_model(path: str | Path) -> TrainedModel:
     """
     path = Path(path)
     file = path / "best.keras" if path.is_dir() else path
+    card = read_card(file)
+    try:
+        network = keras.models.load_model(file, compile=False, safe_mode=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
+    return TrainedModel(in_float32(network), card)
+
+
+def read_card(file: Path) -> ModelCard:
+    """The card of a `.keras` file, without its network.
+
+    Raises:
+        DataError: no such file, no Keras model, or a model that carries no card.
+    """
     if not file.is_file():
-        raise DataError(f"{path}: no trained model here; expected a run folder or a .keras file")
+        raise DataError(f"{file}: no trained model here; expected a run folder or a .keras file")
     try:
         with zipfile.ZipFile(file) as archive:
             if CARD not in archive.namelist():
@@ -87,14 +81,9 @@ def load_model(path: str | Path) -> TrainedModel:
                     f"{file}: a file without {CARD}, so its normalisation is unknown; load it "
                     "with keras.models.load_model and call predict(model, image, normalization=…)"
                 )
-            card = ModelCard.model_validate_json(archive.read(CARD))
+            return ModelCard.model_validate_json(archive.read(CARD))
     except (zipfile.BadZipFile, OSError, ValidationError) as error:
         raise DataError(f"{file}: not a model file of keras_unet ({error})") from error
-    try:
-        network = keras.models.load_model(file, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
-    return TrainedModel(in_float32(network), card)
 
 
 def in_float32(network: keras.Model) -> keras.Model:

@@ -125,6 +125,7 @@ class Structure(NamedTuple):
     channels: int
     num_classes: int
     output: str | None  # the output activation; None for logits
+    upsampling: geometry.Upsampling = "transpose"
 
 
 def structure(model: keras.Model) -> Structure:
@@ -140,12 +141,14 @@ def structure(model: keras.Model) -> Structure:
             'it has no layers "down1_conv1" and "logits"'
         )
     last = names.get("probabilities")
+    resize = names.get("up1_upconv_resize")
     return Structure(
         depth=sum(f"down{i}_pool" in names for i in range(1, len(names))),
         padding=names["down1_conv1"].padding,
         channels=model.input_shape[-1],
         num_classes=model.output_shape[-1],
         output=None if last is None else keras.activations.serialize(last.activation),
+        upsampling="transpose" if resize is None else resize.interpolation,
     )
 
 

@@ -1,140 +1,149 @@
 """`export`: publishes a model as the next version of a folder that TF Serving watches.
 
-TF Serving takes any folder with an integer name for a version, complete or not. So a version is
-written beside, under a name that is no integer, loaded in a process of its own and compared with
-the Keras model, and only then renamed.
+A version is written beside, compared with the Keras model by a process of its own, and only then
+renamed. Going back publishes an older version once more, under a new number: TF Serving serves the
+highest, a number never changes its meaning, and the folder tells what was served after what.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
+import filecmp
+import json
 import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+import keras
 
+from keras_unet.data.encoded import MAX_PIXELS
 from keras_unet.errors import ExportError
-from keras_unet.inference.prediction import predict
 from keras_unet.models.bundle import TrainedModel, load_model
 from keras_unet.models.unet import structure
-from keras_unet.serving.graph import write_saved_model
+from keras_unet.serving import golden
+from keras_unet.serving.card import CardFields, served_card, write_card
+from keras_unet.serving.configs import add_to_root, pinned_versions
+from keras_unet.serving.folders import check_keep, place, retire, unfinished, versions
+from keras_unet.serving.graph import Precision, mask_values, stored, write_saved_model
+from keras_unet.serving.overlap import tiling
 
-UNFINISHED = ".unfinished-"
-TOLERANCE = 1e-5
-
-# Runs without keras_unet on its path: what a server will see.
-_LOAD = """
-import sys
-import numpy as np, tensorflow as tf
-served = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
-image = np.load(sys.argv[2], allow_pickle=False)
-np.save(sys.argv[3], served(images=tf.constant(image))["probabilities"].numpy())
-assert "keras_unet" not in sys.modules
-"""
+_ROLLBACK = Path("assets.extra", "rollback.json")
 
 
-def export(model: TrainedModel | str | Path, folder: str | Path) -> Path:
+def export(
+    model: TrainedModel | str | Path,
+    folder: str | Path,
+    *,
+    precision: Precision = "float32",
+    tile: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    keep: int | None = None,
+    fields: CardFields | None = None,
+) -> Path:
     """Publishes `model` as `folder`/<n>, n one more than the newest version there.
+
+    Where the folder above holds TF Serving's configuration (`saved_models/` does), the model is
+    added to its `models.config`.
 
     Args:
         model: what `load_model` returns, or the run folder or `.keras` file it takes.
         folder: such as "saved_models/unet"; made if absent.
+        precision, tile, max_pixels: see `write_saved_model`.
+        keep: delete all versions but the newest so many, and those that `models.config` names.
+        fields: what the model card says beside what training knows.
 
     Returns:
-        The published version's folder: a SavedModel and `assets.extra/model_card.json`.
+        The published version's folder: a SavedModel, `assets/model_card.json`, and
+        `assets.extra/tf_serving_warmup_requests`.
 
     Raises:
         DataError: there is no trained model at the path.
-        ExportError: the SavedModel does not load, or differs from the Keras model by more than
-            1e-5; nothing is published then.
+        ConfigError: an option is out of range.
+        ExportError: the SavedModel does not load, or a signature differs from the Keras model
+            with the same weights by more than 1e-5; nothing is published then.
     """
+    check_keep(keep)
     if not isinstance(model, TrainedModel):
         model = load_model(model)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder):
-        for left in folder.glob(f"{UNFINISHED}*"):  # a killed publish; the lock says it is dead
-            shutil.rmtree(left)
-        beside = folder / f"{UNFINISHED}{os.getpid()}"
-        try:
-            write_saved_model(model, beside)
-            extra = beside / "assets.extra"
-            extra.mkdir()
-            (extra / "model_card.json").write_text(
-                model.card.model_dump_json(indent=1) + "\n", encoding="utf-8"
-            )
-            _compare(model, beside)
-            _sync(beside)
-            version = folder / str(max(versions(folder), default=0) + 1)
-            beside.rename(version)
-            _sync_folder(folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    with unfinished(folder) as beside:
+        write_saved_model(model, beside, precision=precision, tile=tile, max_pixels=max_pixels)
+        form = structure(model.network)
+        card = served_card(
+            folder.resolve().name,
+            model.card,
+            fields or CardFields(),
+            values=tuple(mask_values(model.card).tolist()),
+            precision=precision,
+            tile=tiling(form.depth, form.padding, tile).largest,
+            max_pixels=max_pixels,
+        )
+        write_card(card, beside)
+        requests = golden.requests(model, tile)
+        golden.write_warmup(requests, card.name, beside)
+        found = golden.difference(_rounded(model, precision), requests, golden.answers(beside))
+        for signature, largest in found.items():
+            if not largest <= golden.TOLERANCE:
+                raise ExportError(
+                    f"the SavedModel's {signature} differs from the Keras model by {largest:.2e}; "
+                    f"at most {golden.TOLERANCE:.0e} was expected; not published"
+                )
+        version = place(beside)
+        if keep is not None:
+            retire(folder, keep, pinned_versions(folder))
+    add_to_root(folder)
     return version
 
 
-def versions(folder: str | Path) -> list[int]:
-    """The published versions in `folder`, ascending: what TF Serving would find."""
-    return sorted(
-        int(entry.name)
-        for entry in Path(folder).iterdir()
-        if entry.is_dir() and entry.name.isascii() and entry.name.isdigit()
-    )
+def rollback(folder: str | Path, to: int | None = None) -> Path:
+    """Publishes an older version once more, as the newest; a server then takes it up by itself.
+
+    Args:
+        folder: such as "saved_models/unet".
+        to: the version to go back to; None: the one before the one that is served now, so that
+            going back twice goes back two.
+
+    Returns:
+        The new version's folder: a copy, but for `assets.extra/rollback.json`, which says of which.
+
+    Raises:
+        ExportError: there is no such version, or it does not load; nothing is published then.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ExportError(f"{folder}: no such folder; expected one with published versions")
+    with unfinished(folder) as beside:
+        there = versions(folder)
+        if to is None:
+            now = _origin(folder, there[-1]) if there else 0
+            to = max((n for n in there if n < now), default=None)
+            if to is None:
+                raise ExportError(f"{folder}: no version before {now}; found {there or 'none'}")
+        if to not in there:
+            raise ExportError(f"{folder}: no version {to}; found {there or 'none'}")
+        source = folder / str(to)
+        shutil.copytree(source, beside)
+        same = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+        _, wrong, missing = filecmp.cmpfiles(source, beside, map(str, same), shallow=False)
+        if wrong or missing:
+            raise ExportError(f"{source}: could not be copied: {', '.join(wrong + missing)}")
+        golden.answers(beside)
+        note = beside / _ROLLBACK
+        note.parent.mkdir(exist_ok=True)
+        note.write_text(json.dumps({"of": _origin(folder, to)}) + "\n", encoding="utf-8")
+        return place(beside)
 
 
-def _compare(model: TrainedModel, folder: Path) -> None:
-    """Loads the SavedModel in a fresh process and compares it on a seeded image of odd size."""
-    channels = structure(model.network).channels
-    rng = np.random.default_rng(0)
-    brightest = model.card.normalization.scale or 255.0
-    image = rng.uniform(0, brightest, (61, 83, channels)).astype(np.float32)
-    expected = predict(model, image)
-    with tempfile.TemporaryDirectory() as work:
-        given, got = Path(work, "image.npy"), Path(work, "probabilities.npy")
-        np.save(given, image[None])
-        command = [sys.executable, "-c", _LOAD, str(folder.resolve()), str(given), str(got)]
-        # on the CPU, and not beside this process on its GPU
-        env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=env, cwd=work, check=False
-        )
-        if done.returncode:
-            raise ExportError(f"the SavedModel does not load: {done.stderr.strip()[-2000:]}")
-        served = np.load(got, allow_pickle=False)[0]
-    difference = float(np.abs(served - expected).max())
-    if not difference <= TOLERANCE:
-        raise ExportError(
-            f"the SavedModel differs from the Keras model by {difference:.2e}; "
-            f"at most {TOLERANCE:.0e} was expected; not published"
-        )
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _sync(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        else:
-            _sync_folder(file)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _origin(folder: Path, version: int) -> int:
+    """The version that `version` is a copy of, or itself."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return int(json.loads((folder / str(version) / _ROLLBACK).read_text("utf-8"))["of"])
+    except FileNotFoundError:
+        return version
+
+
+def _rounded(model: TrainedModel, precision: Precision) -> TrainedModel:
+    """The Keras model with the weights that were stored."""
+    if precision == "float32":
+        return model
+    twin = keras.models.clone_model(model.network)
+    twin.set_weights([stored(w, precision).astype(w.dtype) for w in model.network.get_weights()])
+    return model._replace(network=twin)

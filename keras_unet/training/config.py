@@ -8,14 +8,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from keras_unet import geometry
-from keras_unet.data.label_rule import Kind, LabelRule
-from keras_unet.data.normalization import Method
 from keras_unet.errors import ConfigError
+from keras_unet.training.precision import Precision
+from keras_unet.training.presets import Preset, with_preset
+from keras_unet.training.schedules import Schedule
+from keras_unet.training.sections import (
+    AnyPath,
+    AnyText,
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    Section,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -23,97 +32,16 @@ else:
     import tomli as tomllib
 
 
-_Path = Annotated[Path, BeforeValidator(lambda v: str(v) if isinstance(v, (int, float)) else v)]
-_Text = Annotated[str, Field(coerce_numbers_to_str=True)]
-_Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+class TrainConfig(Section):
+    """A whole run: `steps` bounds its steps, `minutes` its time; either ends it.
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class DataConfig(_Section):
-    """Where images and labels are and what the labels' numbers mean."""
-
-    images: _Path = Field(description="folder with images/ and labels/, or a folder or TIFF stack")
-    labels: _Path | None = Field(None, description="folder or TIFF stack, if not beside the images")
-    validation: Path | float = Field(
-        0.2, description="folder laid out like `images`, or the share of images held out"
-    )
-    validation_labels: _Path | None = Field(None, description="if not beside data.validation")
-    label_kind: Kind = Field("semantic", description="are the numbers classes, or objects")
-    label_values: tuple[int, ...] | None = Field(None, description="stored value of each class")
-    label_ignore: int | None = Field(None, description="stored value of pixels that don't count")
-    num_classes: int | None = Field(None, description="classes 0 … num_classes - 1")
-    class_names: tuple[_Text, ...] | None = Field(None, description="for tables; background first")
-    normalization: Method = Field(
-        "image", description='z-score by "image" or by "dataset", or "range": 0 … 255 to 0 … 1'
-    )
-
-    @property
-    def rule(self) -> LabelRule:
-        """What the labels' numbers mean."""
-        return LabelRule(
-            kind=self.label_kind,
-            values=self.label_values,
-            num_classes=self.num_classes,
-            ignore=self.label_ignore,
-        )
-
-    @model_validator(mode="after")
-    def _rule_fits(self) -> DataConfig:
-        _ = self.rule
-        if self.validation_labels is not None and not isinstance(self.validation, Path):
-            raise ValueError("validation_labels needs validation: the images they belong to")
-        return self
-
-
-class ModelConfig(_Section):
-    """Arguments of `build_unet`; 16 filters and batch normalization suit a CPU."""
-
-    filters: int = Field(16, ge=1, description="channels of the first level; the paper has 64")
-    depth: int = Field(4, ge=1, le=8, description="number of poolings")
-    padding: geometry.Padding = Field("valid", description='"valid", the paper, or "same"')
-    upsampling: Literal["transpose", "bilinear", "nearest"] = Field(
-        "transpose", description="up-convolution, or resizing and a convolution"
-    )
-    normalization: Literal["none", "batch", "group", "layer"] = Field(
-        "batch", description="between convolution and ReLU; the paper has none"
-    )
-    dropout: float = Field(
-        0.0, ge=0.0, lt=1.0, description="rate at the end of the contracting path"
-    )
-
-
-class LossConfig(_Section):
-    """Weighted cross-entropy (paper, equations 1 and 2) and what may be added to it."""
-
-    w0: float = Field(
-        10.0,
-        ge=0.0,
-        allow_inf_nan=False,
-        description="height of the border weight; 0 = no border weight",
-    )
-    sigma: float = Field(
-        5.0, gt=0.0, allow_inf_nan=False, description="width of the border weight in pixels"
-    )
-    class_weights: Literal["balanced", "none"] | tuple[_Weight, ...] = Field(
-        "balanced", description="weight of each class, or how to choose it"
-    )
-    separation: int = Field(2, ge=0, description="background line between touching cells, pixels")
-    label_smoothing: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of the truth spread over all classes"
-    )
-    dice: float = Field(0.0, ge=0.0, description="weight of an added soft Dice loss")
-    focal: float = Field(0.0, ge=0.0, description="weight of an added focal loss")
-
-
-class TrainConfig(_Section):
-    """A whole run: `steps` bounds its optimiser steps, `minutes` its time; either ends it.
-
-    With `steps` alone, a run does not depend on how fast the machine is.
+    With `steps` alone, a run does not depend on how fast the machine is. `preset` fills in what is
+    not given otherwise.
     """
 
+    preset: Preset | None = Field(
+        None, description='"paper": network, loss and optimizer as published, where not set'
+    )
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -124,30 +52,58 @@ class TrainConfig(_Section):
     augment_on: Literal["auto", "cpu", "accelerator"] = Field(
         "auto", description="in the data pipeline or in the training step; auto: step if GPU"
     )
-    output: _Path = Field(Path("runs"), description="folder of the run folders")
-    name: _Text | None = Field(
+    oversample: float = Field(
+        0.0, ge=0.0, le=1.0, description="share of tiles centred on a pixel of a drawn class > 0"
+    )
+    output: AnyPath = Field(Path("runs"), description="folder of the run folders")
+    name: AnyText | None = Field(
         None, pattern=r"^[^/\\]+$", description="of the run folder; None: data folder and time"
     )
     tile: int | None = Field(None, ge=1, description="input tile in pixels; None: chosen from data")
     batch_size: int = Field(2, ge=1, description="tiles a step")
+    accumulate: int = Field(
+        1, ge=1, description="steps whose gradients are averaged for one change of the weights"
+    )
     minutes: float | None = Field(
         None, gt=0.0, description="training time; 20 if neither it nor steps is set"
     )
-    steps: int | None = Field(None, ge=1, description="optimiser steps in all")
+    steps: int | None = Field(None, ge=1, description="steps (batches) in all")
     steps_per_epoch: int = Field(50, ge=1, description="steps between two validations")
-    optimizer: Literal["adam", "sgd"] = Field(
-        "adam", description='AdamW, or "sgd" with momentum 0.99 as in the paper'
+    optimizer: Literal["adam", "sgd", "nesterov"] = Field(
+        "adam", description='AdamW, "sgd" with momentum as in the paper, or Nesterov\'s'
     )
-    learning_rate: float = Field(1e-3, gt=0.0, description="at its peak; falls to 0")
-    weight_decay: float = Field(1e-4, ge=0.0, description="of AdamW")
+    learning_rate: float = Field(1e-3, gt=0.0, description="at its peak")
+    momentum: float = Field(0.99, ge=0.0, lt=1.0, description="of sgd and nesterov")
+    weight_decay: float = Field(1e-4, ge=0.0, description="of adam and nesterov, decoupled")
+    schedule: Schedule = Field(
+        "polynomial", description="(1 - t)^0.9, (1 + cos pi t) / 2 or 1, t the share of the run"
+    )
+    warmup_steps: int | None = Field(
+        None, ge=0, description="steps of rising rate; None: the first 2 % of the run"
+    )
+    gradient_clip: float | None = Field(
+        None, gt=0.0, allow_inf_nan=False, description="greatest norm of all gradients together"
+    )
+    ema_decay: float | None = Field(
+        None, gt=0.0, lt=1.0, description="validate and keep a moving average of the weights"
+    )
     patience: int | None = Field(None, ge=1, description="epochs without a better score")
     monitor: Literal["mean_dice", "mean_iou", "pixel_accuracy"] = Field(
         "mean_dice", description="validation score that makes a model the best"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of the layers; auto: bfloat16 where the processor has it"
+    precision: Precision = Field(
+        "auto",
+        description="of the layers; auto: bfloat16 or float16 where the processor has it",
+    )
+    checkpoint_minutes: float = Field(
+        10.0, gt=0.0, description="between checkpoints within an epoch; each epoch ends with one"
     )
     seed: int = Field(0, ge=0, description="of weights, tiles, augmentation and the split")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, tree: Any) -> Any:
+        return with_preset(tree) if isinstance(tree, Mapping) else tree
 
     @model_validator(mode="after")
     def _legal_tile(self) -> TrainConfig:
@@ -173,6 +129,20 @@ def load_config(
         ConfigError: the file cannot be read, a key is unknown, or a value does not fit; names
             every bad key, what was found and what was expected.
     """
+    return make_config(read_tree(path, settings, data=data), str(path or "configuration"))
+
+
+def read_tree(
+    path: str | Path | None = None,
+    settings: Iterable[str] = (),
+    *,
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The settings that `load_config` validates, as they are given; the defaults are left out.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting has no value.
+    """
     tree: dict[str, Any] = {}
     if path is not None:
         try:
@@ -187,7 +157,7 @@ def load_config(
         if not found or not key:
             raise ConfigError(f"--set {setting!r}: expected key=value, such as --set minutes=20")
         _put(tree, key.strip().split("."), _value(text.strip()), setting)
-    return make_config(tree, str(path or "configuration"))
+    return tree
 
 
 def make_config(tree: Mapping[str, Any], source: str = "configuration") -> TrainConfig:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import platform
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
-import tensorflow as tf
-import tomli_w
 from rich.console import Console
 
-from keras_unet import __version__
-from keras_unet.augment import Augment, preset_settings
-from keras_unet.data.normalization import Normalization
-from keras_unet.data.pipeline import fill_bank, tile_entries
-from keras_unet.data.reading import Sample
-from keras_unet.data.targets import targets
-from keras_unet.errors import ConfigError
+from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.evaluation import pictures
-from keras_unet.evaluation.scoring import Evaluation, evaluate_samples, write_evaluation
-from keras_unet.models.bundle import ModelCard, TrainedModel, load_model, save_model
+from keras_unet.evaluation.record import Evaluation, read_evaluation, write_evaluation
+from keras_unet.evaluation.scoring import evaluate_samples
+from keras_unet.models.bundle import TrainedModel, load_model, save_model
 from keras_unet.training import callbacks as own
-from keras_unet.training import setup
+from keras_unet.training import run_folder, setup
+from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import TrainConfig, make_config, to_tree
+from keras_unet.training.interruption import Interrupted, StopRequest
+from keras_unet.training.logs import History
+from keras_unet.training.loop import Position, restore, run_loop, snapshot
 from keras_unet.training.precision import dtype_policy
+from keras_unet.training.prepare import Prepared, environment, prepare
+from keras_unet.training.progress import ShowProgress
+from keras_unet.training.watch import StopWhereNotFinite
 
 
 class TrainResult(NamedTuple):
@@ -40,142 +38,209 @@ class TrainResult(NamedTuple):
     interrupted: bool
 
 
-def train(config: TrainConfig | Mapping[str, Any], console: Console | None = None) -> TrainResult:
-    """Trains a U-Net with the paper's weighted cross-entropy; Ctrl-C ends it with a usable run.
+def train(
+    config: TrainConfig | Mapping[str, object] | None = None,
+    console: Console | None = None,
+    *,
+    resume: str | Path | None = None,
+    files: Mapping[str, str] | None = None,
+) -> TrainResult:
+    """Trains a U-Net with the paper's weighted cross-entropy, or goes on with a run.
 
-    The run folder holds `config.toml`, `data.json` (the data check), `history.csv`, `tensorboard/`,
-    `best.keras`, `last.keras`, `curves.png`, `evaluation.json` and `overlays/`.
+    The run folder holds `config.toml`, `data.json` (the data check), `run.json` (what a resumed run
+    must match), `checkpoints/`, `history.csv`, `tensorboard/`, `best.keras`, and at its end
+    `last.keras`, `curves.png`, `evaluation.json` and `overlays/`, without the checkpoints.
+
+    A run that was killed, at any moment, ends after `resume` as it would have without: a run that
+    `steps` bounds with the same bits on the same machine. Where `minutes` bound it, the time up to
+    the last checkpoint counts, and the learning rate follows the clock.
+
+    Ctrl-C ends a run after its step with a checkpoint and a usable, scored model; SIGTERM with a
+    checkpoint and exit code 143.
 
     Args:
-        config: a `TrainConfig`, or a mapping that makes one.
+        config: a `TrainConfig`, or a mapping that makes one. With `resume`: None, or the same.
         console: where progress goes; None prints to the terminal.
+        resume: the folder of a run to go on with. A finished one is only read.
+        files: more files for the folder of a new run, such as its plan: text by name.
 
     Raises:
-        ConfigError: a setting does not fit, or does not fit the data.
+        ConfigError: a setting does not fit, or does not fit the data, or is not the resumed run's.
         DataError: images or labels cannot be used; names every bad file. Nothing is written then.
+            Or they are not the resumed run's.
+        TrainingError: a number stopped being finite, a disk is full, no checkpoint is whole.
     """
-    if not isinstance(config, TrainConfig):
+    if config is None and resume is None:
+        raise ConfigError("train: expected a configuration, or a run to resume")
+    if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
     console = console or Console(highlight=False)
-    keras.utils.set_random_seed(config.seed)
-
-    training, validation, report, mapping = setup.read_samples(config, console)
-    names = setup.class_names(config, mapping)
-    tile, output = setup.tile_size(config, training)
-    settings = preset_settings(config.augment, **config.augment_options)
-    augment = Augment(settings, tile=tile, output=output)
-    normalization = Normalization.fit(config.data.normalization, [s.image for s in training])
+    if resume is not None:
+        return _resume(Path(resume), config, console)
+    assert config is not None
     policy, why = dtype_policy(config.precision)
-    console.print(f"Tiles of {tile} → {output} pixels, {policy} ({why})")
-    loss = config.loss
-    made = targets(
-        training,
-        len(names),
-        w0=loss.w0,
-        sigma=loss.sigma,
-        class_weights=loss.class_weights,
-        separation=loss.separation,
-        cache=config.output / ".cache" / "weight_maps",
+    console.print(f"Layers compute in {policy} ({why})")
+    prepared = prepare(config, config, policy, _cache(config.output), console)
+    record = run_folder.RunRecord(
+        config=to_tree(config),
+        directory=str(Path.cwd()),
+        policy=policy,
+        environment=environment(),
+        training=prepared.digests[0],
+        validation=prepared.digests[1],
     )
-    bank = fill_bank(training, made, normalization)
-    entries = tile_entries([s.image.shape[:2] for s in training], output)
-    channels, dtype = training[0].image.shape[-1], str(training[0].image.dtype)
-    network = setup.network(config, channels, len(names), policy)
-    trainable, dataset = setup.trainable(config, network, bank, augment, entries)
-    del training, made  # the bank holds them now
+    folder = run_folder.create(
+        config, record, {**(files or {}), "data.json": prepared.report.to_json() + "\n"}
+    )
+    with run_folder.RunLock(folder):
+        return _run(folder, config, record, prepared, None, console)
 
-    folder = _run_folder(config)
-    (folder / "config.toml").write_text(tomli_w.dumps(to_tree(config)), encoding="utf-8")
-    (folder / "data.json").write_text(report.to_json() + "\n", encoding="utf-8")
 
-    def bundle(metrics: dict[str, float]) -> TrainedModel:
-        card = ModelCard(
-            name=folder.name,
-            classes=names,
-            normalization=normalization,
-            labels=mapping,
-            image_dtype=dtype,
-            separation=loss.separation,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            versions={
-                "keras_unet": __version__,
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-                "python": platform.python_version(),
-            },
-            config=to_tree(config),
-            data=report.summary.model_dump(mode="json"),
-            metrics=metrics,
-        )
-        return TrainedModel(network, card)
+def _resume(folder: Path, config: TrainConfig | None, console: Console) -> TrainResult:
+    record = run_folder.read_record(folder)
+    if config is not None:
+        run_folder.require_same_config(folder, record, config)
+    if record.finished:
+        console.print(f"{folder}: this run is finished", markup=False, soft_wrap=True)
+        Checkpoints(folder).remove()  # a killed process may have left some
+        return TrainResult(folder, load_model(folder), read_evaluation(folder), False)
+    config = make_config(record.config)
+    with run_folder.RunLock(folder):
+        checkpoints = Checkpoints(folder)
+        checkpoints.tidy()
+        checkpoint = checkpoints.read()
+        now = environment()
+        for name, begun in record.environment.items():
+            if begun != now.get(name):
+                said = f"{name}: begun with {begun}, now {now.get(name)}: not the same bits"
+                console.print(said, style="yellow", markup=False)
+        source = run_folder.rooted(config, record.directory)
+        prepared = prepare(config, source, record.policy, _cache(folder.parent), console)
+        run_folder.require_same_data(folder, record, *prepared.digests)
+        return _run(folder, config, record, prepared, checkpoint, console)
 
-    interrupted = _fit(config, trainable, dataset, validation, bundle, folder, console)
-    model = load_model(folder)
-    evaluation = evaluate_samples(model, validation, output=folder)
-    write_evaluation(model, evaluation, folder)
-    pictures.curves(folder / "history.csv", folder / "curves.png")
+
+def _run(
+    folder: Path,
+    config: TrainConfig,
+    record: run_folder.RunRecord,
+    prepared: Prepared,
+    checkpoint: Checkpoint | None,
+    console: Console,
+) -> TrainResult:
+    """Trains, evaluates the best model and closes the run."""
+    try:
+        interrupted = _fit(folder, config, prepared, checkpoint, console)
+        model = load_model(folder)
+        evaluation = evaluate_samples(model, prepared.validation, output=folder)
+        write_evaluation(evaluation, folder)
+        pictures.curves(folder / "history.csv", folder / "curves.png")
+        if not interrupted:
+            run_folder.write_record(folder, record.model_copy(update={"finished": True}))
+            Checkpoints(folder).remove()
+    except OSError as error:
+        raise TrainingError(
+            f"{folder}: cannot be written ({error}). Its checkpoints stay; when there is room, go "
+            f"on: {run_folder.how_to_resume(folder)}"
+        ) from error
     return TrainResult(folder, model, evaluation, interrupted)
 
 
 def _fit(
-    config: TrainConfig,
-    network: keras.Model,
-    dataset: tf.data.Dataset,
-    validation: Sequence[Sample],
-    bundle: Callable[[dict[str, float]], TrainedModel],
     folder: Path,
+    config: TrainConfig,
+    prepared: Prepared,
+    checkpoint: Checkpoint | None,
     console: Console,
 ) -> bool:
-    """Runs `model.fit`; True if it was interrupted from the keyboard."""
-    card = bundle({}).card
-    budget = own.Budget(config.learning_rate, config.steps, config.time_limit)
-    monitor = f"val_{config.monitor}"
-    progress = own.ShowProgress(budget, console)
+    """The steps; True if Ctrl-C ended them before their time."""
+    model, checkpoints = prepared.model, Checkpoints(folder)
+    average = setup.weight_average(config, model, prepared.network)
+
+    def bundle(metrics: dict[str, float]) -> TrainedModel:
+        network = prepared.network if average is None else average.network()
+        return TrainedModel(network, prepared.card(folder.name, metrics))
+
+    stop = StopRequest()
+    budget = own.Budget(
+        config.learning_rate, config.steps, config.time_limit, config.schedule, config.warmup_steps
+    )
+    card, monitor = prepared.card(folder.name, {}), f"val_{config.monitor}"
+    history, progress = History(folder), ShowProgress(budget, console)
     callbacks: list[keras.callbacks.Callback] = [
         budget,
-        own.StopWhereNotFinite(),
-        own.KeepLast(folder, bundle),
-        own.Validation(validation, card.normalization, len(card.classes), card.separation),
+        *([] if average is None else [average]),
+        StopWhereNotFinite(
+            prepared.names, lambda: budget.done, config.accumulate, lambda: _kept(checkpoints)
+        ),
+        own.Validation(
+            prepared.validation,
+            bundle,
+            card.normalization,
+            len(card.classes),
+            card.separation,
+            stop.check,
+        ),
         own.KeepBest(folder, monitor, bundle),
-        keras.callbacks.CSVLogger(folder / "history.csv"),
-        keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False),
+        history,
         progress,
+        *([own.Patience(monitor, config.patience)] if config.patience else []),
     ]
-    if config.patience:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(monitor, mode="max", patience=config.patience)
-        )
-    try:
-        network.fit(
-            dataset,
-            steps_per_epoch=config.steps_per_epoch,
-            epochs=10**6,  # the budget ends the run
-            shuffle=False,  # the data set is shuffled as it is drawn
-            callbacks=callbacks,
-            verbose=0,
-        )
-    except KeyboardInterrupt:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C is one too many
-        progress.close()
-        console.print(f"[yellow]Interrupted at step {budget.done}[/]: keeping what was learned")
-        model = bundle({"step": float(budget.done)})
-        save_model(model, folder / "last.keras")
-        if not (folder / "best.keras").is_file():
-            save_model(model, folder / "best.keras")
-        signal.signal(signal.SIGINT, before)
-        return True
-    finally:
-        progress.close()
-    return False
+    position = Position()
+    if checkpoint is not None:
+        position = restore(model, callbacks, checkpoint.arrays, checkpoint.state)
+        checkpoints.good = [checkpoint.path]
+        console.print(f"Going on at step {budget.done}")
+
+    def write() -> None:
+        since = time.monotonic()
+        checkpoints.write(budget.done, *snapshot(model, position, callbacks), since=since)
+
+    def at_rest() -> None:
+        stop.check()
+        over = position.step == 0 and model.stop_training
+        if over or checkpoints.due(0.0 if position.step == 0 else 60 * config.checkpoint_minutes):
+            write()
+
+    number: int | None = None
+    with stop:
+        try:
+            run_loop(
+                model,
+                iter(prepared.data(budget.done)),
+                callbacks,
+                steps_per_epoch=config.steps_per_epoch,
+                position=position,
+                at_rest=at_rest,
+            )
+        except Interrupted as asked:
+            number = asked.number
+            write()
+        finally:
+            progress.close()
+            history.close()
+        _keep(folder, bundle, budget.done)
+    if number is not None:
+        name = signal.Signals(number).name
+        command = run_folder.how_to_resume(folder)
+        said = f"Stopped at step {budget.done} ({name}); to go on: {command}"
+        console.print(said, markup=False, soft_wrap=True)
+    if number == signal.SIGTERM:  # the machine is about to go
+        raise SystemExit(128 + number)
+    return number is not None
 
 
-def _run_folder(config: TrainConfig) -> Path:
-    name = config.name or f"{config.data.images.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = config.output / name
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        raise ConfigError(
-            f"{folder}: a run of this name is there already; choose another name"
-        ) from None
-    return folder
+def _keep(folder: Path, bundle: Callable[[dict[str, float]], TrainedModel], done: int) -> None:
+    """Writes `last.keras`, and `best.keras` where no epoch was finished."""
+    model = bundle({"step": float(done)})
+    save_model(model, folder / "last.keras")
+    if not (folder / "best.keras").is_file():
+        save_model(model, folder / "best.keras")
+
+
+def _kept(checkpoints: Checkpoints) -> str:
+    return f"The last good checkpoint is {checkpoints.newest or 'none: the run had just begun'}"
+
+
+def _cache(output: Path) -> Path:
+    return output / ".cache" / "weight_maps"

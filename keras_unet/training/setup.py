@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,15 +14,21 @@ from rich.console import Console
 from keras_unet import geometry, losses
 from keras_unet.augment import Augment
 from keras_unet.data.bank import ImageBank
+from keras_unet.data.foreground import ForegroundPixels, foreground_pixels
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.pipeline import tile_dataset, tile_requests
 from keras_unet.data.reading import Sample
 from keras_unet.data.report import DataReport, shared_images
 from keras_unet.data.samples import load_samples
+from keras_unet.data.targets import Target
 from keras_unet.errors import ConfigError
+from keras_unet.models.supervision import head_weights, with_heads
 from keras_unet.models.unet import build_unet
+from keras_unet.training.averaging import WeightAverage
 from keras_unet.training.config import LossConfig, TrainConfig
-from keras_unet.training.on_accelerator import AugmentedTraining
+from keras_unet.training.optimizers import make_optimizer
+from keras_unet.training.splits import hold_out, split
+from keras_unet.training.step import TrainingStep
 
 
 def read_samples(
@@ -47,8 +54,10 @@ def read_samples(
                 f"{data.validation}: images have {channels[1]} channels, "
                 f"the training images {channels[0]}"
             )
+    elif data.held_out is not None:
+        samples, held_out = hold_out(samples, data.held_out)
     else:
-        samples, held_out = split(samples, data.validation, config.seed)
+        samples, held_out = split(samples, data.validation, config.seed, data.groups)
     absent = _classes(samples) - _classes(held_out)
     if absent:
         raise ConfigError(
@@ -58,29 +67,6 @@ def read_samples(
         )
     console.print(f"{len(samples)} training and {len(held_out)} validation images")
     return samples, held_out, report, mapping
-
-
-def split(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:
-    """Holds out a share of the images, at least one: (training, validation).
-
-    Pages of a stack lie next to each other and look alike, so they are held out in one block;
-    other images at random.
-    """
-    if not 0 < share < 1:
-        raise ConfigError(f"data.validation must be a folder or a share in (0, 1), got {share}")
-    if len(samples) < 2:
-        raise ConfigError("one labelled image cannot be split: give a validation folder")
-    count = min(max(1, round(share * len(samples))), len(samples) - 1)
-    rng = np.random.default_rng(seed)
-    if all(":" in s.name for s in samples):
-        first = int(rng.integers(len(samples) - count + 1))
-        held = set(range(first, first + count))
-    else:
-        held = set(rng.permutation(len(samples))[:count].tolist())
-    return (
-        [s for i, s in enumerate(samples) if i not in held],
-        [s for i, s in enumerate(samples) if i in held],
-    )
 
 
 def _classes(samples: Sequence[Sample]) -> set[int]:
@@ -125,32 +111,92 @@ def tile_size(config: TrainConfig, samples: Sequence[Sample]) -> tuple[int, int]
 
 def network(config: TrainConfig, channels: int, num_classes: int, policy: str) -> keras.Model:
     """The U-Net to be trained."""
-    options = config.model.model_dump()
-    if options["normalization"] == "none":
-        options["normalization"] = None
-    return build_unet((None, None, channels), num_classes, **options, dtype=policy)
+    shape = (None, None, channels)
+    return build_unet(shape, num_classes, **config.model.network, dtype=policy)
+
+
+class Trainable(NamedTuple):
+    """The model to train, compiled and its optimizer built, and its data from any batch on."""
+
+    model: keras.Model
+    data: Callable[[int], tf.data.Dataset]
+    requests: Callable[[int], tf.data.Dataset]  # which images' tiles the data are drawn from
 
 
 def trainable(
-    config: TrainConfig, model: keras.Model, bank: ImageBank, augment: Augment, entries: np.ndarray
-) -> tuple[keras.Model, tf.data.Dataset]:
-    """The model to call `fit` on, compiled, and the data to call it with."""
+    config: TrainConfig,
+    network: keras.Model,
+    bank: ImageBank,
+    augment: Augment,
+    entries: np.ndarray,
+    foreground: ForegroundPixels | None = None,
+) -> Trainable:
+    """What trains a network; `data` and `requests` take the number of their first batch."""
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    drawn = {"batch_size": config.batch_size, "seed": config.seed}
-    if config.augment_on == "accelerator" or (config.augment_on == "auto" and has_gpu):
-        data = tile_requests(entries, **drawn).prefetch(2)
-        model = AugmentedTraining(model, bank, augment)
-    else:
-        data = tile_dataset(bank, augment, entries, **drawn)
+    policy = network.get_layer("down1_conv1").dtype_policy.name
+    loss, loss_weights, adapt = _loss(config.loss), None, None
+    if config.model.deep_supervision:
+        network = with_heads(network)
+        count = len(network.outputs)
+        loss, loss_weights = [loss] * count, head_weights(count)
+
+        def adapt(x: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
+            return x, (y,) * count, (w,) * count
+
+    options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed}
+    options["foreground"] = foreground
+
+    def requests(start: int) -> tf.data.Dataset:
+        return tile_requests(entries, **options, start=start)
+
+    def draw(index: Any, seeds: Any, centre: Any = None) -> tuple[Any, Any, Any]:
+        tiles = augment.sample(bank, index, seeds, centre=centre)
+        return tiles if adapt is None else adapt(*tiles)
+
+    def data(start: int) -> tf.data.Dataset:
+        if in_step:
+            return requests(start).prefetch(2)
+        tiles = tile_dataset(bank, augment, entries, **options, start=start)
+        return tiles if adapt is None else tiles.map(adapt)
+
+    in_step = config.augment_on == "accelerator" or (config.augment_on == "auto" and has_gpu)
+    model = TrainingStep(network, draw if in_step else None)
     # XLA's convolutions are several times slower than oneDNN's on a CPU
-    model.compile(_optimizer(config), _loss(config.loss), jit_compile=has_gpu)
-    return model, data
+    model.compile(
+        make_optimizer(config, policy), loss, loss_weights=loss_weights, jit_compile=has_gpu
+    )
+    model.optimizer.build(model.trainable_variables)
+    _build_metrics(model)
+    return Trainable(model, data, requests)
 
 
-def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
-    if config.optimizer == "sgd":  # the paper, section 3
-        return keras.optimizers.SGD(config.learning_rate, momentum=0.99)
-    return keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
+def _build_metrics(model: keras.Model) -> None:
+    """Makes the variables of the losses' means now; Keras would in the first step, after a restore.
+
+    A network of several outputs has one for each.
+    """
+    given = [keras.ops.zeros((1, 1, 1, output.shape[-1])) for output in model.outputs]
+    truth = [keras.ops.zeros((1, 1, 1), "int32") for _ in given]
+    weight = [keras.ops.zeros((1, 1, 1)) for _ in given]
+    several = [tuple(part) if len(given) > 1 else part[0] for part in (truth, given, weight)]
+    model.compute_loss(None, *several)
+    model.reset_metrics()
+
+
+def weight_average(
+    config: TrainConfig, trained: keras.Model, network: keras.Model
+) -> WeightAverage | None:
+    """The moving average of `network`'s weights while `trained`, which shares them, is trained."""
+    if config.ema_decay is None:
+        return None
+    return WeightAverage(network, trained.optimizer, config.ema_decay)
+
+
+def foreground(config: TrainConfig, made: Sequence[Target]) -> ForegroundPixels | None:
+    """Where tiles are centred that `oversample` asks for."""
+    if not config.oversample:
+        return None
+    return foreground_pixels([t.classes for t in made], config.oversample, config.seed)
 
 
 def _loss(config: LossConfig) -> keras.losses.Loss:

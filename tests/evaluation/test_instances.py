@@ -11,11 +11,12 @@ from hypothesis.extra.numpy import arrays
 
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.instances import (
+    COUNTS,
     IOU_THRESHOLDS,
-    ObjectCounts,
     match_objects,
     object_counts,
     object_scores,
+    rates,
 )
 
 LABELS = arrays(np.uint16, (4, 6), elements=st.sampled_from([0, 0, 1, 2, 3, 700]))
@@ -31,7 +32,7 @@ def jaccard(a, b):
 
 def brute(truth, predicted):
     """The scores of a list of images, object by object, from bool masks."""
-    seg, ious, average = [], [], []
+    seg, ious, average, joined = [], [], [], [0, 0]
     count = dict.fromkeys(IOU_THRESHOLDS, (0, 0, 0))
     for t, p in zip(truth, predicted, strict=True):
         true, guessed = masks(t), masks(p)
@@ -46,6 +47,9 @@ def brute(truth, predicted):
             count[threshold] = tuple(np.add(count[threshold], one))
             precisions.append(hits / sum(one) if sum(one) else math.nan)
         average.append(np.mean(precisions))
+        for one, other, which in ((guessed, true, 0), (true, guessed, 1)):
+            held = [sum(2 * (a & b).sum() > b.sum() for b in other.values()) for a in one.values()]
+            joined[which] += sum(number > 1 for number in held)
     hits, wrong, missed = count[0.5]
 
     def ratio(a, b):
@@ -66,6 +70,8 @@ def brute(truth, predicted):
         "true_positives": hits,
         "false_positives": wrong,
         "false_negatives": missed,
+        "merged": joined[0],
+        "split": joined[1],
     }
 
 
@@ -112,7 +118,7 @@ def test_a_match_needs_more_than_the_threshold():
     row = np.zeros((1, 20), int)
     truth, eleven = row + 1, row.copy()
     eleven[0, :11] = 1  # 11/20 = 0.55 exactly: above 0.5 alone
-    assert object_counts(truth, eleven).true_positives == (1, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    assert object_counts(truth, eleven)[-10:].tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_seg_looks_at_the_reference_alone():
@@ -127,7 +133,8 @@ def test_nan_rules_for_images_without_objects():
     none, one = np.zeros((3, 3), int), np.ones((3, 3), int)
     empty = object_scores(none, none)
     nan = {k for k, v in empty.items() if not isinstance(v, dict) and math.isnan(v)}
-    counted = {"true_positives", "false_positives", "false_negatives", "average_precision"}
+    counted = {"true_positives", "false_positives", "false_negatives", "merged", "split"}
+    counted |= {"average_precision"}
     assert nan == empty.keys() - counted
     invented = object_scores(none, one)
     assert math.isnan(invented["seg"]) and math.isnan(invented["recall"])
@@ -145,8 +152,23 @@ def test_counts_of_images_add_up():
     truth = rng.integers(0, 4, (3, 5, 5))
     images = list(zip(truth, np.where(rng.random(truth.shape) < 0.1, 0, truth), strict=True))
     counts = [object_counts(t, p) for t, p in images]
-    pooled = sum(counts, ObjectCounts()).scores()
+    pooled = rates(np.sum(counts, axis=0))
     assert pooled == object_scores([t for t, _ in images], [p for _, p in images])
+    stacked = rates(np.array(counts))  # all images in one call
+    for place, (t, p) in enumerate(images):
+        assert float(stacked["pq"][place]) == pytest.approx(object_scores(t, p)["pq"])
+    assert counts[0].shape == (len(COUNTS),)
+
+
+def test_merged_and_split_objects():
+    truth = np.array([[1, 1, 1, 2, 2, 2, 0, 3, 3, 3, 3, 3]])
+    found = np.array([[5, 5, 5, 5, 5, 5, 0, 6, 6, 0, 7, 7]])
+    scores = object_scores(truth, found)
+    assert (scores["merged"], scores["split"]) == (1, 1)
+    back = object_scores(found, truth)  # each is the other, seen from the other side
+    assert (back["merged"], back["split"]) == (1, 1)
+    touched = np.array([[5, 5, 5, 5, 0, 0, 0, 6, 6, 6, 6, 6]])  # a third of object 2
+    assert object_scores(truth, touched)["merged"] == 0
 
 
 def test_bad_input_is_refused():

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.isbi import THRESHOLDS, isbi2012
+from keras_unet.evaluation.isbi import THRESHOLDS, isbi2012, isbi_counts, rates
 
 HALF = 5  # the place of 0.5 among the thresholds
 
@@ -132,3 +132,28 @@ def test_bad_input_is_refused():
         isbi2012(truth, proposal, [0.5, 1.5])
     with pytest.raises(ConfigError, match="thresholds"):
         isbi2012(truth, proposal, [])
+
+
+def test_a_threshold_that_leaves_nothing_is_no_good_warping():
+    """An empty mask has neither splits nor mergers; the challenge's minimum would take it."""
+    truth, proposal = cells(4)
+    proposal = proposal * 0.85  # nothing is above 0.9
+    result = isbi2012(truth, proposal)
+    table = result["per_threshold"]["split_and_merge_pixels"]
+    assert table[-1] == 0
+    assert result["best_threshold"]["warping_error"] < 0.85
+    chosen = THRESHOLDS.index(result["best_threshold"]["warping_error"])
+    assert result["warping_error"] == table[chosen] == min(table[:9])
+    none = isbi2012(truth, np.zeros(truth.shape))
+    assert np.isnan(none["warping_error"]) and "warping_error" not in none["best_threshold"]
+
+
+def test_counts_of_slices_add_up_to_the_stack():
+    truth, proposal = cells(5)
+    stack, both = np.stack([truth, truth.T]), np.stack([proposal, proposal.T * 0.8])
+    counts = [isbi_counts(t, p) for t, p in zip(stack, both, strict=True)]
+    whole = isbi2012(stack, both)
+    for name, value in rates(counts[0] + counts[1]).items():
+        assert value == whole[name]
+    each = rates(np.stack(counts))  # two slices in one call
+    assert each["v_rand"][1] == isbi2012(stack[1], both[1])["v_rand"]

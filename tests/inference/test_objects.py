@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from skimage.draw import disk
-from skimage.measure import label, regionprops_table
+from skimage.measure import label
 
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.objects import measure, to_instances
+from keras_unet.inference import runs, splitting
+from keras_unet.inference.objects import to_instances, to_objects
 
 MASKS = arrays(bool, (6, 7))
 
@@ -107,44 +108,96 @@ def test_interiors_grow_into_the_border_class():
     assert found[8, 0] not in (0, found[4, 3], found[4, 10])
 
 
-@settings(max_examples=50, deadline=None)
-@given(arrays(np.int32, (5, 6), elements=st.sampled_from([0, 1, 2, 9])), st.booleans())
-def test_measurements_equal_scikit_images(instances, colour):
-    shape = (5, 6, 3) if colour else (5, 6)
-    image = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
-    found = measure(instances, image)
-    names = ("label", "area", "centroid", "equivalent_diameter_area", "intensity_mean")
-    expected = regionprops_table(instances, image, properties=names)
-    pairs = {
-        "label": "label",
-        "area_px": "area",
-        "centroid_y_px": "centroid-0",
-        "centroid_x_px": "centroid-1",
-        "equivalent_diameter_px": "equivalent_diameter_area",
-    }
-    if colour:
-        pairs |= {f"mean_intensity_{c}": f"intensity_mean-{c}" for c in range(3)}
-    else:
-        pairs["mean_intensity"] = "intensity_mean"
-    assert set(found) == set(pairs)
-    for ours, theirs in pairs.items():
-        if len(found["label"]):
-            np.testing.assert_allclose(found[ours], expected[theirs], rtol=1e-12)
-        else:
-            assert found[ours].size == 0
+def cells(seed=0, size=(150, 170), sigma=3.0):
+    """Blobs, many of them touching, some at the image's edges."""
+    return ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=size), sigma) > 0
 
 
-def test_micrometres():
-    instances = np.zeros((20, 20), np.uint16)
-    instances[4:8, 10:16] = 3
-    table = measure(instances, pixel_size=(0.5, 0.25))
-    assert table["label"].tolist() == [3] and table["area_px"].tolist() == [24]
-    assert table["area_um2"] == pytest.approx([3.0])
-    assert table["centroid_y_um"] == pytest.approx([5.5 * 0.5])
-    assert table["centroid_x_um"] == pytest.approx([12.5 * 0.25])
-    assert table["equivalent_diameter_um"] == pytest.approx([2 * np.sqrt(3 / np.pi)])
-    both = measure(instances, pixel_size=2.0)
-    assert both["equivalent_diameter_um"] == pytest.approx(2 * both["equivalent_diameter_px"])
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize("with_seeds", [False, True])
+@pytest.mark.parametrize("sigma", [1.0, 3.0])
+def test_windows_change_nothing(monkeypatch, connectivity, with_seeds, sigma):
+    for seed in range(4):
+        mask = cells(seed, sigma=sigma)
+        rng = np.random.default_rng(seed)
+        settings = {"connectivity": connectivity, "split": "distance", "seed_distance": 2}
+        if with_seeds:
+            seeds = rng.integers(1, 9, mask.shape) * (rng.random(mask.shape) < 0.01)
+            settings = {"connectivity": connectivity, "seeds": seeds}
+        with monkeypatch.context() as patch:
+            expected = to_instances(mask, **settings)
+            patch.setattr(splitting, "WINDOW", 5)
+            assert np.array_equal(to_instances(mask, **settings), expected)
+        if not with_seeds:
+            assert expected.max() > to_instances(mask, connectivity=connectivity).max()
+
+
+def test_bands_change_nothing(monkeypatch):
+    mask = cells(3, (60, 40), 1.0)
+    settings = {"fill_holes": 9, "min_size": 4, "split": "distance"}
+    expected = to_instances(mask, **settings)
+    monkeypatch.setattr(runs, "BAND_PIXELS", 100)
+    assert np.array_equal(to_instances(mask, **settings), expected)
+
+
+def test_numbers_follow_reading_order():
+    found = to_instances(cells(), split="distance")
+    first = np.unique(found, return_index=True)[1][1:]
+    assert found.max() > 20 and (np.diff(first) > 0).all()
+
+
+def test_classes_are_objects_of_their_own():
+    classes = np.zeros((12, 16), np.uint8)
+    classes[1:6, 1:6] = 2
+    classes[1:6, 6:9] = 7  # beside it
+    classes[3, 3] = 0
+    classes[2, 2] = 7  # in a hole of the first
+    classes[9, 1] = 2
+    found, kinds = to_objects(classes, fill_holes=True)
+    assert [kinds[n] for n in sorted(kinds)] == [2, 7, 7, 2]
+    assert found[1, 1] == 1 == found[3, 3] and found[1, 6] == 2 and found[2, 2] == 3
+    assert found[9, 1] == 4 and set(kinds) == {1, 2, 3, 4}
+    assert np.array_equal(found > 0, (classes > 0) | (np.indices(classes.shape) == 3).all(0))
+    within = np.full((5, 5), 7)
+    within[2, 2] = 2  # a hole for class 7, but no background
+    assert to_objects(within, fill_holes=True)[1] == {1: 7, 2: 2}
+    found, kinds = to_objects(classes, min_size=15)
+    assert kinds == {1: 2, 2: 7} and (found > 0).sum() == 23 + 15
+
+
+def test_the_border_class_goes_to_its_neighbours():
+    classes = np.zeros((9, 20), int)
+    classes[1:8, 1:19] = 3
+    classes[2:7, 2:9] = 1
+    classes[2:7, 11:18] = 2
+    classes[8, 0] = 3  # a piece of border alone
+    found, kinds = to_objects(classes, border=3)
+    assert kinds == {1: 1, 2: 2, 3: 1} and np.array_equal(found > 0, classes > 0)
+    assert set(found[1:8, 1:10].ravel()) == {1} and set(found[1:8, 10:19].ravel()) == {2}
+    assert to_objects(classes * 0)[1] == {}
+    with pytest.raises(ConfigError, match="not both"):
+        to_objects(classes, border=3, split="distance")
+    with pytest.raises(DataError, match="classes must be"):
+        to_objects(classes / 2)
+
+
+def test_real_nuclei_are_found_again(shared):
+    from keras_unet.data import read_labels
+
+    files = sorted((shared / "data/dsb2018_fluo/val/labels").iterdir())[:4]
+    found = total = 0
+    for file in files:
+        truth = read_labels(file)
+        split = to_instances(truth > 0, split="distance", min_size=10)
+        inter = np.histogram2d(
+            truth.ravel(),
+            split.ravel(),
+            [np.arange(truth.max() + 2) - 0.5, np.arange(split.max() + 2) - 0.5],
+        )[0]
+        union = inter.sum(0)[None] + inter.sum(1)[:, None] - inter
+        found += int((inter / union)[1:, 1:].max(axis=1, initial=0).__gt__(0.5).sum())
+        total += truth.max()
+    assert found > 0.9 * total
 
 
 def test_bad_input_is_refused():
@@ -167,9 +220,3 @@ def test_bad_input_is_refused():
         to_instances(mask, seeds=mask[:3])
     with pytest.raises(DataError, match="label -1"):
         to_instances(mask, seeds=-mask.astype(int))
-    with pytest.raises(DataError, match="integer labels"):
-        measure(mask.astype(float))
-    with pytest.raises(DataError, match="image must be"):
-        measure(mask, np.ones((3, 3)))
-    with pytest.raises(ConfigError, match="pixel_size"):
-        measure(mask, pixel_size=0.0)

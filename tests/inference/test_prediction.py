@@ -4,49 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prediction_networks import identity_network, random_unet, whole
 
 from keras_unet import geometry
 from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference import tiles
 from keras_unet.inference.prediction import predict, to_classes
-from keras_unet.models.unet import build_unet
-
-
-def random_unet(**arguments):
-    """A network whose outputs vary over the image: trained-looking statistics, no zero biases."""
-    model = build_unet(filters=4, **arguments)
-    rng = np.random.default_rng(1)
-    for layer in model.layers:
-        if layer.weights and "norm" not in layer.name:
-            kernel, *bias = layer.get_weights()
-            # logits of a trained network's size: rounding grows with them
-            kernel = kernel * (0.3 if layer.name == "logits" else 1.0)
-            layer.set_weights([kernel, *(rng.normal(0, 0.2, b.shape) for b in bias)])
-    return model
-
-
-def whole(model, image, depth, padding):
-    """The definition: mirror the image to a legal size, run the network once, crop."""
-    height, width, _ = image.shape
-    if padding == "valid":
-        before = geometry.margin(depth)
-        shape = [geometry.input_size(n, depth) for n in (height, width)]
-    else:  # as for a valid network: enough mirrored context that no zero padding is seen
-        before = 128
-        shape = [n + 2 * before for n in (height, width)]
-    rows, columns = (
-        tiles.mirrored(-before, total - before, n)
-        for total, n in zip(shape, (height, width), strict=True)
-    )
-    logits = model(image[np.ix_(rows, columns)][None].astype("float32"), training=False).numpy()[0]
-    if padding == "same":
-        logits = logits[before:-before, before:-before]
-    logits = logits[:height, :width]
-    if logits.shape[-1] == 1:
-        return 1 / (1 + np.exp(-logits))
-    exp = np.exp(logits - logits.max(-1, keepdims=True))
-    return exp / exp.sum(-1, keepdims=True)
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
@@ -69,6 +34,67 @@ def test_tiles_equal_the_whole(size, depth, tile, padding):
     got = predict(model, image, tile=tile, batch_size=2)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+@pytest.mark.parametrize(("depth", "tile"), [(1, 60), (2, 120), (3, 220)])
+def test_upsampling_that_pads_is_exact_too(depth, tile, upsampling, padding):
+    model = random_unet(depth=depth, padding=padding, upsampling=upsampling)
+    image = np.random.default_rng(0).normal(size=(150, 93, 1))
+    expected = whole(model, image, depth, padding, upsampling)
+    np.testing.assert_allclose(predict(model, image, tile=tile), expected, atol=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 400), st.integers(1, 400))
+    | st.sampled_from([(1, 1), (3000, 17), (17, 3000), (1, 700), (2, 2)]),
+    depth=st.integers(1, 3),
+    padding=st.sampled_from(["valid", "same"]),
+    channels=st.integers(1, 3),
+    more=st.integers(0, 300),
+    batch_size=st.none() | st.integers(1, 5),
+)
+def test_identity_network_gives_the_image_back(size, depth, padding, channels, more, batch_size):
+    stride = geometry.stride(depth)
+    least = 36 * 2**depth  # every tile from here on can be repeated
+    image = np.random.default_rng(0).integers(0, 256, (*size, channels), dtype=np.uint8)
+    model = identity_network(depth, padding, channels)
+    got = predict(model, image, tile=least + more, batch_size=batch_size)
+    np.testing.assert_array_equal(got[..., :channels], image)
+    first = -4 % stride if padding == "valid" else 0
+    del first
+    rows, columns = (n // stride * stride for n in size)  # blocks that lie in the image
+
+    def blocks(array):
+        shape = (rows // stride, stride, columns // stride, stride, channels)
+        return array[:rows, :columns].reshape(shape)
+
+    largest = blocks(image).max((1, 3), keepdims=True)
+    assert (blocks(got[..., channels:]) == largest).all()  # poolings keep the image's phase
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 160), st.integers(1, 160)),
+    depth=st.integers(1, 3),
+    padding=st.sampled_from(["valid", "same"]),
+    channels=st.integers(1, 3),
+    classes=st.integers(1, 4),
+    more=st.integers(0, 60),
+)
+def test_any_image_equals_the_network_run_once(size, depth, padding, channels, classes, more):
+    model = random_unet(
+        2,
+        input_shape=(None, None, channels),
+        num_classes=classes,
+        depth=depth,
+        padding=padding,
+    )
+    image = np.random.default_rng(0).normal(size=(*size, channels))
+    got = predict(model, image, tile=22 * 2**depth + more)
+    np.testing.assert_allclose(got, whole(model, image, depth, padding), atol=1e-5)
 
 
 def test_the_batch_size_changes_nothing():

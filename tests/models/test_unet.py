@@ -125,7 +125,8 @@ def test_mixed_precision_keeps_float32_logits():
 
 def test_structure_is_read_from_the_layers():
     model = build_unet((None, None, 3), 5, filters=2, depth=3, padding="same")
-    assert structure(model) == (3, "same", 3, 5, None)
+    assert structure(model) == (3, "same", 3, 5, None, "transpose")
+    assert structure(build_unet(filters=2, upsampling="nearest")).upsampling == "nearest"
     assert structure(build_unet(filters=2, output_activation="softmax")).output == "softmax"
     with pytest.raises(ConfigError, match="not made by"):
         structure(keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(1, 1)]))

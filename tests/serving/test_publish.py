@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,97 +12,164 @@ import tensorflow as tf
 from conftest import make_trained
 
 from keras_unet.data import Normalization
-from keras_unet.errors import ExportError
-from keras_unet.inference import predict
+from keras_unet.errors import ConfigError, ExportError
 from keras_unet.models import TrainedModel, in_float32
-from keras_unet.serving import export, publish, versions, write_saved_model
+from keras_unet.serving import (
+    CardFields,
+    export,
+    golden,
+    graph,
+    publish,
+    rollback,
+    versions,
+    write_saved_model,
+)
+from keras_unet.serving.card import read_served_card
+
+SIGNATURES = {
+    "serving_default",
+    "segment_bytes",
+    "segment_bytes_probabilities",
+    "segment_examples",
+}
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("method", ["image", "dataset", "range"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_saved_model_equals_the_keras_model(tmp_path, method, padding, channels):
-    trained = make_trained(method, padding, channels, classes=3)
-    trained = trained._replace(network=in_float32(trained.network))
-    write_saved_model(trained, tmp_path / "model")
-    served = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
-    rng = np.random.default_rng(0)
-    for size in [(61, 83), (1, 1), (2, 40), (128, 128)]:
-        images = rng.integers(0, 255, (2, *size, channels), dtype=np.uint8)
-        got = served(images=tf.constant(images, tf.float32))["probabilities"].numpy()
-        assert got.shape == (2, *size, 3)
-        for image, one in zip(images, got, strict=True):
-            np.testing.assert_allclose(one, predict(trained, image), atol=1e-5)
+def model(*options, **named):
+    trained = make_trained(*options, **named)
+    return trained._replace(network=in_float32(trained.network))
 
 
-def test_a_constant_image_is_served_as_it_is_predicted(tmp_path):
-    trained = make_trained()
-    trained = trained._replace(network=in_float32(trained.network))
-    write_saved_model(trained, tmp_path / "model")
-    served = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
-    image = np.full((33, 21, 1), 201.7, np.float32)
-    got = served(images=tf.constant(image[None]))["probabilities"].numpy()[0]
-    np.testing.assert_allclose(got, predict(trained, image), atol=1e-5)
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Two versions, 8 and 9, of which tests take a copy."""
+    folder = tmp_path_factory.mktemp("saved_models") / "cells"
+    (folder / ".unfinished-123").mkdir(parents=True)  # what a killed publisher left
+    (folder / ".removed-3").mkdir()
+    (folder / "7").mkdir()
+    fields = CardFields(licence="CC-BY-4.0", pixel_size=0.25)
+    assert export(model(), folder, fields=fields) == folder / "8"
+    assert export(model(), folder, precision="float16", keep=2) == folder / "9"
+    return folder
 
 
-def test_versions_are_consecutive_and_complete(tmp_path):
-    trained = make_trained()
-    trained = trained._replace(network=in_float32(trained.network))
-    (tmp_path / ".unfinished-123").mkdir()  # what a killed publish left
-    (tmp_path / "7").mkdir()
-    version = export(trained, tmp_path)
-    assert version == tmp_path / "8"
-    assert versions(tmp_path) == [7, 8]
-    assert not list(tmp_path.glob(".unfinished*"))
-    card = json.loads((version / "assets.extra" / "model_card.json").read_text())
-    assert card["classes"] == ["background", "cell"]
-    assert tf.saved_model.load(version).signatures["serving_default"]
+def test_versions_are_consecutive_and_complete(published):
+    assert versions(published) == [8, 9]  # 7 was retired
+    assert {p.name for p in published.iterdir()} == {"8", "9", ".lock"}
+    signatures = tf.saved_model.load(published / "9").signatures
+    assert set(signatures) == SIGNATURES
+    card = read_served_card(published / "8")
+    assert card.model == model().card.model_copy(update={"created": card.model.created})
+    assert [(c.name, c.value) for c in card.classes] == [("background", 0), ("cell", 255)]
+    assert (card.name, card.fields.licence, card.precision) == ("cells", "CC-BY-4.0", "float32")
+    assert read_served_card(published / "9").precision == "float16"
+
+
+def test_warm_up_requests_are_real_ones_for_each_signature(published):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = published / "8" / "assets.extra" / "tf_serving_warmup_requests"
+    signatures = tf.saved_model.load(published / "8").signatures
+    asked = set()
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        assert request.model_spec.name == "cells"
+        inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
+        assert signatures[request.model_spec.signature_name](**inputs)
+        asked.add(request.model_spec.signature_name)
+    assert asked == SIGNATURES
+
+
+def test_going_back_publishes_the_older_version_again(published, tmp_path):
+    folder = tmp_path / "cells"
+    shutil.copytree(published, folder)
+    assert rollback(folder) == folder / "10"
+    assert json.loads((folder / "10/assets.extra/rollback.json").read_text()) == {"of": 8}
+    same = [str(p.relative_to(folder / "8")) for p in (folder / "8").rglob("*") if p.is_file()]
+    assert filecmp.cmpfiles(folder / "8", folder / "10", same, shallow=False)[0] == same
+    with pytest.raises(ExportError, match="no version before 8"):  # 10 is 8, and 9 was bad
+        rollback(folder)
+    assert rollback(folder, to=9) == folder / "11"
+    with pytest.raises(ExportError, match="no version 5; found"):
+        rollback(folder, to=5)
+    with pytest.raises(ExportError, match="no such folder"):
+        rollback(tmp_path / "absent")
+    assert versions(folder) == [8, 9, 10, 11]
+    assert {p.name for p in folder.iterdir()} == {"8", "9", "10", "11", ".lock"}
+
+
+def test_a_damaged_version_is_not_gone_back_to(published, tmp_path):
+    folder = tmp_path / "cells"
+    shutil.copytree(published, folder)
+    (folder / "8" / "variables" / "variables.data-00000-of-00001").write_bytes(b"torn")
+    with pytest.raises(ExportError, match="does not load"):
+        rollback(folder)
+    assert versions(folder) == [8, 9]
+    assert not list(folder.glob(".unfinished*"))
 
 
 def test_a_version_that_differs_is_not_published(tmp_path, monkeypatch):
-    trained = make_trained()
-    trained = trained._replace(network=in_float32(trained.network))
-
-    def other_weights(model, folder):
+    def other_weights(trained, folder, **options):
         network = in_float32(make_trained().network)
         network.set_weights([w + 0.1 for w in network.get_weights()])
-        write_saved_model(model._replace(network=network), folder)
+        write_saved_model(trained._replace(network=network), folder, **options)
 
     monkeypatch.setattr(publish, "write_saved_model", other_weights)
-    with pytest.raises(ExportError, match="differs from the Keras model by"):
-        export(trained, tmp_path)
+    with pytest.raises(ExportError, match="serving_default differs from the Keras model by"):
+        export(model(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_version_that_does_not_load_is_not_published(tmp_path, monkeypatch):
-    trained = make_trained()
+def test_each_signature_is_compared(tmp_path, monkeypatch):
+    """Masks of swapped values, and probabilities that are off by a few 65535ths."""
+    trained = model()
+    monkeypatch.setattr(graph, "mask_values", lambda card: np.array([255, 0], np.uint8))
+    write_saved_model(trained, tmp_path / "swapped")
+    monkeypatch.undo()
 
-    def torn(model, folder):
-        write_saved_model(model, folder)
+    def off(probabilities):
+        shares = tf.cast(tf.round(probabilities * 65500.0), tf.int32)
+        return tf.cast(tf.concat([graph._classes(probabilities), shares], -1), tf.uint16)
+
+    monkeypatch.setattr(graph, "_classes_and_shares", off)
+    write_saved_model(trained, tmp_path / "off")
+    requests = golden.requests(trained)
+    found = {}
+    for name in ("swapped", "off"):
+        signatures = tf.saved_model.load(tmp_path / name).signatures
+        answers = [
+            {k: v.numpy() for k, v in signatures[r.signature](**given(r)).items()} for r in requests
+        ]
+        largest = golden.difference(trained, requests, answers)
+        found[name] = {k for k, v in largest.items() if v > golden.TOLERANCE}
+    assert found["swapped"] == SIGNATURES - {"serving_default"}
+    assert found["off"] == {"segment_bytes_probabilities"}
+
+
+def given(request):
+    return {request.name: tf.constant(request.value)}
+
+
+def test_a_version_that_does_not_load_is_not_published(tmp_path, monkeypatch):
+    def torn(trained, folder, **options):
+        write_saved_model(trained, folder, **options)
         (folder / "saved_model.pb").write_bytes(b"torn")
 
     monkeypatch.setattr(publish, "write_saved_model", torn)
     with pytest.raises(ExportError, match="does not load"):
-        export(trained, tmp_path)
+        export(model(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
-def test_channels_of_unlike_brightness_are_normalised_as_in_training(tmp_path):
-    trained = make_trained(channels=2)
-    trained = trained._replace(network=in_float32(trained.network))
-    image = np.zeros((40, 40, 2), np.uint16)
-    image[..., 1] = np.random.default_rng(0).integers(0, 65535, (40, 40))
-    image[3, 3, 0] = 1  # a channel that is all but empty
-    write_saved_model(trained, tmp_path / "model")
-    served = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
-    got = served(images=tf.constant(image[None], tf.float32))["probabilities"].numpy()[0]
-    np.testing.assert_allclose(got, predict(trained, image), atol=1e-5)
-
-
 def test_a_model_of_float_images_is_published(tmp_path):
-    trained = make_trained()
+    trained = model()
     card = trained.card.model_copy(
         update={"normalization": Normalization(method="range", scale=1.0), "image_dtype": "float32"}
     )
-    trained = TrainedModel(in_float32(trained.network), card)
-    assert export(trained, tmp_path).name == "1"
+    assert export(TrainedModel(trained.network, card), tmp_path).name == "1"
+
+
+def test_a_bad_option_publishes_nothing(tmp_path):
+    for options in ({"keep": 0}, {"keep": True}, {"precision": "int8"}, {"tile": 8}):
+        with pytest.raises(ConfigError):
+            export(model(), tmp_path / "unet", **options)
+    assert not (tmp_path / "unet").exists() or not versions(tmp_path / "unet")

@@ -1,0 +1,83 @@
+"""`keras-unet objects`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+
+
+def objects(
+    masks: Annotated[
+        Path,
+        typer.Argument(help="A mask, a stack, or a folder of them, as `predict` writes them."),
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="The images, for intensities and pictures.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("objects"),
+    formats: Annotated[
+        str,
+        typer.Option("--format", help="Any of labels, csv, geojson, rois, parquet, by commas."),
+    ] = "labels,csv,geojson,rois",
+    pixel_size: Annotated[
+        float | None, typer.Option(help="Micrometres a pixel; default: what the file states.")
+    ] = None,
+    min_size: Annotated[int, typer.Option(help="Drop objects of fewer pixels.")] = 0,
+    fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill holes.")] = False,
+    split: Annotated[
+        str | None, typer.Option(help="distance: cut touching convex objects apart.")
+    ] = None,
+    seed_distance: Annotated[
+        int, typer.Option(help="For split: about the smallest object's radius, in pixels.")
+    ] = 5,
+    border_class: Annotated[
+        int | None, typer.Option(help="The mask value of lines between touching objects.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Read probabilities (--probabilities of predict) and cut here."),
+    ] = None,
+    connectivity: Annotated[
+        int, typer.Option(help="4: touching at a corner is apart; 8: it is not.")
+    ] = 4,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="The mask's values are object numbers already.")
+    ] = False,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--name", metavar="VALUE=NAME", help="Name a mask value: --name 2=axon"),
+    ] = None,
+) -> None:
+    """Masks to objects: numbers, a table of measurements, polygons for QuPath, ROIs for Fiji."""
+    from keras_unet.cli.report import progress, say
+    from keras_unet.inference.mask_objects import objects_from_masks
+    from keras_unet.inference.object_settings import make_settings, parse_names
+
+    settings = make_settings(
+        min_size=min_size,
+        fill_holes=fill_holes,
+        split=split,
+        seed_distance=seed_distance,
+        border=border_class,
+        threshold=threshold,
+        connectivity=connectivity,
+        instances=instances,
+        names=parse_names(names or []),
+    )
+    with progress("finding objects") as advance:
+        found = objects_from_masks(
+            masks,
+            output,
+            images=images,
+            settings=settings,
+            pixel_size=pixel_size,
+            formats=[name.strip() for name in formats.split(",") if name.strip()],
+            progress=advance,
+        )
+    say(found.describe())
+    say(f"Look at  {quote(str(output))}/*_objects.png: is each cell one object?")
+    if found.objects and split is None and border_class is None and not instances:
+        say("If touching cells became one object, add --split distance; drop specks by --min-size.")

@@ -1,0 +1,60 @@
+"""`keras-unet plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+
+
+def plan(
+    images: Annotated[
+        Path,
+        typer.Argument(help="Folder with images/ and labels/, or a folder of images or stack."),
+    ],
+    labels: Annotated[Path | None, typer.Option(help="Labels, if not beside the images.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="Labelled images to validate on; otherwise a fifth.")
+    ] = None,
+    validation_labels: Annotated[
+        Path | None, typer.Option(help="Their labels, if not beside the images.")
+    ] = None,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Label numbers are objects, not classes.")
+    ] = False,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Training time to plan for; 20 if not given.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting that shall stay as it is."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the settings, with reasons, to this TOML file.")
+    ] = None,
+) -> None:
+    """Choose settings for a data set and this machine, with reasons: a train.toml."""
+    from keras_unet.cli.report import say
+    from keras_unet.training.config import read_tree
+    from keras_unet.training.planner import plan_tree
+
+    given = {
+        "images": images,
+        "labels": labels,
+        "validation": validation,
+        "validation_labels": validation_labels,
+        "label_kind": "instances" if instances else None,
+    }
+    tree = read_tree(None, settings or (), data=given)
+    if minutes is not None:
+        tree["minutes"] = minutes
+    made = plan_tree(tree)
+    if output is None:
+        typer.echo(made.to_toml(), nl=False)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(made.to_toml(), encoding="utf-8")
+    say(made.to_text())
+    say(f"Written to {output}. Train with: keras-unet train --config {quote(str(output))}")

@@ -1,0 +1,115 @@
+"""`keras-unet serve`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Engine(str, Enum):
+    """Who serves."""
+
+    auto = "auto"
+    embedded = "embedded"
+    tensorflow_model_server = "tensorflow_model_server"
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="saved_models/, or one model's folder in it.")],
+    grpc_port: Annotated[int, typer.Option(help="0: a free one; -1: no gRPC.")] = 8500,
+    rest_port: Annotated[int, typer.Option(help="0: a free one; -1: no REST.")] = 8501,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines connect.")
+    ] = "127.0.0.1",
+    model_config_file: Annotated[
+        Path | None, typer.Option(help="TensorFlow Serving's model config; else every model.")
+    ] = None,
+    batching_parameters_file: Annotated[
+        Path | None, typer.Option(help="TensorFlow Serving's batching parameters.")
+    ] = None,
+    max_batch_pixels: Annotated[
+        int, typer.Option(min=1, help="Pixels of a batch of several clients; GPU: 4194304.")
+    ] = 1 << 17,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM, for gRPC and REST.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM, its private key.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token that clients must send.")
+    ] = None,
+    poll_seconds: Annotated[float, typer.Option(help="How often to look for versions.")] = 1.0,
+    max_request_mb: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
+    max_held_mb: Annotated[int, typer.Option(min=1, help="MiB of all requests at once.")] = 512,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one request.")] = 1 << 26,
+    max_images: Annotated[int, typer.Option(min=1, help="Images of one request.")] = 256,
+    timeout: Annotated[float, typer.Option(help="Seconds for one request, queue and all.")] = 60.0,
+    threads: Annotated[int, typer.Option(min=0, help="Cores TensorFlow uses; 0: all.")] = 0,
+    prefer_tensor_content: Annotated[
+        bool, typer.Option("--prefer-tensor-content", help="Numbers as tensor_content over gRPC.")
+    ] = False,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="A line for each request.")
+    ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="auto: tensorflow_model_server if it is on PATH and fits.")
+    ] = Engine.auto,
+) -> None:
+    """Serve published models over gRPC and REST, as TensorFlow Serving does; a page is at /."""
+    import tempfile
+
+    from pydantic import ValidationError
+
+    from keras_unet.errors import ConfigError
+    from keras_unet.serving.server import binary, logs
+    from keras_unet.serving.server.batching_file import read_batching
+    from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
+
+    try:
+        settings = ServerSettings(
+            folder=folder,
+            model_config_file=model_config_file,
+            host=host,
+            grpc_port=None if grpc_port < 0 else grpc_port,
+            rest_port=None if rest_port < 0 else rest_port,
+            poll_seconds=poll_seconds,
+            intra_op_threads=threads,
+            prefer_tensor_content=prefer_tensor_content,
+            limits=Limits(
+                request_bytes=max_request_mb * MIB,
+                held_bytes=max_held_mb * MIB,
+                pixels=max_pixels,
+                rows=max_images,
+                seconds=timeout,
+            ),
+            batching=read_batching(batching_parameters_file)
+            if batching_parameters_file
+            else Batching(max_batch_pixels=max_batch_pixels),
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+            token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
+            log_requests=log_requests,
+        )
+    except ValidationError as error:
+        raise ConfigError("; ".join(e["msg"] for e in error.errors())) from None
+
+    logs.to_stderr()
+    program = binary.find() if engine is not Engine.embedded else None
+    if engine is Engine.tensorflow_model_server and program is None:
+        raise ConfigError(f"{binary.NAME} is not on PATH")
+    if program is not None:
+        reason = binary.cannot(settings)
+        if reason is None:
+            work = Path(tempfile.mkdtemp(prefix="keras-unet-serve-"))
+            batching = batching_parameters_file is not None
+            arguments = binary.command(program, settings, work, batching=batching)
+            logs.event("starting", program=program, arguments=arguments[1:])
+            binary.replace_process(arguments)
+        if engine is Engine.tensorflow_model_server:
+            raise ConfigError(f"{binary.NAME} cannot be used: {reason}")
+        logs.event("embedded", reason=f"{binary.NAME} is on PATH, but {reason}")
+    try:
+        from keras_unet.serving.server.embedded import EmbeddedServer
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
+    EmbeddedServer(settings).run()

@@ -1,0 +1,225 @@
+"""TIFF files window by window: only the strips or tiles that a window needs are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+
+from keras_unet.data.pixel_size import of_tiff
+from keras_unet.data.tiff import Slot, TiffStack, lacks_codec
+from keras_unet.data.windows import WindowedFile, WindowedImage
+from keras_unet.errors import DataError
+
+_ROWS_BYTES = 1 << 22  # of an uncompressed plane, so much is read at a time
+_OWN_CODECS = (1, 8, 32946, 50013)  # none and deflate: tifffile needs no other package
+Load = Callable[[int, int], np.ndarray]
+
+
+class TiffWindows(WindowedFile):
+    """A TIFF file as a sequence of windowed images; what counts as one is `TiffStack`'s rule.
+
+    What can't be cut is decoded whole: an image compressed as a single strip, and compressions
+    for which tifffile lacks the package imagecodecs.
+
+    Args:
+        path: the file.
+        channels: how many the model expects, see `TiffStack`.
+
+    Raises:
+        DataError: as `TiffStack`.
+    """
+
+    def __init__(self, path: Path, channels: int | None = None) -> None:
+        self.path = path
+        self.stack = TiffStack(path, channels)
+        try:
+            self.axes = self.stack.axes
+            self.pixel_size = of_tiff(self.stack.file)
+            self._forms = [self._form(slot) for slot in self.stack.slots]
+        except Exception as error:  # tags that contradict each other: any kind of error
+            self.close()
+            raise DataError(f"{path}: damaged TIFF file ({error})") from error
+        self.shapes = [form.shape for form in self._forms]
+
+    def close(self) -> None:
+        self.stack.close()
+
+    def page(self, number: int) -> WindowedImage:
+        slot, form = self.stack.slots[number], self._forms[number]
+        try:
+            block, load = self._blocks(slot, form)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"{self.path}: damaged TIFF file ({error})") from error
+        if load is None:
+            block, load = form.shape[:2], lambda i, j: self.stack.read(number)
+        return WindowedImage(self.path, form.shape, form.dtype, block, load, opacity=form.opacity)
+
+    def _form(self, slot: Slot) -> _Form:
+        keyframe = self.stack.file.series[slot.series].keyframe
+        palette = keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE
+        samples = 3 if palette and keyframe.colormap is not None else keyframe.samplesperpixel
+        channels = samples * len(slot.planes)
+        opacity = self.stack.alpha and channels in (2, 4)
+        dtype = np.dtype(keyframe.dtype)
+        if dtype.kind == "b" or samples > keyframe.samplesperpixel:
+            dtype = np.dtype(np.uint8)
+        shape = (keyframe.imagelength, keyframe.imagewidth, channels - opacity)
+        return _Form(shape, dtype, opacity)
+
+    def _blocks(self, slot: Slot, form: _Form) -> tuple[tuple[int, int], Load | None]:
+        """Size and loader of the blocks; no loader if the image can't be cut."""
+        series = self.stack.file.series[slot.series]
+        keyframe = series.keyframe
+        height, width = form.shape[:2]
+        if keyframe.imagedepth > 1:
+            return (height, width), None
+        plane = keyframe.imagelength * keyframe.imagewidth * keyframe.samplesperpixel
+        plane *= np.dtype(keyframe.dtype).itemsize
+        pages: list[Any] = []
+        if len(series.pages) > max(slot.planes):
+            pages = [series.pages[k] for k in slot.planes]
+            found = [_offset(page) for page in pages]
+            offsets = [offset for offset in found if offset is not None]
+        elif (first := series.dataoffset) is not None:  # many planes behind one entry (ImageJ)
+            offsets = [first + k * plane for k in slot.planes]
+        else:
+            return (height, width), None
+        if len(offsets) == len(slot.planes):
+            rows = max(1, _ROWS_BYTES // max(1, plane // height))
+            return (rows, width), _Rows(self.stack, keyframe, offsets, rows)
+        if keyframe.is_tiled:
+            block = (keyframe.tilelength, keyframe.tilewidth)
+        else:
+            block = (min(keyframe.rowsperstrip, height), width)
+        load = _Segments(self.stack, pages, block)
+        if keyframe.compression not in _OWN_CODECS or keyframe.predictor not in (1, 2):
+            try:
+                load(0, 0)
+            except DataError as error:
+                if lacks_codec(error):
+                    return (height, width), None
+                raise
+        return block, load
+
+
+class _Form(NamedTuple):
+    """Of one image: shape [H, W, C] without opacity, dtype once read, whether there is opacity."""
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    opacity: bool
+
+
+class _Segments:
+    """Loads strips or tiles of an image: the same one of every plane, joined along channels."""
+
+    def __init__(self, stack: TiffStack, pages: list[Any], block: tuple[int, int]) -> None:
+        self._stack, self._pages, self._block = stack, pages, block
+
+    def __call__(self, i: int, j: int) -> np.ndarray:
+        planes = [self._plane(page, i, j) for page in self._pages]
+        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+
+    def _plane(self, page: Any, i: int, j: int) -> np.ndarray:
+        keyframe = page.keyframe
+        down = -(-keyframe.imagelength // self._block[0])
+        across = -(-keyframe.imagewidth // self._block[1])
+        separate = keyframe.axes.startswith("S")
+        height = min(self._block[0], keyframe.imagelength - i * self._block[0])
+        width = min(self._block[1], keyframe.imagewidth - j * self._block[1])
+        samples = [
+            self._segment(page, (sample * down + i) * across + j)[:height, :width]
+            for sample in range(keyframe.samplesperpixel if separate else 1)
+        ]
+        raw = np.stack([sample[..., 0] for sample in samples]) if separate else samples[0]
+        return _tidied(self._stack, raw, keyframe)
+
+    def _segment(self, page: Any, index: int) -> np.ndarray:
+        """One decoded strip or tile, [h, w, S]."""
+        keyframe = page.keyframe
+        tables = {}
+        if keyframe.compression in (6, 7, 33007, 34892):  # kinds of JPEG
+            tables = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
+        count = page.databytecounts[index]
+        data = _bytes(self._stack, page.dataoffsets[index], count) if count else None
+        try:
+            decoded, _, shape = keyframe.decode(data, index, **tables)
+        except Exception as error:  # any kind, by the codec
+            raise DataError(
+                f"{self._stack.path}: truncated or damaged: its pixels cannot be read ({error})"
+            ) from error
+        if decoded is None:  # sparse: a segment that was never written
+            return np.full(shape[1:], keyframe.nodata, keyframe.dtype)
+        return decoded[0]
+
+
+class _Rows:
+    """Loads rows of an image that lies in the file as it is, uncompressed."""
+
+    def __init__(
+        self, stack: TiffStack, keyframe: tifffile.TiffPage, offsets: list[int], rows: int
+    ) -> None:
+        self._stack, self._keyframe, self._offsets, self._rows = stack, keyframe, offsets, rows
+
+    def __call__(self, i: int, j: int) -> np.ndarray:
+        planes = [self._plane(offset, i) for offset in self._offsets]
+        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+
+    def _plane(self, offset: int, i: int) -> np.ndarray:
+        keyframe = self._keyframe
+        height = min(self._rows, keyframe.imagelength - i * self._rows)
+        separate = keyframe.axes.startswith("S")
+        samples = keyframe.samplesperpixel
+        row = (keyframe.imagewidth,) if separate else (keyframe.imagewidth, samples)
+        stored = np.dtype(keyframe.dtype).newbyteorder(self._stack.file.byteorder)
+        length = int(np.prod(row)) * stored.itemsize
+        parts = [
+            np.frombuffer(_bytes(self._stack, start, height * length), stored)
+            for start in (
+                offset + (sample * keyframe.imagelength + i * self._rows) * length
+                for sample in range(samples if separate else 1)
+            )
+        ]
+        shaped = [part.reshape(height, *row) for part in parts]
+        return _tidied(self._stack, np.stack(shaped) if separate else shaped[0], keyframe)
+
+
+def _tidied(stack: TiffStack, raw: np.ndarray, keyframe: tifffile.TiffPage) -> np.ndarray:
+    if "S" not in keyframe.axes:
+        raw = raw[..., 0]
+    return stack.tidy(raw.astype(keyframe.dtype, copy=False), keyframe, palette=True)
+
+
+def _offset(page: Any) -> int | None:
+    """Where the pixels of a page begin if they lie there row after row, as they are."""
+    keyframe = page.keyframe
+    plain = (
+        keyframe.compression == 1
+        and keyframe.predictor == 1
+        and keyframe.fillorder == 1
+        and keyframe.bitspersample in (8, 16, 32, 64)
+        and not keyframe.is_tiled
+        and not keyframe.is_subsampled
+    )
+    if not plain:
+        return None
+    ends = np.add(page.dataoffsets, page.databytecounts)
+    return page.dataoffsets[0] if np.array_equal(ends[:-1], page.dataoffsets[1:]) else None
+
+
+def _bytes(stack: TiffStack, offset: int, count: int) -> bytes:
+    stack.guard(count)
+    with stack.file.filehandle.lock:
+        stack.file.filehandle.seek(offset)
+        data = stack.file.filehandle.read(count)
+    if len(data) != count:
+        raise DataError(
+            f"{stack.path}: truncated: {count} bytes of pixels are missing at byte {offset}"
+        )
+    return data

@@ -1,0 +1,176 @@
+"""Images read window by window, so that memory does not grow with their size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from keras_unet.data.pixel_size import PixelSize
+from keras_unet.errors import DataError
+
+
+class WindowedImage:
+    """An image [H, W, C] cut into blocks, which are loaded when a window needs them.
+
+    The blocks of the last window are kept: whoever reads from top to bottom in strips that
+    overlap loads each block once.
+
+    Args:
+        path: for messages.
+        shape: (H, W, C).
+        dtype: of what `load` returns.
+        block: height and width of a block; those at the lower and right border are cut off.
+        load: block row and block column to pixels [h, w, C].
+        opacity: the last channel of what `load` returns is opacity, one more than C: it is
+            dropped if everything is opaque.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        shape: tuple[int, int, int],
+        dtype: np.dtype,
+        block: tuple[int, int],
+        load: Callable[[int, int], np.ndarray],
+        *,
+        opacity: bool = False,
+    ) -> None:
+        if 0 in shape:
+            raise DataError(f"{path}: is {shape[0]}x{shape[1]}; expected pixels")
+        self.path = Path(path)
+        self.shape = shape
+        self.dtype = pixel_type(path, dtype)
+        self.block = block
+        self._load = load
+        self._opacity = opacity
+        self._kept: dict[tuple[int, int], np.ndarray] = {}
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        """The window [h, w, C] in `dtype`; 0 <= start < stop <= size.
+
+        Raises:
+            DataError: the file is damaged, or partly transparent.
+        """
+        shape = (rows.stop - rows.start, columns.stop - columns.start, self.shape[2])
+        out = np.empty(shape, self.dtype)
+        used: dict[tuple[int, int], np.ndarray] = {}
+        for i, inside_y, outside_y in _overlaps(rows, self.block[0]):
+            for j, inside_x, outside_x in _overlaps(columns, self.block[1]):
+                block = self._kept.get((i, j))
+                if block is None:
+                    block = self._checked(i, j)
+                used[i, j] = block
+                out[outside_y, outside_x] = block[inside_y, inside_x]
+        self._kept = used
+        return out
+
+    def _checked(self, i: int, j: int) -> np.ndarray:
+        block = self._load(i, j)
+        if self._opacity:
+            refuse_transparency(self.path, block[..., -1])
+            block = block[..., :-1]
+        expected = tuple(
+            min(length, size - index * length)
+            for length, size, index in zip(self.block, self.shape[:2], (i, j), strict=True)
+        )
+        if block.shape != (*expected, self.shape[2]):
+            raise DataError(
+                f"{self.path}: damaged: found a block of {block.shape}, expected "
+                f"{(*expected, self.shape[2])}"
+            )
+        return block
+
+
+class WindowedFile(AbstractContextManager["WindowedFile"]):
+    """An open file of one image or several: what each kind of file has in common.
+
+    Attributes:
+        path: of the file.
+        shapes: (H, W, C) of each image, in order.
+        axes: what the images are counted by, outermost first: (("T", 3), ("Z", 10)); empty for a
+            single image; ("Z", n) where the file doesn't say.
+        pixel_size: None if the file doesn't say.
+    """
+
+    path: Path
+    shapes: Sequence[tuple[int, int, int]]
+    axes: tuple[tuple[str, int], ...] = ()
+    pixel_size: PixelSize | None = None
+
+    def page(self, number: int) -> WindowedImage:
+        """Image `number`, from 0."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing to close, unless a kind of file says otherwise."""
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class ArrayFile(WindowedFile):
+    """A file whose only image is read whole: PNG and JPEG."""
+
+    def __init__(self, path: Path, read: Callable[[Path], np.ndarray]) -> None:
+        self.path = path
+        self._pixels = read(path)
+        self.shapes = (self._pixels.shape,)
+
+    def page(self, number: int) -> WindowedImage:
+        pixels = self._pixels
+        return WindowedImage(
+            self.path, pixels.shape, pixels.dtype, pixels.shape[:2], lambda i, j: pixels
+        )
+
+
+def pixel_type(path: str | Path, dtype: np.dtype) -> np.dtype:
+    """The type that pixels stored as `dtype` are given in, in this machine's byte order.
+
+    Raises:
+        DataError: neither integers of 8 to 32 bits nor floating point.
+    """
+    dtype = np.dtype(dtype).newbyteorder("=")
+    if dtype in (np.float64, np.float16):
+        return np.dtype(np.float32)
+    if dtype.kind not in "uif" or dtype.itemsize > 4:
+        raise DataError(
+            f"{path}: holds {dtype} pixels; expected integers of 8 to 32 bits or floating point"
+        )
+    return dtype
+
+
+def refuse_transparency(path: Path, opacity: np.ndarray, hint: str = "") -> None:
+    """Raises DataError unless every pixel is opaque."""
+    opaque = np.iinfo(opacity.dtype).max if opacity.dtype.kind in "ui" else 1
+    if np.any(opacity != opaque):
+        raise DataError(
+            f"{path}: is partly transparent (opacity down to {opacity.min():g} of {opaque}); "
+            f"expected an opaque image: flatten it, or drop its alpha channel{hint}"
+        )
+
+
+def _overlaps(span: slice, length: int) -> list[tuple[int, slice, slice]]:
+    """(number of a block, part within the block, part within the span) of each block in a span."""
+    found = []
+    for number in range(span.start // length, -(-span.stop // length)):
+        start, stop = max(span.start, number * length), min(span.stop, (number + 1) * length)
+        found.append(
+            (
+                number,
+                slice(start - number * length, stop - number * length),
+                slice(start - span.start, stop - span.start),
+            )
+        )
+    return found

@@ -1,0 +1,135 @@
+"""An evaluation as it is stored: `evaluation.json`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from keras_unet.errors import DataError
+from keras_unet.evaluation.settings import ScoreSettings
+
+FILE = "evaluation.json"
+
+
+class Evaluation(BaseModel):
+    """Scores over all pixels and objects of a set, and each image's own; undefined ones are None.
+
+    total: nested by name, classes by their names. intervals: of the same form, [low, high].
+    images: each image's scores. counts: what each image adds to the total (`counts.image_counts`),
+    from which `compare` draws. curves: `precision_recall` and `reliability` of each class, lists of
+    numbers; with the ISBI metrics `isbi`, along the thresholds. card: the model's.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = 2
+    model: str
+    data: str
+    created: str
+    classes: tuple[str, ...]
+    settings: ScoreSettings
+    total: dict[str, Any]
+    intervals: dict[str, Any]
+    images: dict[str, dict[str, Any]]
+    counts: dict[str, dict[str, Any]]
+    curves: dict[str, Any]
+    notes: tuple[str, ...]
+    card: dict[str, Any]
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
+    """Writes `folder`/evaluation.json, whole or not at all."""
+    return write_text(folder / FILE, evaluation.model_dump_json(indent=1) + "\n")
+
+
+def read_evaluation(path: str | Path) -> Evaluation:
+    """Reads an evaluation.
+
+    Args:
+        path: its folder (of `evaluate`, or a run), or the JSON file.
+
+    Raises:
+        DataError: there is none, or it was not written by this version.
+    """
+    path = Path(path)
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(
+            f"{path}: holds no {FILE}; expected a run folder, or the output of keras-unet evaluate"
+        )
+    try:
+        return Evaluation.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{file}: not an evaluation of this version ({where}: {first['msg']}); make it anew "
+            "with keras-unet evaluate"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def file_name(name: str) -> str:
+    """A sample's name as part of a file name: a page of a stack is `stack:003`."""
+    return name.replace(":", "_").replace("/", "_")
+
+
+def flat(scores: dict[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """Nested scores by their path: {"iou": {"cell": 1}} -> {("iou", "cell"): 1}."""
+    found: dict[tuple[str, ...], Any] = {}
+    for name, value in scores.items():
+        here = (*path, name)
+        found |= flat(value, here) if isinstance(value, dict) else {here: value}
+    return found
+
+
+def nested(scores: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    """The inverse of `flat`."""
+    found: dict[str, Any] = {}
+    for path, value in scores.items():
+        place = found
+        for name in path[:-1]:
+            place = place.setdefault(name, {})
+        place[path[-1]] = value
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Arrays and numbers as JSON holds them: rounded to 6 places, NaN as None."""
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    if isinstance(value, np.ndarray) and value.ndim:
+        return [plain(each) for each in value]
+    if value is None or np.isnan(value):
+        return None
+    return int(value) if isinstance(value, (int, np.integer)) else round(float(value), 6)
+
+
+def counts_as_lists(counts: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Counts for JSON, exact: whole numbers as such, others with all their digits."""
+    return {
+        name: np.where(block == np.rint(block), np.rint(block), block).tolist()
+        for name, block in counts.items()
+    }
+
+
+def counts_as_arrays(stored: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The inverse of `counts_as_lists`."""
+    return {name: np.asarray(block, np.float64) for name, block in stored.items()}

@@ -1,0 +1,182 @@
+"""From predictions, one image after the other, to an evaluation with its files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_unet.data.reading import Sample
+from keras_unet.data.targets import scored_classes
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation import calibration, isbi, pictures, record
+from keras_unet.evaluation.counts import Counts, add, image_counts, resampled, score, stack
+from keras_unet.evaluation.descriptions import has_interval
+from keras_unet.evaluation.intervals import interval_notes, intervals
+from keras_unet.evaluation.record import Evaluation
+from keras_unet.evaluation.report import write_report
+from keras_unet.evaluation.settings import ScoreSettings
+from keras_unet.evaluation.thumbnails import Gallery, longest_side, thumbnail
+from keras_unet.inference.prediction import to_classes
+from keras_unet.models.bundle import ModelCard
+
+MOST_PICTURES = 300  # in a report; the worst images
+
+
+class Scorer:
+    """Takes predictions image by image; memory holds counts, and the pictures of the worst.
+
+    Args:
+        cards: of the models that predict; the first says how labels are scored.
+        settings: what is scored.
+        images: how many will come, for the size of pictures.
+        folder: for overlays, `evaluation.json` and `report.html`; None writes nothing.
+        data: where the images are, for the report.
+    """
+
+    def __init__(
+        self,
+        cards: Sequence[ModelCard],
+        settings: ScoreSettings,
+        images: int,
+        folder: Path | None = None,
+        data: str = "",
+    ) -> None:
+        self._card, self._settings, self._folder = first_card(cards), settings, folder
+        self._model = " + ".join(dict.fromkeys(card.name for card in cards))
+        self._data = data
+        self._gallery, self._longest = Gallery(MOST_PICTURES), longest_side(images)
+        self._total: Counts = {}
+        self._each: dict[str, Counts] = {}
+        self._histogram = np.zeros((len(self._card.classes), calibration.BINS, 2), np.int64)
+
+    def add(self, sample: Sample, probabilities: np.ndarray) -> None:
+        """Scores one image.
+
+        Args:
+            sample: with labels. probabilities: float [H, W, K], or [H, W, 1] of the foreground.
+
+        Raises:
+            DataError: no labels, or labels that do not fit the settings; a name seen before.
+            ConfigError: the settings do not fit the classes.
+        """
+        if sample.name in self._each:
+            raise DataError(f"{sample.name}: two images of this name")
+        names = self._card.classes
+        given = both_classes(probabilities)
+        truth = scored_classes(sample, self._card.separation)
+        counts = image_counts(sample, truth, given, names, self._settings)
+        counted = truth >= 0
+        self._histogram += calibration.class_histogram(truth[counted], given[counted])
+        self._total = add(self._total, counts)
+        self._each[sample.name] = counts
+        if self._folder is not None:
+            classes = to_classes(given)
+            picture = pictures.overlay(sample.image, classes, truth)
+            file = f"{record.file_name(sample.name)}.png"
+            pictures.save_png(self._folder / "overlays" / file, picture)
+            iou = score(counts, names)["mean_iou"]
+            small = thumbnail(sample.image, classes, truth, self._longest)
+            self._gallery.add(sample.name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)
+
+    def finish(self) -> Evaluation:
+        """The scores of all images; writes the files.
+
+        Raises:
+            DataError: there was no image.
+        """
+        if not self._each:
+            raise DataError("found no image to score, expected one or more")
+        evaluation = self._evaluation()
+        if self._folder is not None:
+            record.write_evaluation(evaluation, self._folder)
+            write_report(evaluation, self._gallery.pictures(), self._folder / "report.html")
+        return evaluation
+
+    def _evaluation(self) -> Evaluation:
+        names, total, each = self._card.classes, self._total, self._each
+        settings = self._settings
+        whole = score(total, names)
+        whole["average_precision"] = {
+            name: calibration.average_precision(one)
+            for name, one in zip(names, self._histogram, strict=True)
+        }
+        curves = {
+            "precision_recall": {
+                name: _thinned(calibration.precision_recall(one))
+                for name, one in zip(names, self._histogram, strict=True)
+            },
+            "best_threshold": {
+                name: calibration.best_threshold(one)
+                for name, one in zip(names, self._histogram, strict=True)
+            },
+            "reliability": {
+                name: calibration.reliability(one)
+                for name, one in zip(names, self._histogram, strict=True)
+            },
+        }
+        if "isbi" in total:
+            curves["isbi"] = {
+                "threshold": list(isbi.THRESHOLDS),
+                **isbi.per_threshold(total["isbi"]),
+            }
+        return Evaluation(
+            model=self._model,
+            data=self._data,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            classes=names,
+            settings=settings,
+            total=record.plain(whole),
+            intervals=record.plain(_intervals(list(each.values()), names, settings)),
+            images={name: record.plain(score(counts, names)) for name, counts in each.items()},
+            counts={name: record.counts_as_lists(counts) for name, counts in each.items()},
+            curves=record.plain(curves),
+            notes=interval_notes(len(each), settings.confidence, settings.resamples, settings.seed),
+            card=self._card.model_dump(mode="json"),
+        )
+
+
+def first_card(cards: Sequence[ModelCard]) -> ModelCard:
+    """The first, or a ConfigError where there is none."""
+    if not cards:
+        raise ConfigError(
+            "a bare Keras model does not say what its classes are; expected a trained model, as "
+            "load_model returns it"
+        )
+    return cards[0]
+
+
+def both_classes(probabilities: np.ndarray) -> np.ndarray:
+    """[H, W, 1] (of the foreground) as [H, W, 2]; others as they are."""
+    if probabilities.shape[-1] > 1:
+        return probabilities
+    return np.concatenate([1 - probabilities, probabilities], axis=-1)
+
+
+def _intervals(
+    each: Sequence[Counts], names: Sequence[str], settings: ScoreSettings
+) -> dict[str, Any]:
+    stacked = stack(each)
+    paths = [path for path in record.flat(score(stacked, names)) if has_interval(path)]
+
+    def statistic(drawn: np.ndarray) -> np.ndarray:
+        sums = {name: resampled(block, drawn) for name, block in stacked.items()}
+        found = record.flat(score(sums, names))
+        return np.stack([found[path] for path in paths])
+
+    limits = intervals(
+        statistic,
+        len(each),
+        confidence=settings.confidence,
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
+    return record.nested(dict(zip(paths, limits, strict=True)))
+
+
+def _thinned(curve: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every tenth threshold: enough for a curve."""
+    return {name: values[::10] for name, values in curve.items()}

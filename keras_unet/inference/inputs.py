@@ -1,0 +1,81 @@
+"""What `predict_files` reads: images, stacks and Zarr arrays, in order, opened window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_unet.data.images import is_tiff, read_image
+from keras_unet.data.pairs import find_pairs, natural_key, stem_of
+from keras_unet.data.tiff_windows import TiffWindows
+from keras_unet.data.windows import ArrayFile, WindowedFile
+from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
+from keras_unet.errors import DataError
+
+
+def find_inputs(images: str | Path) -> list[Path]:
+    """The files to segment, in natural order.
+
+    Args:
+        images: an image, a TIFF stack, a Zarr array or OME-Zarr image (a folder), a folder of
+            such, or a folder that holds them in `images/`.
+
+    Raises:
+        DataError: nothing there, or two files whose results would have the same name.
+    """
+    images = Path(images)
+    if is_zarr(images):
+        return [images]
+    folder = images / "images" if (images / "images").is_dir() else images
+    arrays = [p for p in folder.iterdir() if is_zarr(p)] if folder.is_dir() else []
+    files: Sequence[Path] = ()
+    if not arrays or any(path.is_file() for path in folder.iterdir()):
+        pairs = find_pairs(folder)
+        if pairs.problems:
+            raise DataError("\n".join(map(str, pairs.problems)))
+        files = list(dict.fromkeys(pair.image for pair in pairs))
+    found: dict[str, Path] = {}
+    for path in sorted([*files, *arrays], key=lambda path: (natural_key(path.name), path.name)):
+        stem = name_of(path)
+        if stem in found:
+            raise DataError(
+                f"{path}: has the same name as {found[stem].name}; expected each name once"
+            )
+        found[stem] = path
+    return list(found.values())
+
+
+def name_of(path: Path) -> str:
+    """What the results are called by: `cells` for cells.ome.tif, `plate_0` for plate.zarr/0."""
+    parent = path.parent
+    if path.suffix == "" and parent.suffix == ".zarr":
+        return f"{stem_of(parent)}_{path.name}"
+    return stem_of(path)
+
+
+def open_images(path: Path, channels: int) -> WindowedFile:
+    """Opens a file for reading window by window, in a `with` block.
+
+    Args:
+        path: what `find_inputs` gave.
+        channels: of the model.
+
+    Raises:
+        DataError: unreadable, or its images don't have `channels` channels; names the axes.
+    """
+    if is_zarr(path):
+        file: WindowedFile = ZarrWindows(path, channels)
+    elif is_tiff(path):
+        file = TiffWindows(path, channels)
+    else:
+        file = ArrayFile(path, read_image)
+    for number, shape in enumerate(file.shapes):
+        if shape[2] != channels:
+            counted = "".join(f"{name} {size}, " for name, size in file.axes)
+            where = f"image {number} of " if len(file) > 1 else ""
+            file.close()
+            raise DataError(
+                f"{path}: {where}axes {counted}Y {shape[0]}, X {shape[1]}, C {shape[2]}: "
+                f"{shape[2]} channel{'s' * (shape[2] != 1)}; this model expects {channels}"
+            )
+    return file

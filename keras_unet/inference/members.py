@@ -1,0 +1,134 @@
+"""The networks that predict together: one, or the folds of a cross-validation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_unet.data.normalization import Normalization
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.inference.source import Rows, Source
+from keras_unet.models.bundle import ModelCard, TrainedModel, load_model
+from keras_unet.models.unet import Structure, structure
+
+Model: TypeAlias = "TrainedModel | keras.Model | str | Path"
+
+
+class Member(NamedTuple):
+    """One network, how its input is prepared, and the card of a trained model."""
+
+    name: str
+    network: keras.Model
+    form: Structure
+    normalization: Normalization | None
+    card: ModelCard | None
+
+    def preparation(self, source: Source) -> Callable[[np.ndarray], np.ndarray]:
+        """Normalises a tile by the whole image's numbers, so that tiles agree with each other.
+
+        Raises:
+            DataError: grey values do not fit those of the training images.
+        """
+        if self.card is not None:
+            _same_range(source.dtype, self.card)
+        if self.normalization is None:
+            return lambda part: part.astype(np.float32)
+        shift, scale = self.normalization.parameters(Rows(source))
+
+        def prepare(part: np.ndarray) -> np.ndarray:
+            out = part.astype(np.float32)
+            out -= shift
+            out *= scale
+            return out
+
+        return prepare
+
+
+def members(
+    model: Model | Sequence[Model], normalization: Normalization | None = None
+) -> tuple[Member, ...]:
+    """Loads what predicts; several models predict together.
+
+    Args:
+        model: what `load_model` returns, the path it takes, a folder that holds `fold_0`,
+            `fold_1`, … (as a cross-validation leaves it), any model of `build_unet`, or a sequence
+            of these.
+        normalization: for bare Keras models; a trained model brings its own.
+
+    Raises:
+        DataError: a path holds no model, or the models differ in classes, label values, channels,
+            depth or padding; names both.
+        ConfigError: a normalisation is given for a trained model, or the sequence is empty.
+    """
+    found = [
+        _member(one, normalization, number) for number, one in enumerate(listed(model), start=1)
+    ]
+    if not found:
+        raise ConfigError("found an empty sequence of models, expected at least one")
+    for other in found[1:]:
+        _require_equal(found[0], other)
+    return tuple(found)
+
+
+def listed(model: Any) -> list[Any]:
+    """The models of `members` one by one, a folder of folds as the folds' folders."""
+    if isinstance(model, (TrainedModel, keras.Model)):  # the first is a tuple too
+        return [model]
+    if isinstance(model, (str, Path)):
+        path = Path(model)
+        folds = path.glob("fold_*") if path.is_dir() and not (path / "best.keras").is_file() else []
+        numbered = [(int(m[1]), f) for f in folds if (m := re.fullmatch(r"fold_(\d+)", f.name))]
+        return [fold for _, fold in sorted(numbered)] or [path]
+    if isinstance(model, Sequence):
+        return [one for part in model for one in listed(part)]
+    raise ConfigError(f"found {type(model).__name__}, expected a model, a path or several of them")
+
+
+def _member(model: Any, normalization: Normalization | None, number: int) -> Member:
+    name = str(model) if isinstance(model, (str, Path)) else f"model {number}"
+    if isinstance(model, (str, Path)):
+        model = load_model(model)
+    if not isinstance(model, TrainedModel):
+        return Member(name, model, structure(model), normalization, None)
+    if normalization is not None:
+        raise ConfigError("a trained model brings its own normalisation; do not give another")
+    card = model.card
+    return Member(name, model.network, structure(model.network), card.normalization, card)
+
+
+def _require_equal(first: Member, other: Member) -> None:
+    pairs: list[tuple[str, Any, Any]] = [
+        (what, getattr(first.form, field), getattr(other.form, field))
+        for what, field in (
+            ("channels", "channels"),
+            ("class channels", "num_classes"),
+            ("depth", "depth"),
+            ("padding", "padding"),
+        )
+    ]
+    if first.card is not None and other.card is not None:
+        pairs.append(("classes", first.card.classes, other.card.classes))
+        pairs.append(("label values", first.card.labels.values, other.card.labels.values))
+    for what, one, two in pairs:
+        if one != two:
+            raise DataError(
+                f"models that predict together must agree: {first.name} has {what} {one}, "
+                f"{other.name} has {two}"
+            )
+
+
+def _same_range(dtype: np.dtype, card: ModelCard) -> None:
+    """Grey values of another depth mean something else, unless each image is normalised alone."""
+    trained, found = np.dtype(card.image_dtype), np.dtype(dtype)
+    if card.normalization.method != "image" and trained.kind in "iu" and found.kind in "iu":
+        if found == trained:
+            return
+        raise DataError(
+            f"image of type {found}: this model was trained on {trained} images with "
+            f'normalization "{card.normalization.method}"'
+        )

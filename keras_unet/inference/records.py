@@ -1,0 +1,102 @@
+"""What `predict_files` remembers of each file, so that a run that was stopped goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Identity(BaseModel):
+    """What a result follows from: where it is the same, the result is the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str  # of this package
+    model: tuple[str, ...]  # SHA-256 of each model file
+    input: dict[str, Any]  # see `fingerprint`
+    options: dict[str, Any]
+
+    def changes(self, other: Identity) -> list[str]:
+        """What differs, in words for a message: `model`, `input`, `version`, or option names."""
+        ours, theirs = self.model_dump(), other.model_dump()
+        names = [k for k in ("version", "model", "input") if ours[k] != theirs[k]]
+        options = sorted(set(self.options) | set(other.options))
+        return names + [k for k in options if self.options.get(k) != other.options.get(k)]
+
+
+class Record(BaseModel):
+    """How far one file has come. `results` is None as long as it is unfinished."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = 1
+    identity: Identity
+    size: tuple[int, int] | None = None  # of the page computed last,
+    tile: tuple[int, int] | None = None  # the tile it was computed with,
+    batch: int | None = None  # and how many together: both can change the last bits
+    page: int = 0
+    row: int = 0  # of that page: rows above it are in the scratch files
+    results: dict[str, int | None] | None = None  # name -> bytes; None for a folder
+
+    def finished_in(self, folder: Path) -> bool:
+        """Whether the results are there, as large as they were."""
+        return self.results is not None and all(
+            (folder / name).is_dir() if size is None else _size(folder / name) == size
+            for name, size in self.results.items()
+        )
+
+
+def read_record(path: Path) -> Record | None:
+    """The record, or None if there is none, or none that this version can read."""
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Writes a record whole or not at all, and waits until it is on the disk."""
+    beside = path.with_name(f"{path.name}.new")
+    with beside.open("wb") as file:
+        file.write(record.model_dump_json(indent=1).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def describe_results(folder: Path, names: Iterable[str]) -> dict[str, int | None]:
+    """`Record.results` of files that lie in `folder`."""
+    return {name: _size(folder / name) for name in names}
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Name, size and time of change of a file; for a folder (Zarr), a hash of those within it."""
+    if not path.is_dir():
+        stat = path.stat()
+        return {"name": path.name, "bytes": stat.st_size, "changed_ns": stat.st_mtime_ns}
+    found = [
+        (str(file.relative_to(path)), stat.st_size, stat.st_mtime_ns)
+        for file in sorted(path.rglob("*"))
+        if (stat := file.stat()) and file.is_file()
+    ]
+    listing = hashlib.sha256(json.dumps(found).encode()).hexdigest()
+    return {"name": path.name, "files": len(found), "listing": listing}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            found.update(part)
+    return found.hexdigest()
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None

@@ -1,0 +1,138 @@
+"""From complete scratch files to result files: masks, probabilities, overlays, objects."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_unet.data.windows import WindowedFile
+from keras_unet.data.zarr_windows import import_zarr
+from keras_unet.errors import ConfigError
+from keras_unet.evaluation.pictures import save_png
+from keras_unet.inference.file_options import FileOptions
+from keras_unet.inference.label_values import label_values
+from keras_unet.inference.previews import preview
+from keras_unet.inference.scratch import Scratch
+from keras_unet.inference.sheets import Sheet
+from keras_unet.inference.tiff_writer import write_tiff
+from keras_unet.inference.workplace import Workplace
+from keras_unet.inference.zarr_writer import write_zarr
+from keras_unet.models.bundle import ModelCard
+
+_LARGE = 1 << 26  # pixels of a mask beyond which PNG, which is read whole, is no good choice
+
+
+class Results(NamedTuple):
+    """What was computed for a file: class numbers, and perhaps probabilities, of each image."""
+
+    stem: str
+    key: str  # the same whenever the results are
+    images: WindowedFile
+    card: ModelCard
+    classes: Scratch
+    chances: Scratch | None
+
+
+def choose_format(images: WindowedFile, card: ModelCard, options: FileOptions) -> str:
+    """The format of a file's mask: png, tiff or zarr.
+
+    Raises:
+        ConfigError: what was asked for can't hold it. DataError: zarr is needed, not installed.
+    """
+    largest = max(height * width for height, width, _ in images.shapes)
+    wide = label_values(card.labels).dtype.itemsize > 2
+    form: str = options.format
+    if form == "auto":
+        told = len(images) > 1 or images.pixel_size is not None
+        form = "tiff" if told or wide or largest > _LARGE else "png"
+        form = "zarr" if images.path.is_dir() else form
+    if form == "png" and (len(images) > 1 or wide):
+        what = f"a stack of {len(images)} images" if len(images) > 1 else "label values over 65,535"
+        raise ConfigError(f"{images.path}: PNG can't hold {what}; use tiff, zarr or auto")
+    if form == "zarr":
+        import_zarr()
+        if len({shape[:2] for shape in images.shapes}) > 1:
+            raise ConfigError(f"{images.path}: Zarr can't hold images of unequal size; use tiff")
+    return form
+
+
+def write_results(found: Results, form: str, options: FileOptions, place: Workplace) -> list[str]:
+    """Writes all results beside, then moves them; returns their names, the mask's first."""
+    values = label_values(found.card.labels)
+    names = [f"{found.stem}_mask.{'tif' if form == 'tiff' else form}"]
+    _save(place.folder / names[0], _sheet(found, found.classes, (), "mask", values))
+    if found.chances is not None:
+        planes = found.chances.shapes[0][0]
+        classes = found.card.classes
+        channels = classes if len(classes) == planes else classes[-planes:]
+        names.append(f"{found.stem}_probabilities.{'zarr' if form == 'zarr' else 'tif'}")
+        _save(place.folder / names[-1], _sheet(found, found.chances, channels, "probabilities"))
+    if options.overlays:
+        for number in range(len(found.images)):
+            page = f"_{number:03d}" if len(found.images) > 1 else ""
+            names.append(f"{found.stem}{page}_overlay.png")
+            source = found.images.page(number)
+            picture = preview(source, found.classes, number, options.preview)
+            save_png(place.folder / names[-1], picture)
+    if options.objects:
+        names += _write_objects(found, options, place.folder)
+    place.publish(names)
+    return names
+
+
+def _sheet(
+    found: Results,
+    scratch: Scratch,
+    channels: tuple[str, ...],
+    kind: str,
+    values: np.ndarray | None = None,
+) -> Sheet:
+    return Sheet(
+        scratch,
+        dtype=scratch.dtype if values is None else values.dtype,
+        values=None if values is None else values.__getitem__,
+        axes=found.images.axes,
+        channels=channels,
+        pixel_size=found.images.pixel_size,
+        name=found.stem,
+        key=f"{kind} {found.key}",
+    )
+
+
+def _save(path: Path, sheet: Sheet) -> None:
+    """Writes a sheet in the format that the name tells."""
+    if path.is_dir():
+        shutil.rmtree(path)  # of a run that was killed here
+    if path.suffix == ".png":
+        save_png(path, sheet.read(0, 0, slice(0, sheet.size[0])))
+    elif path.suffix == ".zarr":
+        write_zarr(path, sheet)
+    else:
+        write_tiff(path, sheet)
+
+
+def _write_objects(found: Results, options: FileOptions, folder: Path) -> list[str]:
+    """The connected components of each class, see `ObjectWriter`; one whole image in memory."""
+    from keras_unet.inference.object_files import ObjectWriter
+    from keras_unet.inference.objects import to_objects
+
+    images, classes = found.images, found.card.classes
+    border = None if options.border is None else classes.index(options.border)
+    writer = ObjectWriter(
+        folder,
+        found.stem,
+        pixel_size=images.pixel_size,
+        formats=options.objects,
+        stack=len(images) > 1,
+    )
+    with writer:
+        for number, (height, width, _) in enumerate(images.shapes):
+            image = images.page(number).read(slice(0, height), slice(0, width))
+            mask = found.classes.read(number, 0, slice(0, height))
+            instances, kinds = to_objects(mask, border=border)
+            names = {label: classes[kind] for label, kind in kinds.items()}
+            writer.add(instances, image, names)
+    return [path.name for path in writer.paths]

@@ -1,0 +1,220 @@
+"""`Client`: segments images on a server that speaks TensorFlow Serving's protocol."""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from keras_unet.errors import ConfigError, DataError, ServingError
+from keras_unet.inference import tiles
+from keras_unet.serving.transports import Grpc, Passing, connect
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between two tries
+_TILES = {True: 2048, False: 768}  # pixels a side of one request: gRPC, and REST with its text
+
+
+class Client:
+    """A connection to TensorFlow Serving or `keras-unet serve`; thread-safe over gRPC.
+
+    Args:
+        url: grpc://HOST:PORT, grpcs:// (TLS), http:// or https://.
+        token: the bearer token of `keras-unet serve --token-file`; send it over TLS only.
+        certificate: PEM of the authority that signed the server's certificate; None: the
+            system's.
+        seconds: deadline of one call, retries included.
+        retries: how often a call is repeated that found the server busy or away; the wait
+            doubles, with jitter.
+
+    Raises:
+        ConfigError: the URL is none of these.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        certificate: str | Path | None = None,
+        seconds: float = 60.0,
+        retries: int = 4,
+    ) -> None:
+        if seconds <= 0 or retries < 0:
+            raise ConfigError(f"seconds {seconds} must be positive, retries {retries} at least 0")
+        path = Path(certificate) if certificate is not None else None
+        self._transport = connect(url, token=token, certificate=path)
+        self._seconds = seconds
+        self._retries = retries
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._transport.close()
+
+    def status(self, model: str) -> list[dict[str, Any]]:
+        """The model's versions: [{"version": int, "state": "AVAILABLE" …, "error": str}].
+
+        Raises:
+            ServingError: the server's refusal; `.code` is its name, as "NOT_FOUND".
+        """
+        return self._tried(lambda seconds: self._transport.status(model, seconds))
+
+    def run(
+        self,
+        model: str,
+        inputs: Mapping[str, np.ndarray],
+        signature: str = "serving_default",
+        *,
+        version: int | None = None,
+        label: str | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Any signature: {input: array} -> {output: array}; strings are object arrays of bytes.
+
+        Over REST a lone output has the name "", and numbers are float32.
+
+        Raises:
+            ServingError: the server's refusal.
+        """
+        if version is not None and label is not None:
+            raise ConfigError("give a version or a label, not both")
+        spec = model, version, label
+        return self._tried(lambda left: self._transport.predict(spec, signature, inputs, left))
+
+    def segment(
+        self,
+        model: str,
+        images: Sequence[bytes | np.ndarray],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+    ) -> list[np.ndarray]:
+        """Masks with the training labels' values (two classes: 0 and 255).
+
+        Args:
+            images: PNG or JPEG files, or uint8 or uint16 arrays [H, W], [H, W, 1] or [H, W, 3]
+                (16 bits: grey only), of any sizes.
+
+        Returns:
+            One [H, W] uint8 or uint16 an image.
+
+        Raises:
+            ServingError: the server's refusal.
+            DataError: an array that a PNG cannot hold.
+        """
+        given = np.empty(len(images), object)
+        given[:] = [one if isinstance(one, bytes) else _png(one) for one in images]
+        out = self.run(model, {"image_bytes": given}, "segment_bytes", version=version, label=label)
+        (masks,) = out.values()
+        return [np.asarray(Image.open(io.BytesIO(one), formats=["PNG"])) for one in masks]
+
+    def predict(
+        self,
+        model: str,
+        image: np.ndarray,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        tile: int | None = None,
+        depth: int = 5,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Probabilities of one image; a huge one is sent in tiles that overlap by the context.
+
+        The result equals that of the whole image sent at once, except for models that normalise
+        by the image's own brightness (`normalization="image"`): there each tile is normalised by
+        itself.
+
+        Args:
+            image: [H, W] or [H, W, C], any number type, grey values as in training.
+            tile: most pixels a side sent at once; None: 2048 over gRPC, 768 over REST.
+            depth: of the network, or more: how far a pixel sees, and to what tiles are aligned.
+            progress: called with (tiles done, tiles in all).
+
+        Returns:
+            [H, W, K] float32.
+
+        Raises:
+            DataError: not an image.
+            ConfigError: `tile` is too small for the context.
+            ServingError: the server's refusal.
+        """
+        image = np.asarray(image)
+        image = image[..., None] if image.ndim == 2 else image
+        if image.ndim != 3 or 0 in image.shape or image.dtype.kind not in "uifb":
+            raise DataError(
+                f"image of shape {image.shape} and type {image.dtype}: expected numbers [H, W, C]"
+            )
+        if tile is None:
+            tile = _TILES[isinstance(self._transport, Grpc)]
+
+        def one(part: np.ndarray) -> np.ndarray:
+            inputs = {"images": part[None].astype(np.float32)}
+            (out,) = self.run(model, inputs, version=version, label=label).values()
+            return out[0]
+
+        size = image.shape[:2]
+        if max(size) <= tile:
+            return one(image)
+        form = tiles.layout(depth, "same", "bilinear")  # the farthest-seeing
+        rows, columns = (tiles.abutting(n, form, tile) for n in size)
+        done, total = 0, rows.repeats * columns.repeats
+        result: np.ndarray | None = None
+        for top in range(0, rows.repeats * rows.step, rows.step):
+            for left in range(0, columns.repeats * columns.step, columns.step):
+                place = [
+                    (start, min(axis.step, n - start), axis)
+                    for start, n, axis in zip((top, left), size, (rows, columns), strict=True)
+                ]
+                source = [
+                    tiles.mirrored(start - axis.context, start - axis.context + axis.tile, n)
+                    for (start, _, axis), n in zip(place, size, strict=True)
+                ]
+                found = one(image[np.ix_(*source)])
+                if result is None:
+                    result = np.empty((*size, found.shape[-1]), np.float32)
+                target = tuple(slice(start, start + length) for start, length, _ in place)
+                inside = tuple(slice(a.context, a.context + length) for _, length, a in place)
+                result[target] = found[inside]
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+        assert result is not None
+        return result
+
+    def _tried(self, call: Callable[[float], Any]) -> Any:
+        """Calls with the seconds left; repeats where the server was busy or away."""
+        until = time.monotonic() + self._seconds
+        for attempt in range(self._retries + 1):
+            try:
+                return call(max(0.001, until - time.monotonic()))
+            except Passing:
+                wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt) * random.uniform(0.5, 1.0)
+                if attempt == self._retries or time.monotonic() + wait >= until:
+                    raise
+                time.sleep(wait)
+        raise ServingError("no try was made")  # pragma: no cover
+
+
+def _png(image: np.ndarray) -> bytes:
+    image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+    grey = image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
+    colour = image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8
+    if not (grey or colour) or 0 in image.shape:
+        raise DataError(
+            f"image of shape {image.shape} and type {image.dtype}: a PNG holds [H, W] uint8 or "
+            "uint16, or [H, W, 3] uint8; use predict for others"
+        )
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()

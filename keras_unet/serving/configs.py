@@ -1,0 +1,115 @@
+"""TF Serving's configuration files beside the models: `models.config`, batching, monitoring."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from google.protobuf import text_format
+
+from keras_unet.errors import ExportError
+from keras_unet.serving.folders import locked, versions, write_text
+
+MODELS = "models.config"
+_HEAD = """\
+# Which models TF Serving serves (--model_config_file); keras-unet export adds new ones.
+# Paths are those that the server sees: absolute, here as in its container image.
+"""
+_FILES = {
+    "batching.config": """\
+# How TF Serving joins requests (--enable_batching --batching_parameters_file): on a CPU a batch
+# gains little, so few requests wait for each other, and briefly. `serving_default` fails for
+# requests that were joined and differ in image size: leave batching off where sizes vary, or send
+# encoded images to `segment_bytes`.
+max_batch_size { value: 8 }
+batch_timeout_micros { value: 2000 }
+num_batch_threads { value: 2 }
+max_enqueued_batches { value: 64 }
+""",
+    "monitoring.config": """\
+# Metrics for Prometheus on the REST port (--monitoring_config_file).
+prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
+""",
+}
+
+
+def write_configs(root: str | Path, base: str = "/models") -> list[Path]:
+    """Writes what is missing of the three files into `root`; `models.config` lists its models.
+
+    Args:
+        root: holds a folder for each model, which holds its versions.
+        base: where the server sees `root`.
+
+    Returns:
+        The files written or changed.
+
+    Raises:
+        ExportError: `models.config` cannot be parsed.
+    """
+    root = Path(root)
+    written = []
+    with locked(root / ".lock"):
+        for name, text in _FILES.items():
+            if not (root / name).exists():
+                write_text(root / name, text)
+                written.append(root / name)
+        written += _add_models(root, base)
+    return written
+
+
+def add_to_root(folder: Path) -> None:
+    """Adds the model in `folder` to the `models.config` above, where there are such files."""
+    root = folder.resolve().parent
+    if any((root / name).exists() for name in (MODELS, *_FILES)):
+        write_configs(root)
+
+
+def pinned_versions(folder: Path) -> set[int]:
+    """The versions that the `models.config` above names, by a policy or a label."""
+    path = folder.resolve().parent / MODELS
+    if not path.exists():
+        return set()
+    found = set()
+    for config in _read(path).model_config_list.config:
+        if PurePosixPath(config.base_path).name == folder.resolve().name:
+            found |= set(config.model_version_policy.specific.versions)
+            found |= set(config.version_labels.values())
+    return found
+
+
+def _add_models(root: Path, base: str) -> list[Path]:
+    path = root / MODELS
+    config = _read(path)
+    listed = config.model_config_list.config
+    known = {PurePosixPath(entry.base_path).name for entry in listed}
+    if listed:  # as the entries that are there
+        base = str(PurePosixPath(listed[0].base_path).parent)
+    new = sorted(
+        entry.name
+        for entry in root.iterdir()
+        if entry.is_dir() and entry.name not in known and versions(entry)
+    )
+    if not new and path.exists():
+        return []
+    for name in new:
+        listed.add(name=name, base_path=f"{base}/{name}", model_platform="tensorflow")
+    head = "".join(line for line in _lines(path) if line.startswith("#")) or _HEAD
+    config.model_config_list.SetInParent()
+    write_text(path, head + text_format.MessageToString(config))
+    return [path]
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+
+
+def _read(path: Path) -> Any:
+    from tensorflow_serving.config import model_server_config_pb2
+
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        return text_format.Parse("".join(_lines(path)), config)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ExportError(
+            f"{path}: is no model configuration of TF Serving ({error}); mend or delete it"
+        ) from error

@@ -1,0 +1,126 @@
+"""Version folders that a server watches: nothing half-written ever has an integer for its name.
+
+TF Serving takes any folder with an integer name for a version, complete or not. So a version is
+made under a name that is no integer, on the same file system, synced, and only then renamed; and
+one that goes is renamed before it is deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from keras_unet.errors import ConfigError
+
+UNFINISHED = ".unfinished-"
+REMOVED = ".removed-"
+
+
+def versions(folder: str | Path) -> list[int]:
+    """The published versions in `folder`, ascending: what TF Serving would find."""
+    return sorted(
+        int(entry.name)
+        for entry in Path(folder).iterdir()
+        if entry.is_dir() and entry.name.isascii() and entry.name.isdigit()
+    )
+
+
+@contextlib.contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """Where to make the next version: a path in `folder`, not yet there, under the folder's lock.
+
+    Clears what a killed publisher left (the lock says that it is dead). Whatever is at the path
+    when the block ends is deleted: see `place`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        for pattern in (UNFINISHED, REMOVED):
+            for left in folder.glob(f"{pattern}*"):
+                shutil.rmtree(left)
+        beside = folder / f"{UNFINISHED}{os.getpid()}"
+        try:
+            yield beside
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def place(beside: Path) -> Path:
+    """Syncs a complete version and gives it the next number; inside `unfinished`."""
+    folder = beside.parent
+    sync(beside)
+    version = folder / str(max(versions(folder), default=0) + 1)
+    beside.rename(version)
+    sync_folder(folder)
+    return version
+
+
+def retire(folder: Path, keep: int, pinned: Collection[int] = ()) -> list[int]:
+    """Deletes all but the newest `keep` versions and the `pinned` ones; inside `unfinished`.
+
+    Returns:
+        The versions deleted.
+
+    Raises:
+        ConfigError: `keep` is not at least 1.
+    """
+    check_keep(keep)
+    gone = [n for n in versions(folder)[:-keep] if n not in pinned]
+    for number in gone:
+        for path in folder.iterdir():  # "7" and "007" are the same version
+            if path.name.isascii() and path.name.isdigit() and int(path.name) == number:
+                away = path.with_name(f"{REMOVED}{path.name}")
+                path.rename(away)
+                sync_folder(folder)
+                shutil.rmtree(away)
+    return gone
+
+
+def check_keep(keep: int | None) -> None:
+    """Raises ConfigError unless `keep` is None or at least 1."""
+    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
+        raise ConfigError(f"keep is {keep!r}; expected how many versions to keep, at least 1")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits for the lock file and holds it; a process that dies lets go of it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        with beside.open("rb") as handle:
+            os.fsync(handle.fileno())
+        beside.replace(path)
+        sync_folder(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sync(folder: Path) -> None:
+    """Waits until a folder and all that is in it is on the disk."""
+    for entry in folder.rglob("*"):
+        if entry.is_file():
+            with entry.open("rb") as handle:
+                os.fsync(handle.fileno())
+        else:
+            sync_folder(entry)
+    sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until a folder's list of names is on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

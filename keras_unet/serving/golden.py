@@ -1,0 +1,181 @@
+"""Golden requests: known images for each signature, which warm a server up and prove an export.
+
+They are stored as TF Serving reads them, `assets.extra/tf_serving_warmup_requests`, a TFRecord of
+PredictionLog. A fresh process without this package answers them from the SavedModel, and the
+answers are compared with `predict`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from keras_unet.data.records import encode_example
+from keras_unet.errors import ExportError
+from keras_unet.inference.prediction import predict, to_classes
+from keras_unet.models.bundle import TrainedModel
+from keras_unet.models.unet import structure
+from keras_unet.serving.graph import mask_values
+from keras_unet.serving.overlap import tiling
+
+WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+TOLERANCE = 1e-5
+
+# Runs without keras_unet: what a server will see.
+_ANSWER = """
+import sys
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+served = tf.saved_model.load(sys.argv[1]).signatures
+with tf.io.TFRecordWriter(sys.argv[3]) as answers:
+    for record in tf.data.TFRecordDataset(sys.argv[2]).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        request = log.predict_log.request
+        inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
+        inputs = {k: tf.constant(v) for k, v in inputs.items()}
+        answer = predict_pb2.PredictResponse()
+        for name, value in served[request.model_spec.signature_name](**inputs).items():
+            answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        answers.write(answer.SerializeToString())
+assert "keras_unet" not in sys.modules
+"""
+
+
+class Request(NamedTuple):
+    """One request, and the images in it as `predict` takes them."""
+
+    signature: str
+    name: str  # of the input
+    value: np.ndarray  # float32 [B, H, W, C], or bytes [B]
+    images: list[np.ndarray]
+
+
+def requests(model: TrainedModel, tile: int | None = None) -> list[Request]:
+    """Seeded requests for each signature: odd sizes, unequal in a batch, larger than a tile."""
+    form = structure(model.network)
+    layout = tiling(form.depth, form.padding, tile)
+    normalization, trained = model.card.normalization, np.dtype(model.card.image_dtype)
+    rng = np.random.default_rng(0)
+    wide = layout.largest - 2 * layout.context + 30
+    brightest = normalization.scale or 255.0
+    given = [
+        rng.uniform(0, brightest, (*size, form.channels)).astype(np.float32)
+        for size in ((61, 83), (7, wide))
+    ]
+    found = [Request("serving_default", "images", x[None], [x]) for x in given]
+    kind = np.uint16 if trained == np.uint16 else np.uint8
+    most = min(np.iinfo(kind).max, brightest if normalization.method == "range" else np.inf)
+    files = [
+        rng.integers(0, int(most) + 1, (*size, form.channels)).astype(kind)
+        for size in ((61, 83), (40, 20))
+    ]
+    examples = [encode_example("golden", files[0]), encode_example("golden", given[0])]
+    if form.channels in (1, 3):
+        pngs = _strings(tf.io.encode_png(x).numpy() for x in files)
+        for name in ("segment_bytes", "segment_bytes_probabilities"):
+            found.append(Request(name, "image_bytes", pngs, files))
+    found.append(Request("segment_examples", "examples", _strings(examples), [files[0], given[0]]))
+    return found
+
+
+def write_warmup(found: Sequence[Request], model_name: str, folder: Path) -> None:
+    """Stores the requests in the SavedModel in `folder`, where TF Serving looks for them."""
+    path = folder / WARMUP
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as file:
+        for request in found:
+            asked = predict_pb2.PredictRequest()
+            asked.model_spec.name = model_name
+            asked.model_spec.signature_name = request.signature
+            asked.inputs[request.name].CopyFrom(tf.make_tensor_proto(request.value))
+            log = prediction_log_pb2.PredictionLog()
+            log.predict_log.request.CopyFrom(asked)
+            file.write(log.SerializeToString(deterministic=True))
+
+
+def answers(folder: Path) -> list[dict[str, np.ndarray]]:
+    """The SavedModel's outputs for its warm-up requests, computed by a fresh process, on the CPU.
+
+    Raises:
+        ExportError: it does not load, or fails.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work, "answers")
+        warmup = folder.resolve() / WARMUP
+        if not warmup.is_file():  # not ours: that it loads is what can be checked
+            warmup = Path(work, "none")
+            warmup.touch()
+        command = [sys.executable, "-c", _ANSWER, str(folder.resolve()), str(warmup), str(path)]
+        # on the CPU, and not beside this process on its GPU
+        env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=env, cwd=work, check=False
+        )
+        if done.returncode:
+            raise ExportError(f"the SavedModel does not load: {done.stderr.strip()[-2000:]}")
+        found = []
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            outputs = predict_pb2.PredictResponse.FromString(record).outputs
+            found.append({name: tf.make_ndarray(value) for name, value in outputs.items()})
+    return found
+
+
+def difference(
+    model: TrainedModel, found: Sequence[Request], given: Sequence[dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """The largest difference of probabilities from `predict`, signature by signature.
+
+    A mask counts as 1 where it shows another class than `predict`'s, by more than rounding.
+    """
+    worst: dict[str, float] = {}
+    values = mask_values(model.card)
+    for request, outputs in zip(found, given, strict=True):
+        for i, image in enumerate(request.images):
+            expected = predict(model, image)
+            errors = [worst.get(request.signature, 0.0)]
+            if "probabilities" in outputs:
+                errors.append(_largest(outputs["probabilities"][i], expected))
+            if "probability_bytes" in outputs:
+                shares = np.stack([_read(data) for data in outputs["probability_bytes"][i]], -1)
+                rounded = _largest(shares / 65535.0, expected) - 0.5 / 65535
+                errors.append(max(rounded, 0.0))
+            if "mask_bytes" in outputs:
+                errors.append(_masks_differ(_read(outputs["mask_bytes"][i]), expected, values))
+            worst[request.signature] = max(errors)
+    return worst
+
+
+def _masks_differ(mask: np.ndarray, expected: np.ndarray, values: np.ndarray) -> float:
+    if mask.shape != expected.shape[:2] or mask.dtype != values.dtype:
+        return np.inf
+    if expected.shape[-1] == 1:
+        sure = np.abs(expected[..., 0] - 0.5) > TOLERANCE
+    else:
+        first, second = np.sort(expected, -1)[..., :-3:-1].transpose(2, 0, 1)
+        sure = first - second > 2 * TOLERANCE
+    return float(np.any(mask[sure] != values[to_classes(expected)][sure]))
+
+
+def _largest(given: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(given - expected).max()) if given.shape == expected.shape else np.inf
+
+
+def _read(data: bytes) -> np.ndarray:
+    array = np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)))
+    return array.astype(np.uint16) if array.dtype == np.int32 else array
+
+
+def _strings(items: Any) -> np.ndarray:
+    return np.array(list(items), object)

@@ -1,0 +1,62 @@
+"""Segments files on a server: what `keras-unet predict --server` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from keras_unet.data.images import count_pages, read_image
+from keras_unet.errors import DataError
+from keras_unet.serving.client import Client
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def segment_files(
+    client: Client,
+    model: str,
+    images: str | Path,
+    output: str | Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Writes <output>/<name>_mask.png for each image; pages of a stack are numbered.
+
+    The server's `segment_bytes` does all of it, so the masks have the training labels' values.
+
+    Args:
+        images: a PNG, JPEG or TIFF file, or a folder of them; 8 bits, or 16 bits grey.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DataError: no image there, one of another kind, or two that would share a mask's name.
+        ServingError: the server's refusal.
+    """
+    images, output = Path(images), Path(output)
+    files = sorted(images.iterdir()) if images.is_dir() else [images]
+    files = [file for file in files if file.suffix.lower() in _SUFFIXES]
+    if not files or not files[0].is_file():
+        raise DataError(f"{images}: no image here; expected {', '.join(_SUFFIXES)}")
+    jobs: dict[str, tuple[Path, int | None]] = {}
+    for file in files:
+        pages = count_pages(file)
+        for number in range(pages):
+            page = None if pages == 1 else number
+            name = file.stem if page is None else f"{file.stem}_{page:04d}"
+            if name in jobs:
+                raise DataError(f"{file} and {jobs[name][0]} would share the mask {name}_mask.png")
+            jobs[name] = file, page
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for done, (name, (file, page)) in enumerate(jobs.items(), start=1):
+        (mask,) = client.segment(model, [np.asarray(read_image(file, page))])
+        written.append(output / f"{name}_mask.png")
+        Image.fromarray(mask).save(written[-1])
+        if progress is not None:
+            progress(done, len(jobs))
+    return written

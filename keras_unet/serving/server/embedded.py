@@ -1,0 +1,251 @@
+"""`EmbeddedServer`: TensorFlow Serving's protocol in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from keras_unet.errors import ConfigError
+from keras_unet.serving.server import logs
+from keras_unet.serving.server.access import Token
+from keras_unet.serving.server.batching import Scheduler
+from keras_unet.serving.server.budget import Budget
+from keras_unet.serving.server.grpc_api import GrpcApi, make_server
+from keras_unet.serving.server.http_server import HttpServer, listen
+from keras_unet.serving.server.manager import Manager
+from keras_unet.serving.server.metrics import Metrics
+from keras_unet.serving.server.models import discover, read_config
+from keras_unet.serving.server.predictor import Predictor, warm_up
+from keras_unet.serving.server.rest_api import RestApi
+from keras_unet.serving.server.servable import Servable
+from keras_unet.serving.server.settings import ServerSettings
+
+
+class EmbeddedServer:
+    """Serves a folder of published models; `run` in the foreground, or `with` in a thread.
+
+    >>> with EmbeddedServer(ServerSettings(folder="saved_models")) as server:
+    ...     Client(f"grpc://{server.grpc_address}").predict("unet", image)
+
+    Raises:
+        ConfigError: the folder or the config file cannot be used, or TLS files not read.
+        OSError: an address is taken.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.grpc_address: str | None = None
+        self.rest_address: str | None = None
+        limits = settings.limits
+        self.metrics = Metrics()
+        self.budget = Budget(limits.request_bytes, limits.held_bytes)
+        self._models()  # a wrong folder or file ends it here
+        self._tls = _read_tls(settings)
+        self.scheduler = Scheduler(settings.batching, self.metrics.batch)
+        self.manager = Manager(
+            self._models,
+            self._load,
+            event=self._event,
+            poll_seconds=settings.poll_seconds,
+            retries=settings.load_retries,
+            retry_seconds=settings.load_retry_seconds,
+        )
+        self.predictor = Predictor(self.manager, self.scheduler, limits)
+        self.metrics.gauge("keras_unet_queue", "Requests that wait.", self.scheduler.waiting)
+        self.metrics.gauge("keras_unet_held_bytes", "Requests held.", lambda: self.budget.held)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self) -> None:
+        """Serves until SIGINT or SIGTERM, then drains."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file
+        asyncio.run(self._serve(signals=True))
+
+    def __enter__(self) -> EmbeddedServer:
+        ready = threading.Event()
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                asyncio.run(self._serve(ready=ready.set))
+            except BaseException as error:
+                failure.append(error)
+            finally:
+                ready.set()
+
+        self._thread = threading.Thread(target=work, name="server", daemon=True)
+        self._thread.start()
+        ready.wait()
+        if failure:
+            raise failure[0]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops the server that `with` started: no new requests, the present ones end."""
+        if self._loop is not None and self._stop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread is not None:
+            self._thread.join()
+
+    async def _serve(
+        self, *, signals: bool = False, ready: Callable[[], None] = lambda: None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        if signals:
+            for one in (signal.SIGINT, signal.SIGTERM):
+                self._loop.add_signal_handler(one, self._stop.set)
+        loading = asyncio.ensure_future(asyncio.to_thread(self.manager.start))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        http = grpc_server = None
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                loading.result()
+                grpc_server = await self._start_grpc()
+                http = self._start_http(tasks)
+                self._say_ready()
+                ready()
+            waiting = {stopping, *tasks}
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping}:
+                task.result()  # the HTTP server ended by itself: why?
+        finally:
+            logs.event("stopping")
+            if http is not None:
+                http.should_exit = True
+            seconds = self.settings.drain_seconds
+            if grpc_server is not None:
+                await grpc_server.stop(seconds)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.to_thread(self.manager.stop, seconds)
+            self.scheduler.stop()
+            self.predictor.close()
+            stopping.cancel()
+
+    async def _start_grpc(self) -> Any:
+        if self.settings.grpc_port is None:
+            return None
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        api = GrpcApi(
+            self.predictor,
+            self.budget,
+            self._record,
+            self.settings.folder,
+            prefer_tensor_content=self.settings.prefer_tensor_content,
+        )
+        server, port = make_server(
+            api,
+            f"{host}:{self.settings.grpc_port}",
+            request_bytes=self.settings.limits.request_bytes,
+            tls=self._tls,
+            token=self._token(),
+        )
+        await server.start()
+        self.grpc_address = f"{host}:{port}"
+        return server
+
+    def _start_http(self, tasks: list[asyncio.Task[Any]]) -> Any:
+        settings = self.settings
+        if settings.rest_port is None:
+            return None
+        api = RestApi(
+            self.predictor,
+            self.budget,
+            self._record,
+            self.metrics.page,
+            slow_seconds=settings.limits.slow_seconds,
+            token=self._token(),
+        )
+        tls = None
+        if settings.tls_certificate and settings.tls_key:
+            tls = settings.tls_certificate, settings.tls_key
+        server = HttpServer(
+            api.app(), settings.limits, tls=tls, drain_seconds=settings.drain_seconds
+        )
+        socket = listen(settings.host, settings.rest_port)
+        socket.listen(2048)
+        tasks.append(asyncio.ensure_future(server.serve([socket])))
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.rest_address = f"{host}:{socket.getsockname()[1]}"
+        return server
+
+    def _models(self) -> Any:
+        if self.settings.model_config_file is not None:
+            return read_config(self.settings.model_config_file)
+        return discover(self.settings.folder)
+
+    def _load(self, model: str, folder: Path) -> Servable:
+        settings = self.settings
+        servable = Servable(
+            folder,
+            intra_op_threads=settings.intra_op_threads,
+            inter_op_threads=settings.inter_op_threads,
+        )
+        try:
+            limits = settings.limits
+            servable.warm_up(lambda r: warm_up(servable, r, limits.request_bytes, 600.0))
+        except BaseException:
+            servable.close()
+            raise
+        return servable
+
+    def _token(self) -> Token | None:
+        return Token(self.settings.token) if self.settings.token else None
+
+    def _event(self, name: str, level: str = "info", **fields: Any) -> None:
+        if "model" in fields:
+            self.metrics.event(name, fields["model"], fields["version"])
+        logs.event(name, level, **fields)
+
+    def _record(self, model: str, api: str, method: str, status: str, seconds: float) -> None:
+        self.metrics.request(model, api, method, status, seconds)
+        if self.settings.log_requests:
+            logs.event(
+                "request",
+                model=model,
+                api=api,
+                method=method,
+                status=status,
+                seconds=round(seconds, 4),
+            )
+
+    def _say_ready(self) -> None:
+        logs.event(
+            "serving",
+            grpc=self.grpc_address,
+            rest=self.rest_address,
+            tls=self._tls is not None,
+            token=self.settings.token is not None,
+            models=self.manager.names(),
+        )
+        if not self.settings.loopback and not (self._tls and self.settings.token):
+            logs.event(
+                "open_to_the_network",
+                "warning",
+                host=self.settings.host,
+                hint="others can connect: use TLS and a token, or a proxy that has them",
+            )
+
+
+def _read_tls(settings: ServerSettings) -> tuple[bytes, bytes] | None:
+    """(certificate chain, key), PEM."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    try:
+        return settings.tls_certificate.read_bytes(), settings.tls_key.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"TLS: {error}") from error

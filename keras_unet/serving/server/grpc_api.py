@@ -1,0 +1,240 @@
+"""PredictionService and ModelService of TensorFlow Serving over gRPC."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_management_pb2,
+    predict_pb2,
+)
+
+from keras_unet.errors import ConfigError
+from keras_unet.serving.server.access import Token
+from keras_unet.serving.server.answers import metadata, status
+from keras_unet.serving.server.budget import Budget
+from keras_unet.serving.server.codes import Code, Refused, as_refused, invalid
+from keras_unet.serving.server.metrics import UNKNOWN
+from keras_unet.serving.server.models import from_proto
+from keras_unet.serving.server.predictor import Prediction, Predictor, decode_protos
+from keras_unet.serving.server.tensors import to_proto
+
+# a client that sends this metadata gets numbers as tensor_content, which it reads without a copy
+TENSOR_CONTENT = "keras-unet-tensor-content"
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+Record = Callable[[str, str, str, str, float], None]
+
+
+class GrpcApi:
+    """The handlers; messages are parsed and written beside the event loop.
+
+    Args:
+        predictor: computes.
+        budget: of bytes held.
+        record: told of each request: (model, "grpc", method, status, seconds).
+        root: model folders that a client may ask for lie in it.
+        prefer_tensor_content: answer with tensor_content, whoever asks.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        budget: Budget,
+        record: Record,
+        root: Path,
+        *,
+        prefer_tensor_content: bool = False,
+    ) -> None:
+        self._predictor = predictor
+        self._budget = budget
+        self._record = record
+        self._root = root.resolve()
+        self._prefer_content = prefer_tensor_content
+
+    def handlers(self) -> list[Any]:
+        """To be added to a server."""
+        services = {
+            "tensorflow.serving.PredictionService": {
+                "Predict": self._predict,
+                "GetModelMetadata": self._metadata,
+            },
+            "tensorflow.serving.ModelService": {
+                "GetModelStatus": self._status,
+                "HandleReloadConfigRequest": self._reload,
+            },
+        }
+        return [
+            grpc.method_handlers_generic_handler(
+                service,
+                {
+                    name: grpc.unary_unary_rpc_method_handler(self._guarded(name, method))
+                    for name, method in methods.items()
+                },
+            )
+            for service, methods in services.items()
+        ]
+
+    def _guarded(
+        self, name: str, method: Callable[[bytes, Any, list[str]], Awaitable[bytes]]
+    ) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        """Counts the request, and turns what it raises into a status."""
+
+        async def handle(data: bytes, context: Any) -> bytes:
+            started = time.monotonic()
+            model = [""]  # filled in once the request is read
+            code = Code.CANCELLED  # by the client, unless it ends otherwise
+            try:
+                self._budget.take(len(data))
+                try:
+                    answer = await method(data, context, model)
+                    code = Code.OK
+                    return answer
+                finally:
+                    self._budget.give(len(data))
+            except Exception as error:
+                refused = as_refused(error)
+                code = refused.code
+            finally:
+                known = model[0] if model[0] in self._predictor.manager.names() else UNKNOWN
+                self._record(known, "grpc", name, code.name, time.monotonic() - started)
+            await context.abort(_STATUS[refused.code], refused.message)
+            raise AssertionError("abort raises")  # pragma: no cover
+
+        return handle
+
+    async def _predict(self, data: bytes, context: Any, model: list[str]) -> bytes:
+        request = await self._predictor.aside(_parse, predict_pb2.PredictRequest, data)
+        model[0] = request.model_spec.name
+        prediction = await self._predictor.predict(
+            request.model_spec,
+            lambda infos: decode_protos(request.inputs, infos, self._budget.each),
+            request.output_filter,
+            context.time_remaining(),
+        )
+        content = self._prefer_content or any(
+            key == TENSOR_CONTENT for key, _ in context.invocation_metadata() or ()
+        )
+        return await self._predictor.aside(_answer, prediction, content)
+
+    async def _metadata(self, data: bytes, context: Any, model: list[str]) -> bytes:
+        request = _parse(get_model_metadata_pb2.GetModelMetadataRequest, data)
+        model[0] = request.model_spec.name
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise invalid(f"Metadata field {field} is not supported")
+        with self._predictor.using(request.model_spec) as version:
+            return metadata(version).SerializeToString()
+
+    async def _status(self, data: bytes, context: Any, model: list[str]) -> bytes:
+        request = _parse(get_model_status_pb2.GetModelStatusRequest, data)
+        model[0] = request.model_spec.name
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        return status(self._predictor.manager, request.model_spec).SerializeToString()
+
+    async def _reload(self, data: bytes, context: Any, model: list[str]) -> bytes:
+        request = _parse(model_management_pb2.ReloadConfigRequest, data)
+        try:
+            models = from_proto(request.config, self._root)
+        except ConfigError as error:
+            raise invalid(str(error)) from error
+        for one in models:
+            # a SavedModel is a program: only what the server was pointed at is loaded
+            if not one.base_path.resolve().is_relative_to(self._root):
+                raise Refused(
+                    Code.PERMISSION_DENIED,
+                    f"model {one.name}: {one.base_path} is outside the served folder",
+                )
+        await self._predictor.aside(self._predictor.manager.reload, models)
+        return model_management_pb2.ReloadConfigResponse().SerializeToString()
+
+
+def _parse(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except Exception:
+        raise invalid(f"not a {kind.DESCRIPTOR.name} message") from None
+
+
+def _answer(prediction: Prediction, content: bool) -> bytes:
+    response = predict_pb2.PredictResponse()
+    response.model_spec.name = prediction.model
+    response.model_spec.version.value = prediction.version
+    response.model_spec.signature_name = prediction.signature
+    for name, array in prediction.outputs.items():
+        response.outputs[name].CopyFrom(to_proto(array, content=content))
+    return response.SerializeToString()
+
+
+class _Guard(aio.ServerInterceptor):
+    """Refuses calls without the token."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+
+        async def refuse(request: Any, context: Any) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is needed")
+
+        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        given = dict(handler_call_details.invocation_metadata or ()).get("authorization", "")
+        return await continuation(handler_call_details) if self._token(given) else self._refusal
+
+
+def make_server(
+    api: GrpcApi,
+    address: str,
+    *,
+    request_bytes: int,
+    tls: tuple[bytes, bytes] | None,
+    token: Token | None,
+) -> tuple[aio.Server, int]:
+    """A gRPC server that is not started yet, and its port.
+
+    Args:
+        address: "host:port"; port 0 takes a free one.
+        tls: (certificate chain, private key), PEM.
+
+    Raises:
+        OSError: the address is taken.
+    """
+    server = aio.server(
+        interceptors=[_Guard(token)] if token else [],
+        options=[
+            ("grpc.max_receive_message_length", request_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", 256),
+            ("grpc.max_connection_idle_ms", 600_000),
+            ("grpc.max_connection_age_ms", 3_600_000),  # a call whose message never comes ends
+            ("grpc.max_connection_age_grace_ms", 120_000),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    server.add_generic_rpc_handlers(api.handlers())
+    try:
+        if tls is None:
+            port = server.add_insecure_port(address)
+        else:
+            certificate, key = tls
+            credentials = grpc.ssl_server_credentials([(key, certificate)])
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise OSError(f"gRPC cannot listen on {address}: {error}") from error
+    if port == 0:
+        raise OSError(f"gRPC cannot listen on {address}")
+    return server, port

@@ -1,0 +1,114 @@
+"""uvicorn, with a time limit for clients that open a connection and then say little."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from keras_unet.serving.server.settings import Limits
+
+_KEEP_ALIVE = 30  # seconds between two requests of a connection
+_HEADERS = 16 << 10  # bytes of a request's headers
+
+
+def protocol(seconds: float) -> type[asyncio.Protocol]:
+    """An HTTP protocol that closes connections whose request headers take longer than this.
+
+    uvicorn itself waits without end for the first request, and for headers that trickle in.
+    """
+
+    class PatientOnce(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            busy = self.cycle is not None and not self.cycle.response_complete
+            if busy or self.transport.is_closing():
+                self._forget()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(seconds, self._close)
+
+        def _forget(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _close(self) -> None:
+            self._timer = None
+            self.transport.close()
+
+    return PatientOnce
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server on a socket of ours; signals are the caller's business."""
+
+    def __init__(
+        self,
+        app: Any,
+        limits: Limits,
+        *,
+        tls: tuple[Path, Path] | None,
+        drain_seconds: float,
+    ) -> None:
+        certificate, key = tls or (None, None)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=protocol(max(limits.slow_seconds, _KEEP_ALIVE)),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE,
+                limit_concurrency=limits.connections,
+                h11_max_incomplete_event_size=_HEADERS,
+                backlog=2048,
+                timeout_graceful_shutdown=max(1, int(drain_seconds)),
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
+            )
+        )
+
+    def install_signal_handlers(self) -> None:
+        """None: see `EmbeddedServer.run`."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: the address is taken or is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off (40 ms a request) only where the protocol is named
+    one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        one.bind((host, port))
+    except OSError as error:
+        one.close()
+        raise OSError(f"REST cannot listen on {host}:{port}: {error.strerror}") from error
+    one.setblocking(False)
+    return one

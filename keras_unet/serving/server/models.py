@@ -1,0 +1,126 @@
+"""Which models are served: found in a folder, or written in TensorFlow Serving's config file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from keras_unet.errors import ConfigError
+
+_LARGEST = 2**63 - 1
+
+
+class ServedModel(BaseModel):
+    """A model: its folder, which of its versions are served, and their labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    base_path: Path
+    latest: int | None = 1  # so many of the newest; None: all
+    specific: tuple[int, ...] = ()  # these, and no others
+    labels: dict[str, int] = {}
+
+    def wanted(self) -> dict[int, Path]:
+        """The versions that should be served now: {number: folder}."""
+        found = scan(self.base_path)
+        if self.specific:
+            return {n: found[n] for n in self.specific if n in found}
+        numbers = sorted(found)
+        return {n: found[n] for n in (numbers if self.latest is None else numbers[-self.latest :])}
+
+
+def scan(base_path: Path) -> dict[int, Path]:
+    """Folders with an integer name, as TensorFlow Serving reads them (00000123 is 123)."""
+    found: dict[int, Path] = {}
+    try:
+        entries = sorted(base_path.iterdir())
+    except OSError:
+        return {}
+    for entry in entries:
+        name = entry.name
+        if name.isascii() and name.isdigit() and len(name) < 40 and int(name) <= _LARGEST:
+            try:
+                if entry.is_dir():
+                    found.setdefault(int(name), entry)
+            except OSError:
+                continue
+    return found
+
+
+def discover(folder: Path) -> list[ServedModel]:
+    """Every subfolder that holds versions, by its name; or the folder itself if it does.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; expected one that holds published models")
+    if scan(folder):
+        return [ServedModel(name=folder.resolve().name, base_path=folder)]
+    return [
+        ServedModel(name=entry.name, base_path=entry)
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not entry.name.startswith(".") and scan(entry)
+    ]
+
+
+def read_config(file: Path) -> list[ServedModel]:
+    """Reads a ModelServerConfig text file; relative paths start at the file's folder.
+
+    Raises:
+        ConfigError: not such a file, or it asks for something else than SavedModels.
+    """
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    try:
+        text = file.read_text(encoding="utf-8")
+        config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        raise ConfigError(f"{file}: not a model config file ({error})") from error
+    try:
+        return from_proto(config, file.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
+    """A ModelServerConfig as models.
+
+    Raises:
+        ConfigError: names that repeat or are empty, another platform, a custom config.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise ConfigError("expected a model_config_list")
+    models: dict[str, ServedModel] = {}
+    for one in config.model_config_list.config:
+        if not one.name or not one.base_path:
+            raise ConfigError("a model without a name or a base_path")
+        if one.name in models:
+            raise ConfigError(f"model {one.name!r} is named twice")
+        if one.model_platform not in ("", "tensorflow"):
+            raise ConfigError(f"model {one.name!r}: platform {one.model_platform!r} is not served")
+        policy = one.model_version_policy
+        latest: int | None = 1
+        specific: tuple[int, ...] = ()
+        match policy.WhichOneof("policy_choice"):
+            case "all":
+                latest = None
+            case "latest":
+                latest = policy.latest.num_versions or 1
+            case "specific":
+                specific = tuple(policy.specific.versions)
+        try:
+            models[one.name] = ServedModel(
+                name=one.name,
+                base_path=relative_to / one.base_path,
+                latest=latest,
+                specific=specific,
+                labels=dict(one.version_labels),
+            )
+        except ValidationError as error:  # pragma: no cover - the proto's types are checked
+            raise ConfigError(str(error)) from error
+    return list(models.values())

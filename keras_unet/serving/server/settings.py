@@ -1,0 +1,96 @@
+"""What the embedded server is started with: addresses, limits, batching, encryption."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MIB = 1 << 20
+
+
+class Limits(BaseModel):
+    """How much one request, and all of them together, may take; above it, they are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    request_bytes: int = Field(64 * MIB, ge=1024, description="Bytes of one request.")
+    held_bytes: int = Field(512 * MIB, ge=1024, description="Bytes of all requests held at once.")
+    pixels: int = Field(
+        1 << 26, ge=1, description="Pixels of one request, read from PNG and JPEG headers."
+    )
+    rows: int = Field(256, ge=1, description="Images of one request.")
+    seconds: float = Field(60.0, gt=0, description="Time for one request, queue included.")
+    slow_seconds: float = Field(
+        20.0, gt=0, description="Time for a client to send its headers, and then its body."
+    )
+    connections: int = Field(4096, ge=1, description="HTTP connections at once.")
+
+
+class Batching(BaseModel):
+    """TensorFlow Serving's batching parameters, with defaults for a CPU.
+
+    A batch is made of what waits while the last one is computed, so an idle server adds no
+    delay; `batch_timeout_micros` > 0 waits for more.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_batch_size: int = Field(16, ge=1)
+    batch_timeout_micros: int = Field(0, ge=0)
+    max_enqueued_batches: int = Field(8, ge=1)
+    num_batch_threads: int = Field(1, ge=1)
+    allowed_batch_sizes: tuple[int, ...] = ()
+    max_batch_pixels: int = Field(
+        1 << 17, ge=1, description="Of a batch; a core's caches hold no more, a GPU wants 2^22."
+    )
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Batching:
+        sizes = self.allowed_batch_sizes
+        if sizes and (list(sizes) != sorted(set(sizes)) or sizes[-1] != self.max_batch_size):
+            raise ValueError(
+                f"allowed_batch_sizes {list(sizes)} must increase and end with max_batch_size "
+                f"{self.max_batch_size}"
+            )
+        return self
+
+
+class ServerSettings(BaseModel):
+    """One embedded server. Port 0 takes a free one; None leaves that protocol out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path
+    model_config_file: Path | None = None
+    host: str = "127.0.0.1"
+    grpc_port: int | None = Field(8500, ge=0, le=65535)
+    rest_port: int | None = Field(8501, ge=0, le=65535)
+    poll_seconds: float = Field(1.0, gt=0, description="How often new versions are looked for.")
+    load_retries: int = Field(5, ge=0, description="How often a failed version is tried again.")
+    load_retry_seconds: float = Field(60.0, ge=0)
+    drain_seconds: float = Field(30.0, ge=0, description="Time for requests to end at shutdown.")
+    intra_op_threads: int = Field(0, ge=0, description="TensorFlow's; 0 is one a core.")
+    inter_op_threads: int = Field(0, ge=0)
+    prefer_tensor_content: bool = False
+    limits: Limits = Limits()
+    batching: Batching = Batching()
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    token: str | None = Field(None, min_length=8, repr=False)
+    log_requests: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> ServerSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("TLS needs both a certificate and its key; found one of them")
+        if self.grpc_port is None and self.rest_port is None:
+            raise ValueError("nothing to serve: both gRPC and REST are off")
+        if self.grpc_port and self.grpc_port == self.rest_port:
+            raise ValueError(f"gRPC and REST cannot share port {self.grpc_port}")
+        return self
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")

@@ -1,0 +1,238 @@
+"""How the client speaks: TensorFlow Serving's gRPC or REST; one try of one request."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+
+from keras_unet.errors import ConfigError, ServingError
+
+_CONTENT = ("keras-unet-tensor-content", "1")  # other servers ignore it
+_LARGEST = 1 << 40  # bytes of an answer's tensor: what the client's memory bears
+_PASSING = {429: "RESOURCE_EXHAUSTED", 502: "UNAVAILABLE", 503: "UNAVAILABLE"}
+_CODES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}
+_CODES |= {404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED", 413: "RESOURCE_EXHAUSTED"}
+_CODES |= {501: "UNIMPLEMENTED", 504: "DEADLINE_EXCEEDED", **_PASSING}
+
+
+class Passing(ServingError):
+    """The server is busy or away: the same request may succeed later."""
+
+
+class Transport(Protocol):
+    """What `Client` needs of a protocol."""
+
+    def predict(
+        self,
+        model: tuple[str, int | None, str | None],
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        seconds: float,
+    ) -> dict[str, np.ndarray]:
+        """{output: array} of one request; `model` is (name, version, label)."""
+
+    def status(self, name: str, seconds: float) -> list[dict[str, Any]]:
+        """One {"version", "state", "error"} a version."""
+
+    def close(self) -> None:
+        """Ends the connection."""
+
+
+def connect(url: str, *, token: str | None, certificate: Path | None) -> Transport:
+    """The transport of a URL: grpc://, grpcs://, http:// or https://.
+
+    Raises:
+        ConfigError: another scheme, or no host.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("grpc", "grpcs", "http", "https") or not parts.netloc:
+        raise ConfigError(
+            f"server {url!r}: expected grpc://, grpcs://, http:// or https://HOST:PORT"
+        )
+    try:
+        authority = certificate.read_bytes() if certificate else None
+    except OSError as error:
+        raise ConfigError(f"certificate: {error}") from error
+    if parts.scheme in ("grpc", "grpcs"):
+        return Grpc(parts.netloc, parts.scheme == "grpcs", token, authority)
+    return Rest(url.rstrip("/"), token, certificate)
+
+
+class Grpc:
+    """PredictionService and ModelService."""
+
+    def __init__(
+        self, address: str, secure: bool, token: str | None, authority: bytes | None
+    ) -> None:
+        import grpc
+        from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        if secure:
+            credentials = grpc.ssl_channel_credentials(authority)
+            self._channel = grpc.secure_channel(address, credentials, options)
+        else:
+            self._channel = grpc.insecure_channel(address, options)
+        self._address = address
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._metadata = [_CONTENT] + ([("authorization", f"Bearer {token}")] if token else [])
+
+    def predict(
+        self,
+        model: tuple[str, int | None, str | None],
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        seconds: float,
+    ) -> dict[str, np.ndarray]:
+        """See `Transport`."""
+        from tensorflow_serving.apis import predict_pb2
+
+        from keras_unet.serving.server.tensors import to_array, to_proto
+
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name, version, label = model[0], model[1], model[2]
+        request.model_spec.signature_name = signature
+        if version is not None:
+            request.model_spec.version.value = version
+        if label is not None:
+            request.model_spec.version_label = label
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(to_proto(array, content=True))
+        response = self._call(self._prediction.Predict, request, seconds)
+        return {
+            name: to_array(name, proto, proto.dtype, _LARGEST)
+            for name, proto in response.outputs.items()
+        }
+
+    def status(self, name: str, seconds: float) -> list[dict[str, Any]]:
+        """See `Transport`."""
+        from tensorflow_serving.apis import get_model_status_pb2
+
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = name
+        response = self._call(self._models.GetModelStatus, request, seconds)
+        kind = get_model_status_pb2.ModelVersionStatus.State
+        return [
+            {
+                "version": one.version,
+                "state": kind.Name(one.state),
+                "error": one.status.error_message,
+            }
+            for one in response.model_version_status
+        ]
+
+    def close(self) -> None:
+        """See `Transport`."""
+        self._channel.close()
+
+    def _call(self, method: Any, request: Any, seconds: float) -> Any:
+        import grpc
+
+        try:
+            return method(request, timeout=seconds, metadata=self._metadata)
+        except grpc.RpcError as error:
+            code, details = error.code().name, error.details() or ""
+            # a message over the limit has the same code as a full queue, and never fits
+            busy = code == "UNAVAILABLE" or (code == "RESOURCE_EXHAUSTED" and "later" in details)
+            kind = Passing if busy else ServingError
+            raise kind(f"{self._address}: {code}: {details}", code) from None
+
+
+class Rest:
+    """/v1/models/…"""
+
+    def __init__(self, url: str, token: str | None, certificate: Path | None) -> None:
+        import requests
+
+        self._url = url
+        self._session = requests.Session()
+        if certificate is not None:
+            self._session.verify = str(certificate)
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def predict(
+        self,
+        model: tuple[str, int | None, str | None],
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        seconds: float,
+    ) -> dict[str, np.ndarray]:
+        """See `Transport`."""
+        name, version, label = model
+        place = f"/v1/models/{quote(name, safe='')}"
+        if version is not None:
+            place += f"/versions/{version}"
+        elif label is not None:
+            place += f"/labels/{quote(label, safe='')}"
+        document = {
+            "signature_name": signature,
+            "inputs": {key: _listed(array) for key, array in inputs.items()},
+        }
+        found = self._call("POST", f"{place}:predict", seconds, json=document)
+        outputs = found.get("outputs")
+        if not isinstance(outputs, dict):  # a lone output has no name in JSON
+            outputs = {"": outputs}
+        return {key: _array(value) for key, value in outputs.items()}
+
+    def status(self, name: str, seconds: float) -> list[dict[str, Any]]:
+        """See `Transport`."""
+        found = self._call("GET", f"/v1/models/{quote(name, safe='')}", seconds)
+        return [
+            {
+                "version": int(one["version"]),
+                "state": one["state"],
+                "error": one["status"]["error_message"],
+            }
+            for one in found["model_version_status"]
+        ]
+
+    def close(self) -> None:
+        """See `Transport`."""
+        self._session.close()
+
+    def _call(self, method: str, path: str, seconds: float, **body: Any) -> Any:
+        import requests
+
+        url = self._url + path
+        try:
+            response = self._session.request(method, url, timeout=seconds, **body)
+        except requests.Timeout:
+            raise ServingError(
+                f"{url}: no answer in {seconds:.3g} s", "DEADLINE_EXCEEDED"
+            ) from None
+        except requests.ConnectionError as error:
+            raise Passing(f"{url}: UNAVAILABLE: {error}", "UNAVAILABLE") from None
+        try:
+            document = response.json()
+        except ValueError:
+            document = {"error": response.text[:200]}
+        if response.ok:
+            return document
+        code = _CODES.get(response.status_code, "UNKNOWN")
+        message = document.get("error", document) if isinstance(document, dict) else document
+        kind = Passing if response.status_code in _PASSING else ServingError
+        raise kind(f"{url}: {code}: {message}", code)
+
+
+def _listed(array: np.ndarray) -> Any:
+    if array.dtype == object:
+        return [{"b64": base64.b64encode(data).decode()} for data in array.ravel().tolist()]
+    return array.tolist()
+
+
+def _array(value: Any) -> np.ndarray:
+    flat = value
+    while isinstance(flat, list) and flat:
+        flat = flat[0]
+    if isinstance(flat, dict):
+        found = np.empty(len(value), object)
+        found[:] = [base64.b64decode(one["b64"]) for one in value]
+        return found
+    return np.asarray(value, np.float32)

@@ -1,0 +1,201 @@
+"""`cross_validate`: a run for each fold of a data set, and one report on all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+
+from keras_unet.data.samples import Sample, load_samples
+from keras_unet.errors import ConfigError
+from keras_unet.evaluation import record
+from keras_unet.evaluation.counts import add, score
+from keras_unet.evaluation.record import Evaluation
+from keras_unet.training import run_folder
+from keras_unet.training.checkpoint import write_text
+from keras_unet.training.config import TrainConfig, make_config, to_tree
+from keras_unet.training.fit import train
+from keras_unet.training.splits import make_folds
+
+SPLITS = "splits.json"
+REPORT = "cross_validation.json"
+
+
+class Splits(BaseModel):
+    """What a cross-validation was begun with, as `splits.json` keeps it.
+
+    config: all settings. directory: where relative paths in it start. folds: the names of the
+    images that each fold holds out.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = 1
+    config: dict[str, Any]
+    directory: str
+    folds: tuple[tuple[str, ...], ...]
+
+
+class CrossValidation(NamedTuple):
+    """Where the folds are, their evaluations, and the report on them; None if interrupted."""
+
+    folder: Path
+    folds: tuple[Evaluation, ...]
+    report: dict[str, Any] | None
+
+
+def cross_validate(
+    config: TrainConfig | Mapping[str, Any] | None = None,
+    folds: int = 5,
+    console: Console | None = None,
+    *,
+    resume: str | Path | None = None,
+    files: Mapping[str, str] | None = None,
+) -> CrossValidation:
+    """Trains once for each fold, scored on the images that the fold holds out.
+
+    Each image is held out once; which, is told by `splits.json` and by `data.held_out` of each
+    fold's own `config.toml`. `RUN/fold_0` … are run folders like any other; predicting with RUN
+    averages them. `RUN/cross_validation.json` has each score's mean and standard deviation over the
+    folds, and the scores over all images pooled, each predicted by the fold that had not seen it.
+    As in every run, the best model of a fold was chosen by the images that it is scored on.
+
+    Args:
+        config: a `TrainConfig`, or a mapping that makes one; its `minutes` or `steps` are those of
+            each fold. With `resume`: None.
+        folds: how many, 2 or more.
+        console: where progress goes; None prints to the terminal.
+        resume: the folder of a cross-validation to go on with: finished folds are read, one that
+            was stopped goes on, the others begin.
+        files: more files for the folder: text by name.
+
+    Raises:
+        ConfigError: a setting does not fit; too few images or groups; a fold lacks a class.
+        DataError: images or labels cannot be used.
+    """
+    console = console or Console(highlight=False)
+    if resume is None:
+        if config is None:
+            raise ConfigError("cross_validate: expected a configuration, or a folder to resume")
+        config = config if isinstance(config, TrainConfig) else make_config(config)
+        folder = _begin(config, folds, files or {})
+    else:
+        folder = Path(resume)
+    splits = read_splits(folder)
+    begun = make_config(splits.config, str(folder / SPLITS))
+    found: list[Evaluation] = []
+    for number, held_out in enumerate(splits.folds):
+        console.print(f"fold_{number} of {len(splits.folds)} folds", style="bold")
+        where = folder / f"fold_{number}"
+        if (where / run_folder.RECORD).is_file():
+            result = train(console=console, resume=where)
+        else:
+            fold = run_folder.rooted(_fold(begun, folder, number, held_out), splits.directory)
+            result = train(fold, console)
+        if result.interrupted:
+            said = f"Stopped. To go on: {run_folder.how_to_resume(folder)}"
+            console.print(said, markup=False, soft_wrap=True)
+            return CrossValidation(folder, tuple(found), None)
+        found.append(result.evaluation)
+    report = summary(found)
+    record.write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
+    return CrossValidation(folder, tuple(found), report)
+
+
+def read_splits(folder: Path) -> Splits:
+    """The record of a cross-validation.
+
+    Raises:
+        ConfigError: this is no folder of one.
+    """
+    file = folder / SPLITS
+    try:
+        return Splits.model_validate_json(file.read_bytes())
+    except OSError:
+        raise ConfigError(
+            f"{folder}: no cross-validation here; expected a folder with {SPLITS}"
+        ) from None
+    except ValidationError as error:
+        raise ConfigError(f"{file}: not written by this version ({error})") from error
+
+
+def summary(found: Sequence[Evaluation]) -> dict[str, Any]:
+    """Mean, standard deviation (n - 1) and pooled scores of folds; see `cross_validate`."""
+    totals = [record.flat(one.total) for one in found]
+    means: dict[tuple[str, ...], Any] = {}
+    deviations: dict[tuple[str, ...], Any] = {}
+    for path in totals[0]:
+        values = [total.get(path) for total in totals]
+        known = [v for v in values if isinstance(v, (int, float))]
+        means[path] = float(np.mean(known)) if known else None
+        deviations[path] = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    pooled: dict[str, np.ndarray] = {}
+    for one in found:
+        for counts in one.counts.values():
+            pooled = add(pooled, record.counts_as_arrays(counts))
+    return {
+        "folds": len(found),
+        "images": sum(len(one.images) for one in found),
+        "mean": record.plain(record.nested(means)),
+        "std": record.plain(record.nested(deviations)),
+        "pooled": record.plain(score(pooled, found[0].classes)),
+        "each": [one.total for one in found],
+    }
+
+
+def _begin(config: TrainConfig, folds: int, files: Mapping[str, str]) -> Path:
+    """Makes the folder with the splits in it."""
+    data = config.data
+    if isinstance(data.validation, Path) or data.held_out is not None:
+        raise ConfigError(
+            "a cross-validation holds out images itself: leave out data.validation and "
+            "data.held_out"
+        )
+    samples, _ = load_samples(data.images, data.labels, data.rule, need_labels=True)
+    names = [s.name for s in samples]
+    held = tuple(map(tuple, make_folds(names, folds, config.seed, data.groups)))
+    _require_all_classes(samples, held)
+    name = config.name or f"{data.images.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = config.output / name
+    if folder.exists():
+        raise ConfigError(
+            f"{folder}: a run of this name is there already; choose another name, or go on with "
+            f"it: {run_folder.how_to_resume(folder)}"
+        )
+    beside = folder.with_name(f".{name}-{os.getpid()}")  # all of it, or nothing
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    for file, text in files.items():
+        write_text(beside / file, text)
+    splits = Splits(config=to_tree(config), directory=str(Path.cwd()), folds=held)
+    write_text(beside / SPLITS, splits.model_dump_json(indent=1) + "\n")
+    beside.rename(folder)
+    return folder
+
+
+def _fold(config: TrainConfig, folder: Path, number: int, held_out: Sequence[str]) -> TrainConfig:
+    data = config.data.model_copy(update={"held_out": tuple(held_out), "groups": None})
+    changes = {"data": data, "output": folder, "name": f"fold_{number}"}
+    return config.model_copy(update=changes)
+
+
+def _require_all_classes(samples: Sequence[Sample], held: Sequence[Sequence[str]]) -> None:
+    present = {
+        s.name: set(np.unique(s.classes).tolist()) - {-1} for s in samples if s.classes is not None
+    }
+    every = set().union(*present.values())
+    for number, names in enumerate(held):
+        absent = every - set().union(*(present[name] for name in names))
+        if absent:
+            raise ConfigError(
+                f"the {len(names)} images that fold {number} holds out have no pixel of class "
+                f"{sorted(absent)}: take fewer folds, another seed, or data.groups"
+            )

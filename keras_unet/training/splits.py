@@ -1,0 +1,129 @@
+"""Which images are held out: by share, by name, or in turn for a cross-validation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_unet.data.reading import Sample
+from keras_unet.errors import ConfigError
+
+
+def group_of(name: str, pattern: str | None) -> str:
+    """Images of one group stay together: those whose names match the pattern in equal text.
+
+    The text is that of the pattern's first bracket, if it has one. A name that does not match is a
+    group of its own.
+    """
+    found = re.search(pattern, name) if pattern is not None else None
+    if found is None:
+        return f"/{name}"  # no name of a file: never equal to a match
+    return found.group(1 if found.re.groups else 0) or ""
+
+
+def split(
+    samples: Sequence[Sample], share: float, seed: int, groups: str | None = None
+) -> tuple[list[Sample], list[Sample]]:
+    """Holds out a share of the images, at least one: (training, validation).
+
+    Pages of a stack lie next to each other and look alike, so they are held out in one block;
+    other images, or groups of them, at random.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"data.validation must be a folder or a share in (0, 1), got {share}")
+    if len(samples) < 2:
+        raise ConfigError("one labelled image cannot be split: give a validation folder")
+    count = min(max(1, round(share * len(samples))), len(samples) - 1)
+    rng = np.random.default_rng(seed)
+    if groups is None and _pages(samples):
+        first = int(rng.integers(len(samples) - count + 1))
+        held = set(range(first, first + count))
+    elif groups is None:
+        held = set(rng.permutation(len(samples))[:count].tolist())
+    else:
+        held = _held_groups([group_of(s.name, groups) for s in samples], count, rng)
+    return (
+        [s for i, s in enumerate(samples) if i not in held],
+        [s for i, s in enumerate(samples) if i in held],
+    )
+
+
+def hold_out(samples: Sequence[Sample], names: Sequence[str]) -> tuple[list[Sample], list[Sample]]:
+    """Holds out the named images: (training, validation).
+
+    Raises:
+        ConfigError: a name that no image has, or no image is left.
+    """
+    wanted = set(names)
+    absent = sorted(wanted - {s.name for s in samples})
+    if absent or not wanted or len(wanted) == len(samples):
+        raise ConfigError(
+            f"data.held_out names {len(wanted)} of {len(samples)} images; expected at least one "
+            "name of an image, and not all of them"
+            + (f". No image is called {', '.join(absent[:5])}" if absent else "")
+        )
+    return (
+        [s for s in samples if s.name not in wanted],
+        [s for s in samples if s.name in wanted],
+    )
+
+
+def make_folds(
+    names: Sequence[str], folds: int, seed: int, groups: str | None = None
+) -> list[list[str]]:
+    """The names that are held out in each fold: every image once.
+
+    Pages of fewer stacks than folds are dealt out in blocks of neighbours; of more stacks, whole
+    stacks; other images one by one, or by `groups` (see `group_of`), at random and in even numbers
+    as far as groups allow.
+
+    Raises:
+        ConfigError: fewer images, or groups, than folds.
+    """
+    if not 2 <= folds <= len(names):
+        raise ConfigError(f"{folds} folds of {len(names)} images: expected 2 to {len(names)}")
+    stacks = all(":" in name for name in names)
+    if groups is not None:
+        keys = [group_of(name, groups) for name in names]
+    else:
+        keys = [name.rpartition(":")[0] if stacks else name for name in names]
+    members: dict[str, list[str]] = {}
+    for key, name in zip(keys, names, strict=True):
+        members.setdefault(key, []).append(name)
+    if len(members) < folds:
+        if groups is not None:
+            raise ConfigError(
+                f"{folds} folds need as many groups; data.groups={groups!r} gives {len(members)}"
+            )
+        return [list(block) for block in np.array_split(np.array(names), folds)]
+    order = list(members)
+    np.random.default_rng(seed).shuffle(order)
+    held: list[list[str]] = [[] for _ in range(folds)]
+    for key in sorted(order, key=lambda k: -len(members[k])):  # large groups first; stable
+        min(held, key=len).extend(members[key])
+    place = {name: number for number, name in enumerate(names)}
+    return [sorted(fold, key=place.__getitem__) for fold in held]
+
+
+def _pages(samples: Sequence[Sample]) -> bool:
+    return all(":" in s.name for s in samples)
+
+
+def _held_groups(keys: Sequence[str], count: int, rng: np.random.Generator) -> set[int]:
+    members: dict[str, list[int]] = {}
+    for number, key in enumerate(keys):
+        members.setdefault(key, []).append(number)
+    if len(members) < 2:
+        raise ConfigError(
+            "data.groups puts all images into one group, which cannot be split: give a validation "
+            "folder or another pattern"
+        )
+    order = list(members)
+    rng.shuffle(order)
+    held: set[int] = set()
+    for key in order[:-1]:  # at least one group stays for training
+        if len(held) < count:
+            held.update(members[key])
+    return held

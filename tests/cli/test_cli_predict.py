@@ -1,0 +1,102 @@
+"""`keras-unet predict` as a person types it."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from typer.testing import CliRunner
+
+from keras_unet.cli.app import app
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a model and three images."""
+    from conftest import make_trained
+
+    from keras_unet.models import TrainedModel, build_unet, save_model
+
+    folder = tmp_path_factory.mktemp("predict")
+    network = build_unet((None, None, 1), 2, filters=2, depth=1)
+    save_model(TrainedModel(network, make_trained().card), folder / "run" / "best.keras")
+    (folder / "new").mkdir()
+    for name in "abc":
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50), np.uint8)).save(
+            folder / "new" / f"{name}.png"
+        )
+    return folder
+
+
+def run(*arguments, code=0):
+    done = CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    if done.exit_code != code:
+        raise AssertionError(done.output) from done.exception
+    return re.sub(r"\s+", " ", done.output)
+
+
+def test_it_says_what_it_does_and_what_to_do_next(work, tmp_path):
+    command = (work / "run", work / "new", "--output", tmp_path, "--tile", 40)
+    printed = run(*command)
+    assert re.search(r"2 × 3 tiles of \d+ × \d+ pixels.* as set", printed)  # what was chosen
+    assert "3 files segmented. Look at" in printed
+    assert f"keras-unet objects {tmp_path}" in printed
+    (tmp_path / "b_mask.png").unlink()
+    printed = run(*command)
+    assert "b.png: begins anew, its results were changed or removed" in printed
+    assert "1 file segmented, 2 done already" in printed
+    assert "3 files segmented." in run(*command, "--overwrite")
+
+
+def test_all_options_reach_the_prediction(work, tmp_path, monkeypatch):
+    given = {}
+
+    def record(models, images, output, **options):
+        given.update(options, models=models)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keras_unet.inference.files.predict_files", record)
+    printed = run(
+        *(work / "run", work / "run", work / "new", "--output", tmp_path),
+        *("--threshold", 0.4, "--probabilities", "--dtype", "uint8", "--format", "tiff"),
+        *("--objects", "csv,labels", "--border", "cell", "--no-overlays"),
+        *("--symmetries", "all", "--average", "logits", "--blend", "gaussian"),
+        *("--overlap", 0.4, "--tile", 99, "--memory", 1.5, "--batch-size", 3),
+        *("--precision", "auto", "--overwrite"),
+        code=130,
+    )
+    assert "the same command goes on from there" in printed
+    del given["progress"], given["say"]
+    assert given == {
+        "models": [work / "run", work / "run"],
+        "threshold": 0.4,
+        "probabilities": True,
+        "dtype": "uint8",
+        "format": "tiff",
+        "objects": ("csv", "labels"),
+        "border": "cell",
+        "overlays": False,
+        "symmetries": "all",
+        "average": "logits",
+        "blend": "gaussian",
+        "overlap": 0.4,
+        "tile": 99,
+        "memory": 1_500_000_000,
+        "batch_size": 3,
+        "precision": "auto",
+        "overwrite": True,
+    }
+
+
+def test_ensemble_symmetries_and_bits(work, tmp_path):
+    run(
+        *(work / "run", work / "run", work / "new" / "a.png", "--output", tmp_path),
+        *("--symmetries", "flips", "--probabilities", "--dtype", "uint8", "--no-overlays"),
+    )
+    chances = tifffile.imread(tmp_path / "a_probabilities.tif")
+    assert chances.dtype == np.uint8
+    assert np.all(np.abs(chances.astype(int).sum(0) - 255) <= 1)
+    assert not list(tmp_path.glob("*overlay*"))

@@ -1,0 +1,213 @@
+"""The pages are whole, escape what they show, and say what the numbers say."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html.parser
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from made_evaluation import NAMES, make_evaluation, scene
+from PIL import Image
+
+from keras_unet.evaluation import compare, read_evaluation
+from keras_unet.evaluation.advice import advise
+from keras_unet.evaluation.html import Html, data_uri, join, page, tag
+from keras_unet.evaluation.pictures import FALSE, MISSED, OUTLINE, error_marks, overlay
+from keras_unet.evaluation.report import make_report
+from keras_unet.evaluation.thumbnails import Gallery, thumbnail
+
+EVIL = '<script>alert("x")</script>&\'"><img src=http://evil.example/x onerror=alert(1)>'
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser would see: elements with their attributes, and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "input"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def named(self, name):
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+
+def test_text_and_attributes_are_escaped_unless_made_here():
+    made = tag("a", EVIL, tag("b", "<i>"), class_="x", href=EVIL, hidden=True, title=None)
+    seen = Page(made)
+    assert [name for name, _ in seen.elements] == ["a", "b"]
+    assert seen.elements[0][1] == {"class": "x", "href": EVIL, "hidden": None}
+    assert seen.text == EVIL + "<i>"
+    assert isinstance(made, Html) and join([1, None, ["<"]]) == "1&lt;"
+
+
+def test_the_policy_allows_this_style_and_script_alone():
+    seen = page("a </title> b", tag("p", "text"))
+    (policy,) = [m["content"] for m in Page(seen).named("meta") if "http-equiv" in m]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    for name in ("style", "script"):
+        (content,) = re.findall(f"<{name}>(.*?)</{name}>", seen, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}'" in policy
+    assert "<p>text</p>" in seen and "a &lt;/title&gt; b" in seen
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory):
+    """A report and a comparison whose every name is hostile."""
+    folder = tmp_path_factory.mktemp("evil")
+    names = tuple(f"{EVIL.replace('/', '-')}{k}" for k in range(3))
+    options = {"names": names, "classes": ("background", EVIL), "isbi": True}
+    for run, noise in (("a", 0.3), ("b", 0.9)):
+        make_evaluation(folder / run, name=EVIL, noise=noise, **options)
+    compare(folder / "a", folder / "b", output=folder / "c.html")
+    return [(folder / file).read_text() for file in ("a/report.html", "c.html")], names
+
+
+def test_hostile_names_stay_text(evil):
+    pages, names = evil
+    for text in pages:
+        seen = Page(text)
+        assert not seen.open
+        assert len(seen.named("script")) == 1 and not seen.named("script")[0]
+        for kind, attributes in seen.elements:
+            assert not [key for key in attributes if key.startswith("on") or key == "style"]
+            for key in ("src", "href"):
+                if key in attributes:
+                    assert re.match(r"#image-\d|overlays/|data:image/", attributes[key]), kind
+        for image in seen.named("img"):
+            source = image["src"].partition("base64,")[2]
+            assert Image.open(io.BytesIO(base64.b64decode(source))).size[0] == int(image["width"])
+        assert EVIL in seen.text and names[0] in seen.text
+        assert not [m for m in seen.named("meta") if m.get("http-equiv") == "refresh"]
+
+
+def test_a_report_shows_the_stored_numbers(tmp_path):
+    evaluation = make_evaluation(tmp_path, isbi=True)
+    assert read_evaluation(tmp_path) == evaluation
+    seen = Page((tmp_path / "report.html").read_text())
+    total = evaluation.total
+    for value in (total["mean_iou"], total["dice"]["cell"], total["objects"]["f1"]):
+        assert f"{value:.4f}" in seen.text
+    low, high = evaluation.intervals["objects"]["seg"]
+    assert f"{low:.3f} – {high:.3f}" in seen.text
+    rows = [r["data-image"] for r in seen.named("tr") if "data-image" in r]
+    figures = [f["data-image"] for f in seen.named("figure") if "data-image" in f]
+    worst_first = sorted(NAMES, key=lambda name: evaluation.images[name]["mean_iou"])
+    assert rows == figures == worst_first
+    for name in NAMES:
+        assert (tmp_path / "overlays" / f"{name}.png").is_file()
+    assert f"overlays/{NAMES[0].replace(' ', '%20')}.png" in [
+        a.get("href") for a in seen.named("a")
+    ]
+    words = "Scores by class|ISBI 2012|Confusion matrix|Probabilities|Model|What to look at next"
+    for word in words.split("|"):
+        assert word in seen.text
+    bare = Page(make_report(evaluation, {}))  # no picture is held: all are linked
+    assert not bare.named("img") and "other 5 linked" in bare.text
+
+
+def test_one_image_has_no_interval_and_says_so(tmp_path):
+    evaluation = make_evaluation(tmp_path, names=("only",))
+    assert evaluation.intervals["mean_iou"] == [None, None]
+    seen = Page((tmp_path / "report.html").read_text())
+    assert "no intervals" in seen.text and "no interval" in seen.text
+    assert "NaN" not in (tmp_path / "evaluation.json").read_text()
+    json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+
+
+def changed(evaluation, **total):
+    return evaluation.model_copy(update={"total": {**evaluation.total, **total}})
+
+
+def test_advice_follows_the_numbers():
+    evaluation = make_evaluation(noise=0.3)
+    objects = evaluation.total["objects"]
+    many = {**objects, "true_positives": 50, "false_negatives": 50, "merged": 6, "split": 0}
+    few = {**many, "merged": 5}
+    said = " ".join(advise(changed(evaluation, objects=many, wrong_near_outline=0.71)))
+    assert "6 predicted objects hold two or more true ones (100 in all)" in said
+    assert "71% of the wrong pixels lie within 2 px" in said
+    said = " ".join(advise(changed(evaluation, objects=few, wrong_near_outline=0.3)))
+    assert "hold two or more" not in said and "Only 30%" in said
+    assert "surer than" not in " ".join(advise(changed(evaluation, calibration_error=0.049)))
+    assert "mean confidence" in " ".join(advise(changed(evaluation, calibration_error=0.05)))
+
+
+def test_advice_names_the_images_that_hold_most_errors():
+    evaluation = make_evaluation(noise=0.3)
+    counts = {name: {**c, "wrong": [1, 0]} for name, c in evaluation.counts.items()}
+    counts[NAMES[3]]["wrong"] = [10, 0]
+    said = advise(evaluation.model_copy(update={"counts": counts}))
+    assert said[0].startswith(f"1 of 5 images holds 71% of all wrong pixels: {NAMES[3]}.")
+    even = {name: {**c, "wrong": [3, 0]} for name, c in evaluation.counts.items()}
+    assert "of 5 images" not in " ".join(advise(evaluation.model_copy(update={"counts": even})))
+
+
+def test_a_better_threshold_is_told_if_it_is_one():
+    evaluation = make_evaluation()
+    dice = evaluation.total["dice"]["cell"]
+    for gain, expected in ((0.02, True), (0.004, False)):
+        curves = {**evaluation.curves, "best_threshold": {"cell": [0.37, dice + gain]}}
+        said = " ".join(advise(evaluation.model_copy(update={"curves": curves})))
+        assert ("--threshold 0.37" in said) == expected
+
+
+def test_marks_say_what_kind_of_error_a_pixel_is():
+    truth = np.zeros((9, 9), int)
+    truth[2:7, 2:7] = 1
+    truth[0, 0] = -1
+    seen = np.zeros((9, 9), int)
+    seen[:, 4:8] = 1
+    marks = error_marks(seen, truth)
+    assert (marks == MISSED).sum() == np.sum((truth == 1) & (seen == 0)) == 10
+    assert (marks == FALSE).sum() == np.sum((truth == 0) & (seen == 1))
+    assert marks[2, 5] == OUTLINE and marks[4, 5] == 0 and marks[0, 0] == 0
+    picture = overlay(np.full((9, 9, 1), 100, np.uint8), seen, truth)
+    assert picture[4, 2].tolist() == [0, 79, 124]  # missed: blue on black
+    assert picture[0, 5].tolist() == [149, 65, 0]  # false: red
+
+
+def test_a_small_picture_keeps_thin_errors():
+    truth = np.zeros((400, 300), int)
+    seen = truth.copy()
+    seen[200, 10:20] = 1  # one pixel high
+    small = thumbnail(np.zeros((400, 300, 1), np.uint8), seen, truth, longest=100)
+    assert (small.width, small.height) == (75, 100)
+    with Image.open(io.BytesIO(small.errors)) as layer:
+        colors = np.asarray(layer.convert("RGBA"))
+    assert colors[50, 3].tolist() == [213, 94, 0, 178]
+    assert colors[..., 3].astype(bool).sum() == 3
+    with Image.open(io.BytesIO(small.image)) as base:
+        assert base.size == (75, 100)
+    truth, image, _ = scene(0)
+    whole = thumbnail(image, truth, truth, longest=100)
+    assert (whole.width, whole.height) == truth.shape[::-1]
+    assert data_uri("image/jpeg", whole.image).startswith("data:image/jpeg;base64,/9j/")
+
+
+def test_a_gallery_keeps_the_worst():
+    truth, image, _ = scene(1)
+    small = thumbnail(image, truth, truth, 100)
+    gallery = Gallery(3)
+    for name, badness in zip("abcdef", (0.1, 0.6, 0.3, 0.6, 0.0, 0.2), strict=True):
+        gallery.add(name, badness, small)
+    assert list(gallery.pictures()) == ["b", "d", "c"]

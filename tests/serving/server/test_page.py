@@ -1,0 +1,140 @@
+"""The page at / in a real browser: an image in, its mask over it, the threshold, the download."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+import requests
+import toy_models
+from conftest import make_trained
+from PIL import Image
+
+from keras_unet.inference import predict
+from keras_unet.models import in_float32
+from keras_unet.serving import write_saved_model
+from keras_unet.serving.server.page import page
+
+TOKEN = "a token of this test"
+
+
+def test_the_page_may_run_only_its_own_script():
+    body, headers = page()
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy and "http" not in policy
+    assert b"http://" not in body and b"https://" not in body  # nothing from elsewhere
+    assert b" style=" not in body and b" onclick" not in body  # the policy would drop them
+
+
+@pytest.fixture(scope="module")
+def trained():
+    trained = make_trained("range")
+    return trained._replace(network=in_float32(trained.network))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, trained):
+    root = tmp_path_factory.mktemp("saved_models")
+    write_saved_model(trained, root / "cells" / "1")
+    return root
+
+
+@pytest.fixture
+def browser(tmp_path):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if None in programs:
+        pytest.skip("Chromium or its driver is absent: make test-browser installs both")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "got")})
+    flags = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1000,900"]
+    if os.geteuid() == 0:
+        flags.append("--no-sandbox")  # Chromium has none for root
+    for flag in flags:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
+    yield driver
+    driver.quit()
+
+
+def wait(condition, seconds=30):
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)
+    return found
+
+
+def asked(browser):
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [
+        event["params"]["request"]["url"]
+        for event in events
+        if event["method"] == "Network.requestWillBeSent"
+    ]
+
+
+def share(browser):
+    return float(browser.find_element("id", "view").get_attribute("data-share") or -1)
+
+
+def move(browser, threshold):
+    browser.execute_script(
+        "const t = document.getElementById('threshold'); t.value = arguments[0];"
+        "t.dispatchEvent(new Event('input'))",
+        threshold,
+    )
+
+
+@pytest.mark.browser
+def test_an_image_is_segmented_in_the_browser(browser, root, trained, tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (60, 90), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "my cells.png")
+    foreground = predict(trained, image)[..., 1]
+    with toy_models.serving(root) as server:
+        browser.get(f"http://{server.rest_address}/")
+        wait(lambda: browser.find_element("id", "model").get_attribute("value") == "cells")
+        browser.find_element("id", "file").send_keys(str(tmp_path / "my cells.png"))
+        wait(lambda: share(browser) >= 0)
+        assert "90 × 60 pixels" in browser.find_element("id", "status").text
+        seen = {}
+        for threshold in (0, 100, 128, 150, 255):
+            move(browser, threshold)
+            seen[threshold] = share(browser)
+            near = np.abs(foreground * 255 - threshold) < 1.5  # rounding to 8 bits
+            expected = (foreground * 255 >= threshold).mean()
+            assert abs(seen[threshold] - expected) <= near.mean() + 1e-3
+        assert len(set(seen.values())) > 1
+        move(browser, 128)
+        browser.find_element("id", "download").click()
+        saved = wait(lambda: list((tmp_path / "got").glob("*.png")))
+        assert saved[0].name == "my cells_mask.png"
+        mask = np.asarray(Image.open(saved[0]).convert("L"))
+        assert mask.shape == (60, 90) and set(np.unique(mask)) <= {0, 255}
+        assert abs((mask == 255).mean() - seen[128]) < 1e-3
+        base = f"http://{server.rest_address}/"
+        outside = [u for u in asked(browser) if not u.startswith((base, "blob:", "data:"))]
+        assert not [u for u in outside if not u.startswith("chrome")], outside
+        assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
+        (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+        browser.find_element("id", "file").send_keys(str(tmp_path / "bad.png"))
+        status = browser.find_element("id", "status")
+        wait(lambda: status.get_attribute("class") == "bad")
+
+
+@pytest.mark.browser
+def test_a_token_is_asked_for_in_the_browser(browser, root):
+    with toy_models.serving(root, token=TOKEN) as server:
+        browser.get(f"http://{server.rest_address}/")
+        field = browser.find_element("id", "token")
+        wait(field.is_displayed)
+        field.send_keys(TOKEN, "\n")
+        wait(lambda: browser.find_element("id", "model").get_attribute("value") == "cells")
+        assert TOKEN not in requests.get(f"http://{server.rest_address}/", timeout=20).text

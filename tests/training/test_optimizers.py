@@ -1,0 +1,147 @@
+"""Optimizers as configured, presets, and runs with every option that changes what is trained."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from keras_unet import load_model
+from keras_unet.data.synthetic import write_dataset
+from keras_unet.errors import ConfigError
+from keras_unet.training import load_config, train
+from keras_unet.training.config import TrainConfig, to_tree
+from keras_unet.training.precision import dtype_policy
+
+DATA = {"images": "x"}
+
+
+def optimizer(*settings, policy="float32"):
+    from keras_unet.training.optimizers import make_optimizer
+
+    return make_optimizer(load_config(None, settings, data=DATA), policy)
+
+
+def test_optimizers_are_what_the_settings_say():
+    import keras
+
+    adam = optimizer("weight_decay=0.01", "gradient_clip=12")
+    assert isinstance(adam, keras.optimizers.AdamW)
+    assert (adam.weight_decay, adam.global_clipnorm) == (0.01, 12.0)
+    paper = optimizer("optimizer=sgd")
+    assert (paper.momentum, paper.nesterov, paper.weight_decay) == (0.99, False, None)
+    nesterov = optimizer("optimizer=nesterov", "momentum=0.9", "accumulate=4")
+    assert (nesterov.momentum, nesterov.nesterov, nesterov.weight_decay) == (0.9, True, 1e-4)
+    assert nesterov.gradient_accumulation_steps == 4
+    scaled = optimizer("optimizer=sgd", policy="mixed_float16")
+    assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
+    assert scaled.inner_optimizer.momentum == 0.99
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    import keras
+
+    results = []
+    for size, accumulate in ((4, 1), (1, 4)):
+        made = optimizer("optimizer=sgd", f"accumulate={accumulate}", "learning_rate=0.1")
+        weight = keras.Variable([1.0, -2.0])
+        made.build([weight])
+        gradients = np.float32([[1, 2], [3, -1], [0, 5], [2, 2]])
+        for first in range(0, 4, size):
+            made.apply([gradients[first : first + size].mean(0)])
+        results.append(np.asarray(weight))
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
+    assert np.abs(results[0] - [1.0, -2.0]).max() > 0.1
+
+
+def test_the_papers_preset_fills_in_what_is_not_set():
+    config = load_config(None, ["preset=paper", "model.filters=8"], data=DATA)
+    assert (config.model.filters, config.model.normalization, config.model.dropout) == (
+        8,
+        "none",
+        0.5,
+    )
+    assert (config.optimizer, config.momentum, config.batch_size) == ("sgd", 0.99, 1)
+    assert config.schedule == "constant"
+    assert TrainConfig(preset="paper", data=DATA, model=config.model) == config
+    tree = to_tree(config)
+    assert TrainConfig.model_validate(tree) == config
+    with pytest.raises(ConfigError, match=r"preset.*'paper'.*got 'papr'"):
+        load_config(None, ["preset=papr"], data=DATA)
+    with pytest.raises(ConfigError, match="preset"):
+        load_config(None, ["preset=[1]"], data=DATA)
+
+
+def test_precision():
+    assert dtype_policy("float16") == ("mixed_float16", "as set")
+
+
+SMALL = [
+    *("model.filters=2", "model.depth=2", "model.padding=same", "tile=32", "steps_per_epoch=2"),
+    *("data.label_kind=instances", "augment=flips", "oversample=0.5"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("cells"), train=3, val=1, size=(64, 64), seed=0)
+
+
+def run(data, tmp_path, *settings):
+    where = {"images": data / "train", "validation": data / "val"}
+    config = load_config(None, [*SMALL, f"output={tmp_path}", *settings], data=where)
+    return train(config, Console(file=io.StringIO()))
+
+
+def test_oversampling_and_heads_are_the_same_wherever_tiles_are_drawn(data, tmp_path):
+    settings = ["precision=float32", "optimizer=sgd", "learning_rate=0.05", "steps=3"]
+    settings += ["model.deep_supervision=true", "schedule=cosine", "warmup_steps=1"]
+    results = [
+        run(data, tmp_path, f"augment_on={place}", f"name={place}", *settings)
+        for place in ("cpu", "accelerator")
+    ]
+    first, second = (r.model.network.get_weights() for r in results)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert not [layer for layer in results[0].model.network.layers if "head" in layer.name]
+    history = (results[0].folder / "history.csv").read_text().splitlines()
+    assert len(history) == 3
+
+
+def test_float16_average_and_accumulation_in_one_run(data, tmp_path):
+    import keras
+
+    settings = ["precision=float16", "ema_decay=0.9", "accumulate=2", "gradient_clip=1", "steps=4"]
+    result = run(data, tmp_path, "name=all", *settings)
+    assert np.isfinite(result.evaluation.total["mean_dice"] or 0.0)
+    kept = keras.models.load_model(result.folder / "last.keras", compile=False)
+    assert {layer.compute_dtype for layer in kept.layers} >= {"float16"}
+    assert all(np.isfinite(w).all() for w in kept.get_weights())
+
+
+@pytest.mark.slow
+def test_a_resumed_run_has_the_same_average_heads_and_tiles(data, tmp_path, monkeypatch):
+    from keras_unet.training import callbacks
+
+    settings = ["ema_decay=0.8", "model.deep_supervision=true", "accumulate=2", "steps=4"]
+    settings += ["model.dropout=0.2", "optimizer=nesterov", "learning_rate=0.01"]
+    whole = run(data, tmp_path, "name=whole", *settings)
+
+    real = callbacks.Budget.on_train_batch_end
+
+    def crashes(self, batch, logs=None):
+        real(self, batch, logs)
+        if self.done == 3:
+            raise RuntimeError("power failure")
+
+    monkeypatch.setattr(callbacks.Budget, "on_train_batch_end", crashes)
+    with pytest.raises(RuntimeError, match="power failure"):
+        run(data, tmp_path, "name=parts", *settings)
+    monkeypatch.undo()
+    parts = train(console=Console(file=io.StringIO()), resume=tmp_path / "parts")
+    kept = [load_model(r.folder / "last.keras").network.get_weights() for r in (whole, parts)]
+    for a, b in zip(*kept, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert parts.evaluation.total == whole.evaluation.total

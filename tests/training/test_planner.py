@@ -1,0 +1,192 @@
+"""The planner: facts measured right, rules that follow them, a TOML that is read back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_unet import build_unet, geometry
+from keras_unet.data.reading import Sample
+from keras_unet.data.synthetic import write_dataset
+from keras_unet.errors import DataError
+from keras_unet.training import load_config, plan
+from keras_unet.training.cost import Network, network_weights, step_memory, tile_cost
+from keras_unet.training.facts import DataFacts, data_facts, missed
+from keras_unet.training.machine import Machine
+from keras_unet.training.rules import Rules
+
+MACHINE = Machine(cores=2, memory=8e9, bfloat16=True)
+FACTS = DataFacts(
+    images=20,
+    short=512,
+    long=512,
+    channels=1,
+    classes=2,
+    kind="instances",
+    fractions=(0.8, 0.2),
+    objects=500,
+    diameter=20.0,
+    large=40.0,
+    close=0.5,
+    flat=0,
+)
+
+
+def choose(machine=MACHINE, given=None, missed=0.0, **changes):
+    rules = Rules(FACTS.model_copy(update=changes), machine, given or {}, lambda side: missed)
+    return {choice.key: choice.value for choice in rules.all()}
+
+
+def discs(places, radius=6, size=80):
+    """Instance labels of discs, one number each."""
+    y, x = np.mgrid[:size, :size]
+    labels = np.zeros((size, size), np.int32)
+    for number, (v, u) in enumerate(places, start=1):
+        labels[(y - v) ** 2 + (x - u) ** 2 <= radius**2] = number
+    return labels
+
+
+def test_facts_of_discs():
+    # the first two are 5 pixels apart, the third is alone
+    labels = discs([(20, 20), (20, 38), (60, 60)])
+    gap = np.flatnonzero(labels[20] == 2)[0] - np.flatnonzero(labels[20] == 1)[-1] - 1
+    assert gap == 5
+    sample = Sample("a", np.zeros((80, 80, 3), np.uint8), (labels > 0).astype(np.int32), labels)
+
+    class Summary:
+        class_fractions = (0.9, 0.1)
+
+    facts = data_facts([sample], Summary, "instances")
+    assert (facts.objects, facts.channels, facts.short) == (3, 3, 80)
+    assert facts.diameter == pytest.approx(2 * np.sqrt(113 / np.pi), abs=0.1)
+    assert facts.close == pytest.approx(2 / 3, abs=1e-3)
+
+
+def test_windows_without_a_class_are_counted():
+    classes = np.zeros((40, 40), np.int32)
+    classes[:, :20] = 1
+    classes[0, 0] = 2
+    samples = [Sample("a", np.zeros((40, 40, 1), np.uint8), classes)]
+    # 31 * 31 places for a window of 10; one of them holds the pixel of class 2
+    assert missed(samples, 10) > 0.98
+    classes[0, 0] = 1
+    assert missed(samples, 10) == pytest.approx(11 / 31, abs=0.07)
+    assert missed(samples, 40) == 0.0
+
+
+def test_small_images_have_no_margin_and_no_more_levels_than_pixels():
+    assert choose()["model.padding"] == "valid"
+    assert choose()["tile"] == 572
+    small = choose(short=256, long=256)
+    assert (small["model.padding"], small["tile"], small["batch_size"]) == ("same", 256, 4)
+    tiny = choose(short=40, long=40)
+    assert (tiny["model.depth"], tiny["tile"]) == (2, 40)
+    assert choose(large=300.0)["model.depth"] == 5
+
+
+def test_what_is_given_stays_and_the_rest_fits_it():
+    chosen = choose(given={"model.depth": 2, "model.padding": "same", "loss.w0": 10.0})
+    assert not {"model.depth", "model.padding", "loss.w0"} & set(chosen)
+    assert chosen["tile"] % geometry.stride(2) == 0
+    geometry.output_size(chosen["tile"], 2, "same")
+
+
+def test_memory_limits_batch_tile_and_filters_in_turn():
+    sizes = []
+    for memory in (8e9, 1.7e9, 1.3e9, 1.15e9):
+        chosen = choose(Machine(cores=2, memory=memory, bfloat16=True))
+        network = Network(chosen["model.filters"], 4, "valid", 1, 2)
+        tile, batch = chosen["tile"], chosen["batch_size"]
+        geometry.output_size(tile, 4)
+        sizes.append((tile, batch, chosen["model.filters"]))
+        assert step_memory(tile, batch, network) <= 0.8 * memory or tile == 188
+    assert sizes[0] == (572, 2, 16)
+    assert sizes[1] == (572, 1, 16)
+    assert sizes[2][0] < 572
+    assert sizes[2] > sizes[3]
+
+
+def test_time_decides_on_the_width():
+    widths = [choose(given={"minutes": m})["model.filters"] for m in (1, 20, 300, 3000)]
+    assert widths == [8, 16, 32, 64]
+    slow = Machine(cores=1, memory=8e9, bfloat16=False)
+    assert choose(slow, given={"minutes": 3})["model.filters"] == 8
+
+
+def test_losses_follow_the_labels():
+    nuclei = choose()
+    assert (nuclei["loss.w0"], nuclei["loss.class_weights"], nuclei["loss.dice"]) == (
+        5.0,
+        "none",
+        1.0,
+    )
+    membranes = choose(kind="semantic", fractions=(0.23, 0.77))
+    assert (membranes["loss.w0"], "loss.dice" in membranes) == (1.0, False)
+    assert choose(close=0.01)["loss.w0"] == 0.0
+    rare = choose(kind="semantic", classes=3, fractions=(0.9, 0.08, 0.02))
+    assert (rare["loss.class_weights"], rare["loss.dice"]) == ("balanced", 1.0)
+    assert choose(diameter=8.0)["loss.sigma"] < choose()["loss.sigma"] == 5.0
+
+
+def test_tiles_without_foreground_low_contrast_and_small_tiles():
+    assert "oversample" not in choose(missed=0.05)
+    assert choose(missed=0.3)["oversample"] == 0.33
+    assert "data.normalization" not in choose()
+    assert choose(flat=2)["data.normalization"] == "dataset"
+    assert "augment_options.elastic_sigma" not in choose()
+    assert choose(short=64, long=64)["augment_options.elastic_sigma"] == 2.5
+
+
+def test_cost_is_that_of_the_network():
+    """Operations and weights against Keras's own count."""
+    import keras
+
+    model = build_unet((92, 92, 3), 4, filters=3, depth=2)
+    network = Network(3, 2, "valid", 3, 4)
+    kernels = sum(int(np.prod(w.shape)) for w in model.weights if w.path.endswith("kernel"))
+    assert network_weights(network) == kernels
+    numbers = operations = 0
+    for layer in model.layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Conv2DTranspose)):
+            given = int(np.prod(layer.output.shape[1:]))
+            numbers += given
+            kernel = int(np.prod(layer.kernel.shape))
+            taps = 4 if isinstance(layer, keras.layers.Conv2DTranspose) else 1
+            operations += 2 * kernel * given // layer.filters // taps
+    cost = tile_cost(92, network)
+    assert cost.numbers == numbers
+    assert cost.operations == operations
+
+
+def test_a_plan_of_a_folder_is_a_whole_configuration(tmp_path):
+    data = write_dataset(tmp_path / "cells", train=3, val=1, size=(64, 80), seed=0)
+    made = plan(
+        data / "train",
+        label_kind="instances",
+        minutes=3,
+        machine=MACHINE,
+        settings={"seed": 7, "model": {"depth": 2}},
+    )
+    assert (made.config.minutes, made.config.seed, made.config.model.depth) == (3, 7, 2)
+    assert made.config.tile == 64
+    assert made.facts.objects > 10
+    file = tmp_path / "train.toml"
+    file.write_text(made.to_toml(), encoding="utf-8")
+    assert load_config(file) == made.config
+    text = made.to_toml()
+    for choice in made.choices:
+        line = choice.reason.split(":")[0].split(";")[0]
+        assert line[:40] in text
+    assert "64×80 px" in text
+    assert "\n# patience =\n" in text  # settings that are not set are there too
+    with pytest.raises(DataError, match=r'data.label_kind = "instances"'):
+        plan(data / "train", machine=MACHINE)
+
+
+def test_this_machine_is_described():
+    from keras_unet.training.machine import this_machine
+
+    found = this_machine()
+    assert found.cores >= 1
+    assert found.memory > 0
+    assert "GB free" in str(found)

@@ -1,0 +1,82 @@
+"""Who is held out: every image once, neighbours and groups together, reproducibly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keras_unet.data.reading import Sample
+from keras_unet.errors import ConfigError
+from keras_unet.training.splits import group_of, hold_out, make_folds, split
+
+
+def named(names):
+    return [Sample(name, np.zeros((4, 4, 1), np.uint8)) for name in names]
+
+
+def test_every_image_is_held_out_once_and_folds_are_even():
+    names = [f"{i}" for i in range(13)]
+    folds = make_folds(names, 5, seed=0)
+    assert sorted((name for fold in folds for name in fold), key=int) == names
+    assert sorted(map(len, folds)) == [2, 2, 3, 3, 3]
+    assert make_folds(names, 5, seed=0) == folds
+    assert make_folds(names, 5, seed=1) != folds
+
+
+def test_pages_of_one_stack_are_held_out_as_neighbours():
+    names = [f"stack:{i:03d}" for i in range(10)]
+    assert make_folds(names, 5, seed=3) == [names[i : i + 2] for i in range(0, 10, 2)]
+
+
+def test_whole_stacks_where_there_are_enough():
+    names = [f"{stack}:{i:03d}" for stack in "abcdef" for i in range(3)]
+    folds = make_folds(names, 3, seed=0)
+    assert [len(fold) for fold in folds] == [6, 6, 6]
+    for fold in folds:
+        assert len({name[0] for name in fold}) == 2
+
+
+def test_groups_stay_together_and_large_ones_are_dealt_first():
+    names = [
+        f"mouse{m}_slice{i}" for m, count in ((1, 6), (2, 3), (3, 2), (4, 1)) for i in range(count)
+    ]
+    folds = make_folds(names, 2, seed=0, groups=r"mouse\d+")
+    animals = [{name.split("_")[0] for name in fold} for fold in folds]
+    assert not animals[0] & animals[1]
+    assert sorted(len(fold) for fold in folds) == [6, 6]
+    training, held = split(named(names), 0.25, seed=0, groups=r"(mouse\d+)_")
+    assert not {s.name[:6] for s in training} & {s.name[:6] for s in held}
+    assert len(held) >= 3
+    assert training
+
+
+def test_a_name_without_a_match_is_a_group_of_its_own():
+    assert group_of("a_1", r"^(\w)_") == group_of("a_2", r"^(\w)_")
+    assert group_of("other", r"^(\w)_") != group_of("another", r"^(\w)_")
+    assert group_of("a", None) != group_of("b", None)
+
+
+def test_named_images_are_held_out():
+    training, held = hold_out(named("abc"), ["c", "a"])
+    assert [s.name for s in training] == ["b"]
+    assert [s.name for s in held] == ["a", "c"]
+    with pytest.raises(ConfigError, match="No image is called z"):
+        hold_out(named("abc"), ["z"])
+    with pytest.raises(ConfigError, match="not all of them"):
+        hold_out(named("abc"), list("abc"))
+
+
+@pytest.mark.parametrize(
+    ("names", "folds", "groups", "message"),
+    [
+        ("abc", 4, None, "4 folds of 3 images"),
+        ("abc", 1, None, "1 folds"),
+        (["m1_a", "m1_b", "m2_a"], 3, r"m\d", "gives 2"),
+    ],
+)
+def test_too_few_to_fold(names, folds, groups, message):
+    with pytest.raises(ConfigError, match=message):
+        make_folds(list(names), folds, seed=0, groups=groups)
+    if groups is not None:
+        with pytest.raises(ConfigError, match="one group"):
+            split(named(names[:2]), 0.5, seed=0, groups=groups)
