@@ -27,7 +27,7 @@ from keras_unet.data.reading import Sample
 from keras_unet.data.targets import targets
 from keras_unet.losses import WeightedCrossEntropy
 from keras_unet.models import build_unet
-from keras_unet.training.precision import dtype_policy
+from keras_unet.models.precision import dtype_policy
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -62,9 +63,11 @@ def show_comparison(comparison: Comparison) -> None:
     """Prints the scores that both have, and the difference of B from A."""
     say(f"A  {comparison.a}\nB  {comparison.b}")
     count = len(comparison.images)
-    table = Table(title=f"{count} image{'s' * (count != 1)}", title_justify="left")
-    table.add_column("score")
-    for name in ("A", "B", "B − A", "interval", "better / worse"):
+    # narrow, so that 80 columns hold it: the names of scores may wrap, numbers may not
+    title_ = f"{count} image{'s' * (count != 1)}"
+    table = Table(title=title_, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("score", min_width=11)
+    for name in ("A", "B", "B − A", "interval", "better\n/ worse"):
         table.add_column(name, justify="right", no_wrap=True)
     shown: list[tuple[str, ...]] = [
         ("mean_iou",),

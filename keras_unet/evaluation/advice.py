@@ -104,9 +104,9 @@ def _threshold(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
     if threshold is None or now is None or dice - now < GAIN:
         return None
     return (
-        f"With a threshold of {threshold:.2f} instead of 0.5 the Dice of {name} would be "
+        f"With a threshold of {threshold:g} instead of 0.5 the Dice of {name} would be "
         f"{dice:.3f} instead of {now:.3f} (chosen on these very images, so a little too good): "
-        f"keras-unet predict --threshold {threshold:.2f}."
+        f"keras-unet predict --threshold {threshold:g}."
     )
 
 

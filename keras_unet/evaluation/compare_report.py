@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -156,7 +157,10 @@ def _pair(comparison: Comparison, name: str, side: int) -> Html | None:
         file = folder / "overlays" / f"{file_name(name)}.png"
         if not file.is_file():
             return None
-        pictures.append(_small(file, f"{label}: {name}", side))
+        try:
+            pictures.append(_small(file, f"{label}: {name}", side))
+        except (OSError, Image.DecompressionBombError):  # damaged, or larger than Pillow opens
+            return None
     a, b = (images[name]["mean_iou"] for images in (comparison.images_a, comparison.images_b))
     return tag(
         "figure",
@@ -178,9 +182,11 @@ def _pair(comparison: Comparison, name: str, side: int) -> Html | None:
 
 
 def _small(file: Path, text: str, longest: int) -> Html:
-    with Image.open(file) as picture:
-        step = max(1, -(-max(picture.size) // longest))
-        small = picture.convert("RGB").reduce(step)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(file) as picture:
+            step = max(1, -(-max(picture.size) // longest))
+            small = picture.convert("RGB").reduce(step)
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=85, subsampling=0)
     source = data_uri("image/jpeg", buffer.getvalue())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_unet.data.report import listed
-from keras_unet.errors import DataError
+from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.compare_report import write_comparison
 from keras_unet.evaluation.comparison import Comparison, Difference
@@ -43,7 +43,15 @@ def compare(
     Raises:
         DataError: an evaluation is absent or of another version; images, labels, classes or
             settings differ (the message names what).
+        ConfigError: output is a folder or ends in .json; confidence or resamples is out of range.
     """
+    if not (0 < confidence < 1 and resamples >= 0):
+        raise ConfigError(
+            "confidence must be between 0 and 1 and resamples 0 or more, got "
+            f"{confidence} and {resamples}"
+        )
+    if output is not None and (Path(output).is_dir() or Path(output).suffix == ".json"):
+        raise ConfigError(f"{output}: expected the HTML page to write, such as compare.html")
     a, b = record.read_evaluation(run_a), record.read_evaluation(run_b)
     names, left_out = _shared_images(a, b, str(run_a), str(run_b), common)
     _require_equal(a, b, names)

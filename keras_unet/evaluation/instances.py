@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.confusion import ratio
-from keras_unet.evaluation.overlap import overlap_table
+from keras_unet.evaluation.overlap import check_labels, overlap_table
 
 # Data Science Bowl 2018: IoU 0.50, 0.55 … 0.95. In twentieths, so that an IoU is compared with
 # them in integers and one of exactly 0.55 is never taken for more
@@ -200,6 +200,7 @@ def overlaps(truth: np.ndarray, predicted: np.ndarray) -> Overlaps:
     Raises:
         DataError: shapes differ, or labels are no integers or negative.
     """
+    (truth_names, truth), (predicted_names, predicted) = map(_close, check_labels(truth, predicted))
     table = overlap_table(truth, predicted)
     truth_sizes = np.asarray(table.sum(axis=1))
     predicted_sizes = np.asarray(table.sum(axis=0))
@@ -209,8 +210,8 @@ def overlaps(truth: np.ndarray, predicted: np.ndarray) -> Overlaps:
     rows, columns = cells.coords[0] + 1, cells.coords[1] + 1
     shared = cells.data
     return Overlaps(
-        truth_labels,
-        predicted_labels,
+        truth_labels if truth_names is None else truth_names[truth_labels],
+        predicted_labels if predicted_names is None else predicted_names[predicted_labels],
         truth_sizes[truth_labels],
         predicted_sizes[predicted_labels],
         np.searchsorted(truth_labels, rows),
@@ -218,6 +219,16 @@ def overlaps(truth: np.ndarray, predicted: np.ndarray) -> Overlaps:
         shared,
         truth_sizes[rows] + predicted_sizes[columns] - shared,
     )
+
+
+def _close(labels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+    """Labels far above the number of pixels as 1, 2, … with their names: tables stay small."""
+    if not labels.size or int(labels.max()) <= max(labels.size, 1 << 16):
+        return None, labels
+    names, close = np.unique(labels, return_inverse=True)
+    if names[0] != 0:
+        names, close = np.concatenate([np.zeros(1, names.dtype), names]), close + 1
+    return names, close.reshape(labels.shape)
 
 
 def _paired(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +15,8 @@ from keras_unet.errors import DataError
 from keras_unet.evaluation.settings import ScoreSettings
 
 FILE = "evaluation.json"
+_UNSAFE = re.compile(r'^\.|[\x00-\x1f%/\\:*?"<>|]')
+_LONGEST = 200  # bytes; most file systems take 255, with what is written around the name
 
 
 class Evaluation(BaseModel):
@@ -26,7 +30,7 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: int = 2
+    format: Literal[2] = 2
     model: str
     data: str
     created: str
@@ -85,8 +89,16 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def file_name(name: str) -> str:
-    """A sample's name as part of a file name: a page of a stack is `stack:003`."""
-    return name.replace(":", "_").replace("/", "_")
+    """A sample's name as part of a file name; never the same for two names.
+
+    What cannot stand in a name of a file is written as %XX: page `stack:003` is `stack%3A003`. Of
+    a long name the end gives way to a hash.
+    """
+    safe = _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", name)
+    if len(safe.encode()) <= _LONGEST:
+        return safe
+    start = safe.encode()[: _LONGEST - 20].decode(errors="ignore")
+    return f"{start}%-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def flat(scores: dict[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:

@@ -47,7 +47,7 @@ class Scorer:
     ) -> None:
         self._card, self._settings, self._folder = first_card(cards), settings, folder
         self._model = " + ".join(dict.fromkeys(card.name for card in cards))
-        self._data = data
+        self._data = _readable(data)
         self._gallery, self._longest = Gallery(MOST_PICTURES), longest_side(images)
         self._total: Counts = {}
         self._each: dict[str, Counts] = {}
@@ -63,8 +63,9 @@ class Scorer:
             DataError: no labels, or labels that do not fit the settings; a name seen before.
             ConfigError: the settings do not fit the classes.
         """
-        if sample.name in self._each:
-            raise DataError(f"{sample.name}: two images of this name")
+        name = _readable(sample.name)
+        if name in self._each:
+            raise DataError(f"{name}: two images of this name")
         names = self._card.classes
         given = both_classes(probabilities)
         truth = scored_classes(sample, self._card.separation)
@@ -72,15 +73,15 @@ class Scorer:
         counted = truth >= 0
         self._histogram += calibration.class_histogram(truth[counted], given[counted])
         self._total = add(self._total, counts)
-        self._each[sample.name] = counts
+        self._each[name] = counts
         if self._folder is not None:
             classes = to_classes(given)
             picture = pictures.overlay(sample.image, classes, truth)
-            file = f"{record.file_name(sample.name)}.png"
+            file = f"{record.file_name(name)}.png"
             pictures.save_png(self._folder / "overlays" / file, picture)
             iou = score(counts, names)["mean_iou"]
             small = thumbnail(sample.image, classes, truth, self._longest)
-            self._gallery.add(sample.name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)
+            self._gallery.add(name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)
 
     def finish(self) -> Evaluation:
         """The scores of all images; writes the files.
@@ -137,6 +138,11 @@ class Scorer:
             notes=interval_notes(len(each), settings.confidence, settings.resamples, settings.seed),
             card=self._card.model_dump(mode="json"),
         )
+
+
+def _readable(name: str) -> str:
+    """A name of a file whose bytes are no UTF-8, as JSON and HTML can hold it."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def first_card(cards: Sequence[ModelCard]) -> ModelCard:

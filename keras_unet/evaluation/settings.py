@@ -10,7 +10,9 @@ class ScoreSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tolerance: float = Field(2.0, ge=0, description="px: how far an outline may be off (boundary)")
+    tolerance: float = Field(
+        2.0, ge=0, allow_inf_nan=False, description="px: how far an outline may be off (boundary)"
+    )
     objects: bool | None = Field(
         None, description="score objects; None: where the labels are instances"
     )

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from keras_unet.inference.options import Average, Precision
 from keras_unet.models.bundle import in_float32
+from keras_unet.models.precision import dtype_policy
 from keras_unet.models.unet import structure
-from keras_unet.training.precision import dtype_policy
 
 Forward = Callable[[np.ndarray], np.ndarray]
 _FULL_PRECISION = ("logits", "probabilities")  # as `build_unet` makes them

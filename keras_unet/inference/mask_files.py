@@ -65,6 +65,12 @@ def class_pages(path: Path) -> Iterator[np.ndarray]:
                         f"{path}: holds {pixels.shape[2]} channels of {pixels.dtype}; expected a "
                         "mask: one channel of integers"
                     )
+                limits = np.iinfo(np.int32)
+                low, high = int(pixels.min()), int(pixels.max())
+                if low < limits.min or high > limits.max:
+                    raise DataError(
+                        f"{path}: holds labels from {low} to {high}; expected at most {limits.max}"
+                    )
                 yield pixels[..., 0].astype(np.int32)
         return
     with ImageFile(path) as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -95,6 +96,7 @@ def objects_from_masks(
     partners = {} if images is None else _partners(files, Path(images))
     stated = {stem: pages_of(file, probable) for stem, file in files.items()}
     total = sum(count for count, _ in stated.values())
+    _require_own_names(stated)
     output = Path(output)
     paths: list[Path] = []
     summary: list[Table] = []
@@ -122,8 +124,7 @@ def objects_from_masks(
                     objects = writer.add(instances, pixels, classes)
                 except DataError as error:
                     raise DataError(f"{file}: {error}") from error
-                page = f"_{number:03d}" if count > 1 else ""
-                paths.append(output / f"{stem}{page}_objects.png")
+                paths.append(output / _picture(stem, number, count))
                 drawn = objects.outlines or list(outlines(instances))
                 save_png(paths[-1], object_picture(instances, drawn, objects.table, pixels))
                 summary.append(_line(stem, number, objects))
@@ -133,9 +134,31 @@ def objects_from_masks(
         paths += writer.paths
     if len(summary) > 1:
         paths.append(output / "summary.csv")
-        write_csv(paths[-1], stacked(summary))
+        beside = paths[-1].with_name(f".summary.csv-{os.getpid()}")
+        try:
+            write_csv(beside, stacked(summary))
+            beside.replace(paths[-1])
+        finally:
+            beside.unlink(missing_ok=True)
     across = np.concatenate(diameters)
     return FoundObjects(len(summary), len(across), *_medians(across), paths)
+
+
+def _picture(stem: str, number: int, count: int) -> str:
+    return f"{stem}{f'_{number:03d}' if count > 1 else ''}_objects.png"
+
+
+def _require_own_names(stated: dict[str, tuple[int, PixelSize | None]]) -> None:
+    """A DataError where a page of a stack and another file would write one picture."""
+    owner: dict[str, str] = {}
+    for stem, (count, _) in stated.items():
+        for number in range(count):
+            name = _picture(stem, number, count)
+            if name in owner:
+                raise DataError(
+                    f"{owner[name]} and {stem} would both write {name}; rename one of them"
+                )
+            owner[name] = stem
 
 
 def _partners(files: dict[str, Path], images: Path) -> dict[str, Path]:

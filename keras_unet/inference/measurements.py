@@ -105,7 +105,7 @@ def as_instances(instances: np.ndarray) -> np.ndarray:
     """Checked labels [H, W].
 
     Raises:
-        DataError: no integers, not two axes, or negative.
+        DataError: no integers, not two axes, negative, or beyond int64.
     """
     instances = np.asarray(instances)
     if instances.ndim != 2 or instances.dtype.kind not in "biu":
@@ -114,6 +114,8 @@ def as_instances(instances: np.ndarray) -> np.ndarray:
         )
     if instances.size and int(instances.min()) < 0:
         raise DataError(f"instances has label {int(instances.min())}, expected 0 or more")
+    if instances.size and int(instances.max()) > np.iinfo(np.int64).max:
+        raise DataError(f"instances has label {int(instances.max())}, expected less than 2^63")
     return instances.view(np.uint8) if instances.dtype == bool else instances
 
 

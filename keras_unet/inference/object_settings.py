@@ -45,6 +45,8 @@ class ObjectSettings(BaseModel):
             raise ValueError(f"{' and '.join(chosen)} exclude each other: give one")
         if self.split is not None and (self.border is not None or self.instances):
             raise ValueError("split=distance does not go with a border class or instances")
+        if self.instances and (self.min_size or self.fill_holes is not False):
+            raise ValueError("instances are taken as they are: give no min_size or fill_holes")
         return self
 
     def find(self, mask: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:

@@ -14,8 +14,6 @@ import numpy as np
 from keras_unet import geometry
 from keras_unet.errors import ConfigError
 
-USUAL_TILE = 828  # input pixels a side: at depth 4, 644 of output, 60 percent of the tile
-
 
 class Layout(NamedTuple):
     """What a network asks of its tiles along an axis, in pixels.

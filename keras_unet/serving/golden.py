@@ -65,10 +65,10 @@ class Request(NamedTuple):
 def requests(model: TrainedModel, tile: int | None = None) -> list[Request]:
     """Seeded requests for each signature: odd sizes, unequal in a batch, larger than a tile."""
     form = structure(model.network)
-    layout = tiling(form.depth, form.padding, tile)
+    tiles = tiling(form, tile)
     normalization, trained = model.card.normalization, np.dtype(model.card.image_dtype)
     rng = np.random.default_rng(0)
-    wide = layout.largest - 2 * layout.context + 30
+    wide = tiles.largest - tiles.form.lost + 30
     brightest = normalization.scale or 255.0
     given = [
         rng.uniform(0, brightest, (*size, form.channels)).astype(np.float32)

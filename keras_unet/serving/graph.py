@@ -60,10 +60,10 @@ def write_saved_model(
     if not 1 <= max_pixels < 2**31:
         raise ConfigError(f"max_pixels is {max_pixels}; expected 1 to 2^31 - 1")
     form = structure(model.network)
-    layout = tiling(form.depth, form.padding, tile)
+    tiles = tiling(form, tile)
     module = tf.Module()
     network = _stored(model, precision, module)
-    segment = _segmenter(network, layout, model.card.normalization)
+    segment = _segmenter(network, tiles, model.card.normalization)
     served: dict[str, Any] = {}
 
     def add(name: str, function: Callable[..., Any], spec: tf.TensorSpec) -> None:
@@ -166,7 +166,7 @@ def stored(weights: np.ndarray, precision: Precision) -> np.ndarray:
 
 
 def _segmenter(
-    network: Callable[[Any], Any], layout: Tiling, normalization: Normalization
+    network: Callable[[Any], Any], tiles: Tiling, normalization: Normalization
 ) -> Callable[..., Any]:
     """(images [B, H, W, C], finish, dtype) -> finish(probabilities), of dtype, [B, H, W, …]."""
 
@@ -176,7 +176,7 @@ def _segmenter(
         def compute(x: Any) -> Any:
             return finish(network((tf.cast(x, tf.float32) - shift) * scale))
 
-        return by_tiles(images, layout, compute, dtype)
+        return by_tiles(images, tiles, compute, dtype)
 
     return segment
 

@@ -7,18 +7,16 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_unet import geometry
-from keras_unet.errors import ConfigError
-from keras_unet.inference.tiles import USUAL_TILE
+from keras_unet.inference.tiles import Layout, fitting, layout
+from keras_unet.models.unet import Structure
+
+USUAL_TILE = 828  # input pixels a side: at depth 4, 644 of output, 60 percent of the tile
 
 
 class Tiling(NamedTuple):
-    """What does not depend on the image: pixels of context, stride, least and largest tile."""
+    """What does not depend on the image: what the network asks of tiles, and the largest one."""
 
-    padding: geometry.Padding
-    context: int
-    stride: int
-    smallest: int
+    form: Layout
     largest: int
 
 
@@ -31,47 +29,35 @@ class _Axis(NamedTuple):
     repeats: Any
 
 
-def tiling(depth: int, padding: geometry.Padding, tile: int | None = None) -> Tiling:
-    """The tiles of `inference.tiles.plan`; `tile` is the largest, pixels a side.
+def tiling(network: Structure, tile: int | None = None) -> Tiling:
+    """The tiles of `inference.tiles.layout`; `tile` is the largest, pixels a side.
 
     Raises:
         ConfigError: `tile` is too small to be repeated.
     """
-    stride = geometry.stride(depth)
-    if padding == "valid":
-        context, smallest = geometry.margin(depth), geometry.input_size(stride, depth)
-    else:  # zeros enter at the tile's edge; beyond the reach they are not seen
-        context = -(-geometry.reach(depth) // stride) * stride
-        smallest = stride + 2 * context
-    if tile is not None and tile < smallest:
-        raise ConfigError(
-            f"tile is {tile}; at depth {depth} with {padding} padding the smallest that can be "
-            f"repeated is {smallest}"
-        )
-    largest = max(USUAL_TILE, smallest) if tile is None else tile
-    return Tiling(padding, context, stride, smallest, largest - (largest - smallest) % stride)
+    form = layout(network.depth, network.padding, network.upsampling)
+    return Tiling(form, fitting(form, max(USUAL_TILE, form.smallest) if tile is None else tile))
 
 
-def by_tiles(images: Any, form: Tiling, compute: Callable[[Any], Any], dtype: Any) -> Any:
+def by_tiles(images: Any, tiles: Tiling, compute: Callable[[Any], Any], dtype: Any) -> Any:
     """Applies `compute` to mirrored tiles one after the other and puts its outputs together.
 
     Args:
         images: [B, H, W, C], any H, W ≥ 1.
-        compute: a tile [B, h, w, C] -> [B, h', w', K] of `dtype`: h' = h - 2 * context for
-            "valid" padding, h' = h for "same".
+        compute: the network, a tile [B, h, w, C] -> [B, h', w', K] of `dtype`.
 
     Returns:
         [B, H, W, K]. Beside it and the image, one tile's activations are in memory at a time.
     """
     shape = tf.shape(images)
-    rows, columns = _axis(shape[1], form), _axis(shape[2], form)
-    before = 0 if form.padding == "valid" else form.context
+    rows, columns = _axis(shape[1], tiles), _axis(shape[2], tiles)
+    context, lead = tiles.form.context, tiles.form.lead
 
     def one(index: Any, found: Any) -> Any:
         row, column = index // columns.repeats, index % columns.repeats
-        x = tf.gather(images, _mirrored(row, rows, form.context), axis=1)
-        x = tf.gather(x, _mirrored(column, columns, form.context), axis=2)
-        y = compute(x)[:, before : before + rows.step, before : before + columns.step]
+        x = tf.gather(images, _mirrored(row, rows, context), axis=1)
+        x = tf.gather(x, _mirrored(column, columns, context), axis=2)
+        y = compute(x)[:, lead : lead + rows.step, lead : lead + columns.step]
         return index + 1, found.write(index, y)
 
     total = rows.repeats * columns.repeats
@@ -87,7 +73,7 @@ def by_tiles(images: Any, form: Tiling, compute: Callable[[Any], Any], dtype: An
     return y[:, : rows.size, : columns.size]
 
 
-def mirrored_whole(images: Any, form: Tiling) -> tuple[Any, int]:
+def mirrored_whole(images: Any, form: Layout) -> tuple[Any, int]:
     """[B, H, W, C] extended to an input whose output covers it, and where in the output it is.
 
     Without loops; sizes that are known are folded into constants.
@@ -97,21 +83,22 @@ def mirrored_whole(images: Any, form: Tiling) -> tuple[Any, int]:
         size = tf.shape(images)[axis] if known is None else tf.constant(known)
         one = _Axis(size, _whole(size, form), size, 1)
         images = tf.gather(images, _mirrored(0, one, form.context), axis=axis)
-    return images, 0 if form.padding == "valid" else form.context
+    return images, form.lead
 
 
-def _whole(size: Any, form: Tiling) -> Any:
-    """Pixels of an input that covers the whole image."""
-    if form.padding == "valid":  # geometry.input_size
-        return form.stride * (11 + (size + 2 * form.stride - 5) // form.stride) - 4
-    return size + 2 * form.context
+def _whole(size: Any, form: Layout) -> Any:
+    """`Layout.input_for`, without negative numbers: no two converters agree on -1 // n."""
+    stride = form.stride
+    steps = (size + form.lost - form.smallest + 3 * stride - 1) // stride
+    return form.smallest - 2 * stride + steps * stride
 
 
-def _axis(size: Any, form: Tiling) -> _Axis:
+def _axis(size: Any, tiles: Tiling) -> _Axis:
+    form = tiles.form
     whole = _whole(size, form)
-    one = whole <= form.largest
-    tile = tf.where(one, whole, form.largest)
-    step = tf.where(one, size, (tile - 2 * form.context) // form.stride * form.stride)
+    one = whole <= tiles.largest
+    tile = tf.where(one, whole, tiles.largest)
+    step = tf.where(one, size, (tile - form.lost) // form.stride * form.stride)
     return _Axis(size, tile, step, -(-size // step))
 
 

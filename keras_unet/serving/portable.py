@@ -13,9 +13,10 @@ import tensorflow as tf
 
 from keras_unet.data.normalization import FLOOR, Normalization
 from keras_unet.inference.prediction import probabilities_of
+from keras_unet.inference.tiles import layout
 from keras_unet.models.bundle import TrainedModel
 from keras_unet.models.unet import structure
-from keras_unet.serving.overlap import mirrored_whole, tiling
+from keras_unet.serving.overlap import mirrored_whole
 
 
 def portable(
@@ -28,7 +29,6 @@ def portable(
         size: height and width, for runtimes that want fixed sizes; B is 1 then. None: any.
     """
     form = structure(model.network)
-    layout = tiling(form.depth, form.padding)
     variables = model.network.trainable_variables, model.network.non_trainable_variables
     weights = [[v.numpy() for v in some] for some in variables]
     shape = [None, None, None] if size is None else [1, *size]
@@ -39,7 +39,7 @@ def portable(
         if normalise:
             shift, scale = _parameters(images, model.card.normalization)
             x = (images - shift) * scale
-        x, before = mirrored_whole(x, layout)
+        x, before = mirrored_whole(x, layout(form.depth, form.padding, form.upsampling))
         constants = [[tf.constant(w) for w in some] for some in weights]
         y, _ = model.network.stateless_call(*constants, x, training=False)
         y = probabilities_of(y, form.output)

@@ -73,7 +73,7 @@ def export(
             fields or CardFields(),
             values=tuple(mask_values(model.card).tolist()),
             precision=precision,
-            tile=tiling(form.depth, form.padding, tile).largest,
+            tile=tiling(form, tile).largest,
             max_pixels=max_pixels,
         )
         write_card(card, beside)

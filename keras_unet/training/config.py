@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from keras_unet import geometry
 from keras_unet.errors import ConfigError
-from keras_unet.training.precision import Precision
+from keras_unet.models.precision import Precision
 from keras_unet.training.presets import Preset, with_preset
 from keras_unet.training.schedules import Schedule
 from keras_unet.training.sections import (

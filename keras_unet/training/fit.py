@@ -16,6 +16,7 @@ from keras_unet.evaluation import pictures
 from keras_unet.evaluation.record import Evaluation, read_evaluation, write_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.models.bundle import TrainedModel, load_model, save_model
+from keras_unet.models.precision import dtype_policy
 from keras_unet.training import callbacks as own
 from keras_unet.training import run_folder, setup
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
@@ -23,7 +24,6 @@ from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.interruption import Interrupted, StopRequest
 from keras_unet.training.logs import History
 from keras_unet.training.loop import Position, restore, run_loop, snapshot
-from keras_unet.training.precision import dtype_policy
 from keras_unet.training.prepare import Prepared, environment, prepare
 from keras_unet.training.progress import ShowProgress
 from keras_unet.training.watch import StopWhereNotFinite

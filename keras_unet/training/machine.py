@@ -28,7 +28,7 @@ def this_machine() -> Machine:
     import tensorflow as tf
 
     from keras_unet.inference.working_set import free_memory
-    from keras_unet.training.precision import dtype_policy
+    from keras_unet.models.precision import dtype_policy
 
     affinity = getattr(os, "sched_getaffinity", None)
     gpus = tf.config.list_physical_devices("GPU")

@@ -59,6 +59,7 @@ def test_evaluate_twice_and_compare(work, tmp_path):
     stored = json.loads(page.with_suffix(".json").read_text())
     (iou,) = [d for d in stored["differences"] if d["score"] == ["mean_iou"]]
     assert f"{iou['difference']:+.4f}" in printed and str(page) in printed
+    assert "mean IoU" in printed and "boundary F1" in printed  # in the 80 columns of a terminal
     assert stored["images"] == ["first", "second"] and page.is_file()
 
 

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from made_evaluation import NAMES, make_evaluation
+from PIL import Image
 
-from keras_unet.errors import DataError
+from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import Comparison, compare
 
 
@@ -109,3 +110,30 @@ def test_pictures_may_be_absent(runs, tmp_path):
     compare(tmp_path / "good.json", tmp_path / "bad.json", output=tmp_path / "c.html")
     page = (tmp_path / "c.html").read_text()
     assert "No overlays were found" in page and "<img" not in page
+
+
+def test_a_damaged_or_huge_picture_is_left_out(runs, tmp_path, monkeypatch):
+    make_evaluation(tmp_path / "d")
+    (tmp_path / "d" / "overlays" / f"{NAMES[0]}.png").write_bytes(b"no picture")
+    compare(tmp_path / "d", runs / "good", output=tmp_path / "c.html", resamples=0)
+    assert (tmp_path / "c.html").read_text().count("data:image/jpeg") == 2 * (len(NAMES) - 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    compare(tmp_path / "d", runs / "good", output=tmp_path / "c.html", resamples=0)
+    assert "No overlays were found" in (tmp_path / "c.html").read_text()
+
+
+def test_what_to_write_and_draw_is_checked_first(runs, tmp_path):
+    for output in (tmp_path, tmp_path / "c.json"):
+        with pytest.raises(ConfigError, match="expected the HTML page"):
+            compare(runs / "good", runs / "bad", output=output)
+    assert not list(tmp_path.iterdir())
+    for given in ({"confidence": 1.5}, {"resamples": -1}):
+        with pytest.raises(ConfigError, match="confidence must be between 0 and 1"):
+            compare(runs / "good", runs / "bad", **given)
+
+
+def test_an_evaluation_of_another_format_is_refused(runs, tmp_path):
+    text = json.loads((runs / "good" / "evaluation.json").read_text())
+    (tmp_path / "evaluation.json").write_text(json.dumps({**text, "format": 3}))
+    with pytest.raises(DataError, match=r"not an evaluation of this version \(format"):
+        compare(tmp_path, runs / "good")

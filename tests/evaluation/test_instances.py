@@ -185,3 +185,13 @@ def test_bad_input_is_refused():
         object_scores(image, [image])
     with pytest.raises(ConfigError, match="iou"):
         match_objects(image, image, 1.0)
+
+
+def test_huge_labels_cost_no_memory():
+    truth = np.zeros((8, 8), np.int64)
+    truth[1:4, 1:4], truth[5:, 5:] = 2**40, 2**62
+    full = np.where(truth > 0, truth, 2**41)  # no background
+    assert object_scores(truth, truth)["f1"] == 1
+    found = match_objects(truth, full)
+    assert found.truth.tolist() == found.predicted.tolist() == [2**40, 2**62]
+    assert object_scores(truth, full)["false_positives"] == 1

@@ -169,6 +169,9 @@ def test_a_better_threshold_is_told_if_it_is_one():
         curves = {**evaluation.curves, "best_threshold": {"cell": [0.37, dice + gain]}}
         said = " ".join(advise(evaluation.model_copy(update={"curves": curves})))
         assert ("--threshold 0.37" in said) == expected
+    curves["best_threshold"] = {"cell": [0.004, dice + 0.02]}
+    said = " ".join(advise(evaluation.model_copy(update={"curves": curves})))
+    assert "--threshold 0.004." in said  # not 0.00, which takes everything
 
 
 def test_marks_say_what_kind_of_error_a_pixel_is():
@@ -211,3 +214,20 @@ def test_a_gallery_keeps_the_worst():
     for name, badness in zip("abcdef", (0.1, 0.6, 0.3, 0.6, 0.0, 0.2), strict=True):
         gallery.add(name, badness, small)
     assert list(gallery.pictures()) == ["b", "d", "c"]
+
+
+def test_each_image_has_a_picture_of_its_own(tmp_path):
+    long = "x" * 240
+    names = ("s:1", "s_1", "s/1", "s%3A1", "..", f"{long}a", f"{long}b", "a\udcff")
+    evaluation = make_evaluation(tmp_path, names=names, resamples=0)
+    files = {file.name for file in (tmp_path / "overlays").iterdir()}
+    assert {"s%3A1.png", "s_1.png", "s%2F1.png", "s%253A1.png"} < files
+    assert len(files) == len(names) and not [name for name in files if name.startswith(".")]
+    assert [*evaluation.images][-1] == r"a\udcff" and read_evaluation(tmp_path) == evaluation
+    seen = Page((tmp_path / "report.html").read_text())
+    links = [a.get("href", "") for a in seen.named("a")]
+    linked = {unquote(link).removeprefix("overlays/") for link in links if "overlays/" in link}
+    assert linked == files
+    compare(tmp_path, tmp_path, output=tmp_path / "c.html", resamples=0)
+    pictures = [i["src"] for i in Page((tmp_path / "c.html").read_text()).named("img")]
+    assert len(pictures) == 2 * len(names) and len(set(pictures)) == len(names)

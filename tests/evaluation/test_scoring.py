@@ -142,6 +142,8 @@ def test_settings_and_models_that_do_not_fit(cells, data):
         evaluate(cells, data, settings={"tolerence": 3})
     with pytest.raises(ConfigError, match="tolerance"):
         evaluate(cells, data, settings={"tolerance": -1})
+    with pytest.raises(ConfigError, match="tolerance"):  # JSON has no infinity
+        evaluate(cells, data, settings={"tolerance": float("inf")})
     with pytest.raises(ConfigError, match="bare Keras model"):
         evaluate(cells.network, data)
     with pytest.raises(ConfigError, match="nucleus"):

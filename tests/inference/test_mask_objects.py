@@ -219,3 +219,37 @@ def test_a_zarr_mask(tmp_path):
     found = objects_from_masks(tmp_path / "z_mask.zarr", tmp_path / "out", formats=["labels"])
     assert found.objects == to_instances(mask).max()
     assert np.array_equal(read_labels(tmp_path / "out" / "z_labels.tif"), to_instances(mask))
+
+
+@pytest.mark.parametrize("given", [{"min_size": 2}, {"fill_holes": True}])
+def test_what_instances_would_ignore_is_refused(given):
+    with pytest.raises(ConfigError, match="instances are taken as they are"):
+        make_settings(instances=True, **given)
+
+
+def test_a_page_and_a_file_that_share_a_picture_are_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a_mask.tif", np.eye(6, dtype=np.uint8)[None].repeat(2, 0))
+    save_png(tmp_path / "a_001_mask.png", np.eye(6, dtype=np.uint8))
+    with pytest.raises(DataError, match=r"a.* would both write a_001_objects\.png"):
+        objects_from_masks(tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_summary_that_fails_leaves_nothing_half(predicted, tmp_path, monkeypatch):
+    def fail(path, table):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("keras_unet.inference.mask_objects.write_csv", fail)
+    with pytest.raises(OSError, match="disk full"):
+        objects_from_masks(predicted, tmp_path / "out", formats=["labels"])
+    assert not [*(tmp_path / "out").glob("*summary*"), *(tmp_path / "out").glob(".*")]
+
+
+def test_zarr_labels_beyond_int32_are_refused(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array(tmp_path / "z.zarr", data=np.full((4, 4), 2**31, np.uint32))
+    with pytest.raises(DataError, match="labels from 2147483648"):
+        objects_from_masks(
+            tmp_path / "z.zarr", tmp_path / "out", settings=ObjectSettings(instances=True)
+        )

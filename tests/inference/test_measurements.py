@@ -137,3 +137,8 @@ def test_bad_tables_are_refused():
     for size in (0.0, (1.0, -1.0), np.inf, np.nan):
         with pytest.raises(ConfigError, match="pixel_size"):
             measure(labels, pixel_size=size)
+
+
+def test_labels_beyond_int64_are_refused_not_lost():
+    with pytest.raises(DataError, match="expected less than 2"):
+        measure(np.full((3, 3), 2**63, np.uint64))

@@ -18,7 +18,7 @@ from keras_unet.data import LabelRule, read_image
 from keras_unet.data.records import encode_example
 from keras_unet.errors import ConfigError
 from keras_unet.inference import predict, to_classes
-from keras_unet.models import in_float32
+from keras_unet.models import build_unet, in_float32
 from keras_unet.serving import write_saved_model
 from keras_unet.serving.graph import mask_values
 
@@ -68,6 +68,18 @@ def test_float_images_give_what_predict_gives(tmp_path, method, padding, channel
         assert given["probabilities"].shape == (*images.shape[:3], 3)
         for one, got in zip(images, given["probabilities"].numpy(), strict=True):
             np.testing.assert_allclose(got, predict(trained, one), atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("upsampling", ["nearest", "bilinear"])
+def test_resizing_networks_leave_no_seams(tmp_path, padding, upsampling):
+    """Their 2x2 convolutions are padded, so a tile's outermost outputs are not exact."""
+    network = build_unet(filters=2, depth=2, padding=padding, upsampling=upsampling)
+    trained = model()._replace(network=network)
+    signature = served(trained, tmp_path / "model", tile=TILE)["serving_default"]
+    for image in pictures(1, sizes=((61, 83), (130, 211))):
+        given = signature(images=tf.constant(image[None], tf.float32))["probabilities"][0]
+        np.testing.assert_allclose(given, predict(trained, image), atol=1e-5)
 
 
 def test_encoded_images_of_unequal_sizes(grey):
@@ -245,7 +257,7 @@ def test_weights_in_half_precision(tmp_path, precision):
     ("options", "message"),
     [
         ({"precision": "int4"}, "precision is 'int4'"),
-        ({"tile": 30}, "tile is 30"),
+        ({"tile": 30}, "tile 30 is too small"),
         ({"max_pixels": 0}, "max_pixels is 0"),
         ({"max_pixels": 2**31}, "max_pixels is"),
     ],

@@ -45,12 +45,18 @@ def test_a_watcher_never_sees_a_broken_version(tmp_path):
 
         whole = min(publish("none")[1] for _ in range(2))
         rng = random.Random(0)
-        killed = left = 0
-        for i in range(34):
-            outcome, _ = publish("none" if i % 12 == 11 else rng.uniform(0.1, 1.05) * whole)
+        killed = left = tried = 0
+        while killed < 30:
+            tried += 1
+            assert tried < 90, f"killed {killed} of {tried}"
+            outcome, seconds = publish(rng.uniform(0.1, 1.05) * whole)
             assert outcome in ("0", "killed")
             killed += outcome == "killed"
             left += any(folder.glob(".unfinished-*")) or any(folder.glob(".removed-*"))
+            if outcome == "0":
+                whole = min(whole, seconds)  # how busy the machine is changes
+            elif tried % 10 == 0:
+                assert publish("none")[0] == "0"  # something new to load
         assert publish("none")[0] == "0"
         seen, _ = watcher.communicate(timeout=60)
     finally:
@@ -59,9 +65,8 @@ def test_a_watcher_never_sees_a_broken_version(tmp_path):
             process.wait()
     lines = seen.splitlines()
     assert [line for line in lines if line.startswith("broken")] == []
-    assert len(lines) >= 3
-    assert killed >= 20
-    assert left >= 10  # many of them in the middle of it
+    assert len(lines) >= 4
+    assert left >= 8  # many were killed in the middle of it
     numbers = versions(folder)
     assert len(numbers) == 2
     assert numbers[1] == numbers[0] + 1

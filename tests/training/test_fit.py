@@ -11,9 +11,9 @@ from rich.console import Console
 from keras_unet.data.reading import Sample
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.models.precision import dtype_policy
 from keras_unet.training import load_config, train
 from keras_unet.training.config import TrainConfig
-from keras_unet.training.precision import dtype_policy
 from keras_unet.training.setup import class_names, split, tile_size
 
 SMALL = [
