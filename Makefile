@@ -60,7 +60,7 @@ format: $(READY)  ## reformat the code
 
 lock: $(READY)  ## newest versions into constraints.txt
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --upgrade --python-version 3.10 --all-extras \
+	$(BIN)/uv pip compile --universal --upgrade --python-version 3.10 --extra test --extra jax --extra browser \
 		--no-annotate --no-header --quiet pyproject.toml -o constraints.txt
 
 clean:  ## environments and caches

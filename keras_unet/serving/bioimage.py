@@ -79,7 +79,7 @@ def _description(
     form = structure(model.network)
     onnx = write_onnx(model, work / "weights.onnx", normalise=False)
     step = geometry.stride(form.depth)  # tiles whose origins are multiples of it agree exactly
-    halo = -(-geometry.reach(form.depth) // step) * step
+    halo = -(-geometry.reach(form.depth, form.upsampling) // step) * step
     least = 2 * halo + step
     image = _cut(image, least, step)
     np.save(work / "test_input.npy", image[None].astype(np.float32))

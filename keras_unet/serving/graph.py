@@ -84,7 +84,7 @@ def write_saved_model(
     values = tf.constant(mask_values(model.card))
 
     def masks(images: Any) -> Any:  # [H, W, C] -> [1, H, W, 1]
-        return tf.gather(values, segment(images[None], _classes, tf.int32))
+        return segment(images[None], lambda p: tf.gather(values, _classes(p)), values.dtype)
 
     def segment_bytes(image_bytes: Any) -> dict[str, Any]:
         def one(data: Any) -> Any:
