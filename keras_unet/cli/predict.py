@@ -10,6 +10,7 @@ import typer
 
 EXTRA = "Speed and exactness"
 FILES = "Files"
+SERVER = "On a server"
 
 
 def predict(
@@ -17,7 +18,8 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="MODEL...",
-            help="A run folder, .keras file, or folder of folds; several are averaged.",
+            help="A run folder, .keras file, or folder of folds; several are averaged. With "
+            "--server: the model's name there.",
         ),
     ],
     images: Annotated[
@@ -96,8 +98,23 @@ def predict(
     precision: Annotated[
         str | None, typer.Option(help="float32, bfloat16, auto.", rich_help_panel=EXTRA)
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            help="Let a server do it, such as grpc://127.0.0.1:8500; writes masks only.",
+            rich_help_panel=SERVER,
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the server's token.", rich_help_panel=SERVER)
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Of the server, PEM.", rich_help_panel=SERVER)
+    ] = None,
 ) -> None:
     """Segment images of any size; stopped, the same command goes on where it was."""
+    if server is not None:
+        return _remotely(server, models, images, output, token_file, certificate)
     from keras_unet.cli.report import progress, say
     from keras_unet.inference.files import predict_files
 
@@ -135,3 +152,27 @@ def predict(
     look = f"Look at {output}/*_overlay.png first" if overlays else f"The masks are in {output}"
     then = "" if objects else f"; then measure: keras-unet objects {quote(str(output))}"
     say(f"{count}. {look}{then}")
+
+
+def _remotely(
+    server: str,
+    models: list[Path],
+    images: Path,
+    output: Path,
+    token_file: Path | None,
+    certificate: Path | None,
+) -> None:
+    from keras_unet.cli.report import progress, say
+    from keras_unet.errors import ConfigError
+    from keras_unet.serving.client import Client
+    from keras_unet.serving.remote import segment_files
+
+    if len(models) != 1:
+        raise ConfigError(f"--server: expected one model's name, got {len(models)}")
+    token = None if token_file is None else token_file.read_text(encoding="utf-8").strip()
+    with (
+        Client(server, token=token, certificate=certificate) as client,
+        progress("predicting") as advance,
+    ):
+        written = segment_files(client, str(models[0]), images, output, progress=advance)
+    say(f"{len(written)} mask{'s' * (len(written) != 1)} written to {output}.")

@@ -62,7 +62,7 @@ def members(
 
     Raises:
         DataError: a path holds no model, or the models differ in classes, label values, channels,
-            depth or padding; names both.
+            depth, padding or upsampling; names both.
         ConfigError: a normalisation is given for a trained model, or the sequence is empty.
     """
     found = [
@@ -109,6 +109,7 @@ def _require_equal(first: Member, other: Member) -> None:
             ("class channels", "num_classes"),
             ("depth", "depth"),
             ("padding", "padding"),
+            ("upsampling", "upsampling"),  # what its convolution pads is cut from every tile
         )
     ]
     if first.card is not None and other.card is not None:

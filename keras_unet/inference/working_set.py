@@ -9,7 +9,7 @@ import keras
 
 from keras_unet.models.unet import Structure
 
-# Measured peak over counted tensors, see tests/inference/test_working_set.py: buffers of oneDNN
+# Measured peak over counted tensors, see tests/inference/test_planning.py: buffers of oneDNN
 # and what the allocator keeps.
 SLACK = 1.7
 SHARE = 0.5  # of the free memory: others on the machine take some too

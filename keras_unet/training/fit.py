@@ -13,7 +13,7 @@ from rich.console import Console
 
 from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.evaluation import pictures
-from keras_unet.evaluation.record import Evaluation, read_evaluation, write_evaluation
+from keras_unet.evaluation.record import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.models.bundle import TrainedModel, load_model, save_model
 from keras_unet.models.precision import dtype_policy
@@ -133,7 +133,6 @@ def _run(
         interrupted = _fit(folder, config, prepared, checkpoint, console)
         model = load_model(folder)
         evaluation = evaluate_samples(model, prepared.validation, output=folder)
-        write_evaluation(evaluation, folder)
         pictures.curves(folder / "history.csv", folder / "curves.png")
         if not interrupted:
             run_folder.write_record(folder, record.model_copy(update={"finished": True}))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-
 import pytest
+from chromium import asked, chromium
 from made_evaluation import NAMES, make_evaluation
 
 from keras_unet.evaluation import compare
@@ -17,21 +14,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("Chromium or its driver is absent: make test-browser installs both")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    flags = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,900"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        flags.append("--no-sandbox")  # Chromium has none for root
-    for flag in flags:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    yield driver
-    driver.quit()
+    with chromium() as driver:
+        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +36,6 @@ def visit(browser, path):
         "Promise.all([...document.images].map((i) => i.decode().catch(() => 0))).then(done)"
     )
     return asked(browser), [entry["message"] for entry in browser.get_log("browser")]
-
-
-def asked(browser):
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
 
 
 def order(browser, selector):

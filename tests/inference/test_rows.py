@@ -212,6 +212,8 @@ def test_several_models_average_and_must_fit(trained, tmp_path):
         predict([models[0], TrainedModel(nets[1], other)], image)
     with pytest.raises(DataError, match="has depth 2, model 2 has 1"):
         predict([nets[0], random_unet(2, depth=1)], image)
+    with pytest.raises(DataError, match="has upsampling transpose, model 2 has nearest"):
+        predict([nets[0], random_unet(2, depth=2, upsampling="nearest")], image)
     with pytest.raises(DataError, match="has channels 1, model 2 has 3"):
         predict([nets[0], random_unet(2, depth=2, input_shape=(None, None, 3))], image)
     with pytest.raises(ConfigError, match="empty"):

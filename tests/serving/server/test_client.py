@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import toy_models
 from conftest import make_trained
+from typer.testing import CliRunner
 
+from keras_unet.cli.app import app
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import predict
 from keras_unet.models import in_float32
@@ -180,7 +182,7 @@ def test_wrong_arguments():
         client.segment("m", [np.zeros((2, 2), np.float32)])
 
 
-def test_files_are_segmented_on_a_server(client, tmp_path):
+def test_files_are_segmented_on_a_server(client, server, tmp_path):
     from PIL import Image
 
     (tmp_path / "in").mkdir()
@@ -192,6 +194,14 @@ def test_files_are_segmented_on_a_server(client, tmp_path):
     names = ["a_mask.png", "stack_0000_mask.png", "stack_0001_mask.png"]
     assert [file.name for file in written] == names
     np.testing.assert_array_equal(np.asarray(Image.open(written[2])), 254 - IMAGE)
+    typed = ["predict", "toy", str(tmp_path / "in"), "--output", str(tmp_path / "typed")]
+    (tmp_path / "token").write_text("a long token\n")
+    typed += ["--server", f"grpc://{server.grpc_address}", "--token-file", str(tmp_path / "token")]
+    done = CliRunner().invoke(app, typed)
+    assert done.exit_code == 0, done.output
+    assert sorted(file.name for file in (tmp_path / "typed").iterdir()) == names
+    again = (tmp_path / "typed" / names[2]).read_bytes()
+    assert again == written[2].read_bytes()
     with pytest.raises(DataError, match="no image here"):
         segment_files(client, "toy", tmp_path / "out" / "nothing", tmp_path / "out")
     Image.fromarray(IMAGE).save(tmp_path / "in" / "a.tif")

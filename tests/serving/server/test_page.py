@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import time
 
 import numpy as np
 import pytest
 import requests
 import toy_models
+from chromium import asked, chromium
 from conftest import make_trained
 from PIL import Image
 
@@ -46,22 +44,8 @@ def root(tmp_path_factory, trained):
 
 @pytest.fixture
 def browser(tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("Chromium or its driver is absent: make test-browser installs both")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "got")})
-    flags = ["--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1000,900"]
-    if os.geteuid() == 0:
-        flags.append("--no-sandbox")  # Chromium has none for root
-    for flag in flags:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(programs[1]))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path / "got") as driver:
+        yield driver
 
 
 def wait(condition, seconds=30):
@@ -70,15 +54,6 @@ def wait(condition, seconds=30):
         assert time.monotonic() < until, "waited too long"
         time.sleep(0.05)
     return found
-
-
-def asked(browser):
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [
-        event["params"]["request"]["url"]
-        for event in events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
 
 
 def share(browser):
