@@ -6,7 +6,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-browser test-jax oracles lint format lock clean
+TFX := $(VENV)-tfx
+DATA ?=
+CONFIG ?=
+SET ?=
+
+.PHONY: help demo test test-slow test-browser test-jax pipeline test-pipeline oracles lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,10 +26,10 @@ demo: $(READY)  ## train, score and publish a small U-Net on made-up cells (abou
 	$(BIN)/keras-unet demo
 
 test: $(READY)  ## the tests, without the slow ones and those in a browser
-	$(BIN)/python -m pytest -m 'not slow and not browser'
+	$(BIN)/python -m pytest -m 'not slow and not browser and not tfx'
 
 test-slow: $(READY)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not tfx'
 
 test-browser: $(READY)  ## reports and the server's page in Chromium (as root, installs Debian's)
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq \
@@ -43,11 +48,26 @@ test-jax: $(VENV)-jax/.ready  ## model, losses and metrics on Keras's JAX backen
 	KERAS_BACKEND=jax PYTHONPATH=. $(VENV)-jax/bin/python -m pytest \
 		tests/models/test_unet.py tests/test_losses.py tests/test_metrics.py
 
-oracles: $(READY)  ## what the augmentation is compared with: tensorflow-addons (Python 3.11), elasticdeform; ovmsclient
+$(TFX)/.ready: pyproject.toml pipelines/constraints.txt pipelines/environment.py
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) pipelines/environment.py $(TFX)
+	$(TFX)/bin/uv pip install --quiet --python $(TFX)/bin/python -c pipelines/constraints.txt pytest hypothesis
+	@touch $@
+
+pipeline: $(TFX)/.ready  ## raw images to a validated version in saved_models/, on TFX: DATA=folder CONFIG=file SET="key=value …"
+	$(TFX)/bin/python -W ignore -m pipelines.run $(if $(DATA),--data '$(DATA)') $(if $(CONFIG),--config '$(CONFIG)') \
+		$(foreach one,$(SET),--set '$(one)')
+
+test-pipeline: $(TFX)/.ready  ## the pipeline's tests, in TFX's environment
+	$(TFX)/bin/python -W ignore -m pytest -m tfx tests/pipelines tests/cli/test_lineage.py
+
+oracles: $(READY)  ## what the augmentation is compared with: tensorflow-addons (Python 3.11), elasticdeform; ovmsclient; schemas of Kubernetes and Compose
 	test -x $(VENV)-tfa/bin/python || $(BIN)/python tests/oracles/tfa_environment.py $(CURDIR)/$(VENV)-tfa
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-binary elasticdeform elasticdeform
 	test -x $(VENV)-ovms/bin/python || $(BIN)/python tests/oracles/ovms_environment.py $(CURDIR)/$(VENV)-ovms
+	test -x $(VENV)-manifests/bin/check-jsonschema || { $(PYTHON) -m venv $(VENV)-manifests && $(VENV)-manifests/bin/python \
+		-m pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0 check-jsonschema==0.39.0; }
 
 lint: $(READY)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
@@ -62,6 +82,8 @@ lock: $(READY)  ## newest versions into constraints.txt
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --universal --upgrade --python-version 3.10 --extra test --extra jax --extra browser \
 		--no-annotate --no-header --quiet pyproject.toml -o constraints.txt
+	printf 'pytest\nhypothesis\nsetuptools<81\n' | $(BIN)/uv pip compile --universal --upgrade --python-version 3.10 \
+		--extra tfx --no-annotate --no-header --quiet pyproject.toml - -o pipelines/constraints.txt
 
 clean:  ## environments and caches
-	rm -rf $(VENV) $(VENV)-jax $(VENV)-tfa $(VENV)-ovms build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-jax $(TFX) $(VENV)-tfa $(VENV)-ovms $(VENV)-manifests build *.egg-info .pytest_cache .ruff_cache .mypy_cache

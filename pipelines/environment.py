@@ -26,7 +26,9 @@ GLIBC = (2, 39)
 DONOR = "trixie"  # the Debian release that has it
 LIBRARIES = ("libc6", "libstdc++6", "libgcc-s1")
 LIST_FOLDER = Path("/etc/apt")
-CHECK = "import tfx, ml_metadata, tensorflow_data_validation, keras_unet; print('TFX', tfx.__version__)"
+CHECK = (
+    "import tfx, ml_metadata, tensorflow_data_validation, keras_unet; print('TFX', tfx.__version__)"
+)
 
 
 def glibc_version() -> tuple[int, ...]:
@@ -93,7 +95,7 @@ def bind(environment: Path, libraries: Path) -> None:
         _run([patch, "--set-interpreter", str(loader), str(copy)])
         _run([patch, "--force-rpath", "--set-rpath", f"{libraries}:{base}", str(copy)])
         _run([patch, "--add-needed", "libstdc++.so.6", str(copy)])
-        os.replace(copy, binary)
+        copy.replace(binary)
 
 
 def make(environment: Path) -> None:
@@ -108,7 +110,9 @@ def make(environment: Path) -> None:
     constraints = ["-c", str(CONSTRAINTS)] if CONSTRAINTS.exists() else []
     # uv takes the platform from the loader of the Python it is given, as pip does.
     _run([*uv, "--quiet", *constraints, "-e", f"{PROJECT}[tfx]"])
-    _run([str(python), "-W", "ignore", "-c", CHECK], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    _run(
+        [str(python), "-W", "ignore", "-c", CHECK], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    )
 
 
 def _is_debian(mirror: str) -> bool:

@@ -14,6 +14,7 @@ from keras_unet.cli.demo import demo
 from keras_unet.cli.evaluate import evaluate
 from keras_unet.cli.export import export
 from keras_unet.cli.info import info
+from keras_unet.cli.lineage import lineage
 from keras_unet.cli.objects import objects
 from keras_unet.cli.plan import plan
 from keras_unet.cli.predict import predict
@@ -39,6 +40,7 @@ for command in (
     export,
     convert,
     info,
+    lineage,
     rollback,
     augment,
     serve,

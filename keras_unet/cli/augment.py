@@ -29,12 +29,18 @@ def augment(
     page: Annotated[int | None, typer.Option(help="Which page of a TIFF stack.")] = None,
 ) -> None:
     """Draw what training will see: warped copies of an image, the lattice and label outlines."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
     from keras_unet.augment.picture import draw_samples
     from keras_unet.augment.presets import preset_settings
     from keras_unet.cli.report import console
     from keras_unet.data.images import read_image, read_labels
-    from keras_unet.errors import DataError
+    from keras_unet.errors import ConfigError, DataError
 
+    out = out if out.suffix else out.with_suffix(".png")
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    if out.suffix.lower().removeprefix(".") not in kinds:
+        raise ConfigError(f"--out {out}: expected a name that ends in .{', .'.join(kinds)}")
     pixels = read_image(image, page)
     labels = None if label is None else read_labels(label, page)
     if labels is not None and labels.shape != pixels.shape[:2]:

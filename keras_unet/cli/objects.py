@@ -18,6 +18,9 @@ def objects(
         Path | None, typer.Option(help="The images, for intensities and pictures.")
     ] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("objects"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also replace files that are not its own.")
+    ] = False,
     formats: Annotated[
         str,
         typer.Option("--format", help="Any of labels, csv, geojson, rois, parquet, by commas."),
@@ -75,6 +78,7 @@ def objects(
             settings=settings,
             pixel_size=pixel_size,
             formats=[name.strip() for name in formats.split(",") if name.strip()],
+            overwrite=overwrite,
             progress=advance,
         )
     say(found.describe())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -14,6 +15,7 @@ SERVER = "On a server"
 
 
 def predict(
+    context: typer.Context,
     models: Annotated[
         list[Path],
         typer.Argument(
@@ -34,7 +36,10 @@ def predict(
         typer.Option(min=0.0, max=1.0, help="Two classes: foreground above this; default 0.5."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew instead of going on.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Begin anew, and replace also files that are not its own."
+        ),
     ] = False,
     probabilities: Annotated[
         bool,
@@ -114,10 +119,15 @@ def predict(
 ) -> None:
     """Segment images of any size; stopped, the same command goes on where it was."""
     if server is not None:
+        _refuse_local(context)
         return _remotely(server, models, images, output, token_file, certificate)
     from keras_unet.cli.report import progress, say
+    from keras_unet.errors import ConfigError
     from keras_unet.inference.files import predict_files
 
+    if memory is not None and not (isfinite(memory) and memory > 0):
+        raise ConfigError(f"--memory: expected gigabytes above 0, got {memory}")
+    kinds = tuple(part.strip() for part in (objects or "").split(",") if part.strip())
     try:
         with progress("predicting") as advance:
             done = predict_files(
@@ -131,7 +141,7 @@ def predict(
                 probabilities=probabilities,
                 dtype=dtype,
                 format=format,
-                objects=tuple(objects.split(",")) if objects else (),
+                objects=kinds,
                 border=border,
                 overlays=overlays,
                 symmetries=symmetries,
@@ -139,7 +149,7 @@ def predict(
                 blend=blend,
                 overlap=overlap,
                 tile=tile,
-                memory=None if memory is None else int(memory * 1e9),
+                memory=None if memory is None else max(1, int(memory * 1e9)),
                 batch_size=batch_size,
                 precision=precision,
             )
@@ -150,8 +160,31 @@ def predict(
     if done.skipped:
         count += f", {len(done.skipped)} done already"
     look = f"Look at {output}/*_overlay.png first" if overlays else f"The masks are in {output}"
-    then = "" if objects else f"; then measure: keras-unet objects {quote(str(output))}"
+    then = "" if kinds else f"; then measure: keras-unet objects {quote(str(output))}"
     say(f"{count}. {look}{then}")
+
+
+def _refuse_local(context: typer.Context) -> None:
+    """The server decides how its models predict; what the caller wants otherwise must not go lost.
+
+    Raises:
+        ConfigError: names each option that only a prediction on this machine has.
+    """
+    from keras_unet.errors import ConfigError
+
+    remote = ("models", "images", "output", "server", "token_file", "certificate")
+    given = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name not in remote and source is not None and source.name != "DEFAULT":
+            value = context.params[option.name or ""]
+            names = option.secondary_opts if value is False else option.opts
+            given.append(names[0])
+    if given:
+        raise ConfigError(
+            f"--server: it writes masks as the server computes them, so {', '.join(given)} would "
+            "be without effect; leave out, or predict without --server"
+        )
 
 
 def _remotely(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -65,10 +66,15 @@ def train(
 
     folded = folds is not None or (resume is not None and (resume / "splits.json").is_file())
     checked, files = None, {}
+    tree = read_tree(config, settings or (), data=given)
+    if resume is None and os.environ.get("TF_CONFIG") and tree.get("devices") != "one":
+        from keras_unet.training.team import join
+
+        join("auto")  # machines meet before TensorFlow reads any data
     if resume is None and config is None:  # what is not set is planned
         from keras_unet.training.planner import plan_tree
 
-        planned = plan_tree(read_tree(None, settings or (), data=given))
+        planned = plan_tree(tree)
         checked, files = planned.config, {"plan.toml": planned.to_toml()}
         say(planned.to_text())
     elif resume is None:
@@ -76,6 +82,9 @@ def train(
     elif config or settings or folds or any(v is not None for v in given.values()):
         if folded:
             raise typer.BadParameter("a cross-validation goes on with its own settings alone")
+        from keras_unet.training.run_folder import read_record
+
+        read_record(resume)  # says what is wrong with a folder that is no run
         # what is given beside must be what the run was begun with
         checked = load_config(config or resume / "config.toml", settings or (), data=given)
 

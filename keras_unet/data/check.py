@@ -9,20 +9,22 @@ import numpy as np
 
 from keras_unet.data.label_check import count_regions, settle
 from keras_unet.data.label_rule import LabelMapping, LabelRule
-from keras_unet.data.pairs import Pair, Pairs
-from keras_unet.data.reading import PairReader, RawPair, Sample, size
-from keras_unet.data.report import DataReport, DataSummary, Problem, Spread, listed, shown
+from keras_unet.data.pairs import Pair, natural_key
+from keras_unet.data.reading import RawPair, Sample, size
+from keras_unet.data.record_files import Records
+from keras_unet.data.report import DataReport, DataSummary, Problem, Spread, listed
+from keras_unet.data.sources import Source, read_source
 
 
 def check_data(
-    pairs: Pairs | Iterable[Pair], rule: LabelRule | None = None, *, need_labels: bool = False
+    pairs: Source | Iterable[Pair], rule: LabelRule | None = None, *, need_labels: bool = False
 ) -> DataReport:
     """Reads every file once and reports; raises nothing. See `check_and_read`."""
     return check_and_read(pairs, rule, need_labels=need_labels)[1]
 
 
 def check_and_read(
-    pairs: Pairs | Iterable[Pair],
+    pairs: Source | Iterable[Pair],
     rule: LabelRule | None = None,
     *,
     need_labels: bool = False,
@@ -37,22 +39,23 @@ def check_and_read(
     label values are read.
 
     Args:
-      pairs: from `find_pairs`, whose problems and notes are taken over.
+      pairs: from `find_source` or `find_pairs`, whose problems and notes are taken over.
       rule: what label values mean; default `LabelRule()`: classes.
       need_labels: a set without any labels is a problem.
       for_scoring: labels with one class only are a note, not a problem: a negative control.
     """
     rule = rule or LabelRule()
-    problems = list(pairs.problems) if isinstance(pairs, Pairs) else []
-    notes = list(pairs.notes) if isinstance(pairs, Pairs) else []
-    with PairReader() as reader:
-        raws = [reader.read(pair, rule) for pair in pairs]
+    problems = list(pairs.problems) if isinstance(pairs, Source) else []
+    notes = list(pairs.notes) if isinstance(pairs, Source) else []
+    raws = list(read_source(pairs, rule))
+    if isinstance(pairs, Records):  # in the order of a folder, however they are spread over shards
+        raws.sort(key=lambda raw: natural_key(raw.pair.name))
     problems += [problem for raw in raws for problem in raw.problems]
     problems += _missing(raws, need_labels)
     problems += _channels(raws)
     mapping, strange = settle(raws, rule)
     problems += strange
-    samples = _samples(raws, mapping)
+    samples = [sample for raw in raws if (sample := raw.sample(mapping)) is not None]
     summary = _summary(raws, samples, mapping)
     if mapping is not None:
         notes += mapping.notes
@@ -77,7 +80,9 @@ def _missing(raws: Sequence[RawPair], need_labels: bool) -> list[Problem]:
     bare = [raw for raw in raws if raw.pair.label is None]
     if len(bare) < len(raws):  # some have labels, so all should
         return [
-            Problem(file=_image_name(raw), found="has no labels", expected="labels for each image")
+            Problem(
+                file=raw.pair.image_shown, found="has no labels", expected="labels for each image"
+            )
             for raw in bare
         ]
     if need_labels:
@@ -98,26 +103,13 @@ def _channels(raws: Sequence[RawPair]) -> list[Problem]:
     usual, many = counts.most_common(1)[0]
     return [
         Problem(
-            file=_image_name(raw),
+            file=raw.pair.image_shown,
             found=f"has {raw.image.shape[2]} channels",
             expected=f"{usual}, as {many} of {counts.total()} images",
         )
         for raw in raws
         if raw.image is not None and raw.image.shape[2] != usual
     ]
-
-
-def _samples(raws: Sequence[RawPair], mapping: LabelMapping | None) -> list[Sample]:
-    out = []
-    for raw in raws:
-        if raw.image is None:
-            continue
-        if raw.labels is None or mapping is None:
-            out.append(Sample(raw.pair.name, raw.image))
-            continue
-        classes, instances = mapping.classes(raw.labels), mapping.instances(raw.labels)
-        out.append(Sample(raw.pair.name, raw.image, classes, instances))
-    return out
 
 
 def _summary(
@@ -197,7 +189,7 @@ def _label_notes(
 
 def _image_notes(raws: Sequence[RawPair], summary: DataSummary) -> list[str]:
     notes = []
-    read = [(_image_name(raw), raw.image, raw.digest) for raw in raws if raw.image is not None]
+    read = [(raw.pair.image_shown, raw.image, raw.digest) for raw in raws if raw.image is not None]
     constant = [name for name, image, _ in read if image.min() == image.max()]
     if constant:
         notes.append(f"{len(constant)} images are of one grey value: {listed(constant)}")
@@ -211,10 +203,6 @@ def _image_notes(raws: Sequence[RawPair], summary: DataSummary) -> list[str]:
         copies.setdefault(digest, []).append(name)
     notes += [f"equal pixels in {listed(names)}" for names in copies.values() if len(names) > 1]
     return notes
-
-
-def _image_name(raw: RawPair) -> str:
-    return shown(raw.pair.image, raw.pair.image_page)
 
 
 def _spread(numbers: Sequence[float]) -> Spread | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_unet.data.orientation import orientation, upright
+
 MAX_PIXELS = 2**26  # 8192 x 8192: what is decoded unless told otherwise
 OF_SIZE = "image of {} x {} pixels; expected 1 to {} in all"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -60,7 +62,8 @@ def decode(data: Any, channels: int, max_pixels: int = MAX_PIXELS) -> tuple[Any,
     """A PNG or JPEG file as (uint16 [H, W, channels], bits a channel in the file).
 
     The values are those of the file: 0 to 255 where it has 8 bits. Grey becomes colour and colour
-    grey, as `channels` (1 or 3) wants it; opacity is dropped; palettes become their colours.
+    grey, as `channels` (1 or 3) wants it; opacity is dropped; palettes become their colours; EXIF
+    orientation is applied, so that H and W may be those of the header exchanged.
     """
     height, width, bits = header(data)
     few = few_enough(height, width, max_pixels)
@@ -79,4 +82,5 @@ def decode(data: Any, channels: int, max_pixels: int = MAX_PIXELS) -> tuple[Any,
     def jpeg() -> Any:  # accurate, as other decoders do; TensorFlow's default is not
         return tf.io.decode_jpeg(data, channels, dct_method="INTEGER_ACCURATE")
 
-    return tf.ensure_shape(tf.cond(bits == 16, wide, narrow), [None, None, channels]), bits
+    image = upright(tf.cond(bits == 16, wide, narrow), orientation(data))
+    return tf.ensure_shape(image, [None, None, channels]), bits

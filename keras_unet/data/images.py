@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -70,10 +71,18 @@ def is_tiff(path: str | Path) -> bool:
 
 
 class ImageFile(AbstractContextManager["ImageFile"]):
-    """An open image file: a sequence of images, read when asked for. See `read_image`."""
+    """An open image file: a sequence of images, read when asked for. See `read_image`.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    Args:
+      path: the file. data: its content, if it is in memory: a PNG or JPEG within the file `path`.
+    """
+
+    def __init__(self, path: str | Path, data: bytes | None = None) -> None:
+        self.path, self._data = Path(path), data
+        self._stack: TiffStack | None = None
+        if data is not None:
+            self._head = data[:26]
+            return
         try:
             with self.path.open("rb") as file:
                 head = file.read(26)
@@ -179,7 +188,8 @@ class ImageFile(AbstractContextManager["ImageFile"]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(self.path, formats=("PNG", "JPEG")) as picture:
+                source = self.path if self._data is None else io.BytesIO(self._data)
+                with Image.open(source, formats=("PNG", "JPEG")) as picture:
                     picture.load()
                     if picture.mode == "P" and not palette:
                         return np.atleast_3d(np.asarray(picture)), False

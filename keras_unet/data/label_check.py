@@ -36,7 +36,7 @@ def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | Non
             named = [(raw, sorted(set(raw.values) - allowed)) for raw in labelled]
             return None, [
                 Problem(
-                    file=raw.label_name,
+                    file=raw.pair.label_shown,
                     found=f"holds label values out of range: {listed(strange)}",
                     expected=listed(stated) if stated else expected,
                 )
@@ -80,7 +80,7 @@ def count_regions(labels: np.ndarray) -> int:
 def _rare(labelled: Sequence[RawPair], holders: Counter[int]) -> str:
     """Names the files with values that most files do without: likely the bad ones."""
     rare = {value for value, files in holders.items() if files <= 0.2 * len(labelled)}
-    names = [raw.label_name for raw in labelled if rare & set(raw.values)]
+    names = [raw.pair.label_shown for raw in labelled if rare & set(raw.values)]
     if not names or len(names) > 3 or len(rare) > 4:
         return ""
     return f" (found {listed(sorted(rare))} only in {listed(names)})"

@@ -22,6 +22,17 @@ class Pair:
     label: Path | None = None
     image_page: int | None = None
     label_page: int | None = None
+    group: str = ""  # pairs of one group (animal, plate …) belong in one split
+
+    @property
+    def image_shown(self) -> str:
+        """The image the way that messages name it."""
+        return shown(self.image, self.image_page)
+
+    @property
+    def label_shown(self) -> str:
+        """The labels the way that messages name them."""
+        return shown(self.label, self.label_page)
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,15 @@ class Pairs(Sequence[Pair]):
         return iter(self.pairs)
 
 
+@dataclass(frozen=True)
+class Matched:
+    """Image files and the label files that belong to them, none of them opened yet."""
+
+    files: tuple[tuple[Path, Path | None], ...]
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
     """Finds the images, and the labels that belong to them.
 
@@ -61,6 +81,18 @@ def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
     Raises:
       DataError: a path does not exist, no image in it, or a folder paired with a file.
     """
+    matched = match_files(images, labels)
+    pairs: list[Pair] = []
+    problems = list(matched.problems)
+    for image, label in matched.files:
+        found, wrong = pages(image, label)
+        pairs += found
+        problems += wrong
+    return Pairs(tuple(pairs), tuple(problems), matched.notes)
+
+
+def match_files(images: str | Path, labels: str | Path | None = None) -> Matched:
+    """The files of `find_pairs`, by their names alone. Arguments and errors are the same."""
     images = Path(images)
     if labels is None and (images / "images").is_dir():
         parent, images = images, images / "images"
@@ -74,10 +106,10 @@ def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
         raise DataError(
             f"{images} is {kinds[0]} and {labels} is {kinds[1]}; expected two folders or two files"
         )
-    problems: list[Problem] = []
     if not images.is_dir():
-        return Pairs(tuple(_pages(images, labels, problems)), tuple(problems))
+        return Matched(((images, labels),))
 
+    problems: list[Problem] = []
     notes: list[str] = []
     own = _by_stem(images, problems, notes)
     if not own:
@@ -85,24 +117,46 @@ def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
             f"{images}: holds no image; expected {', '.join(EXTENSIONS)}"
             + (f" ({notes[0]})" if notes else "")
         )
-    pairs: list[Pair] = []
     if labels is None:
-        for path in own.values():
-            pairs += _pages(path, None, problems)
-        return Pairs(tuple(pairs), tuple(problems), tuple(notes))
+        return Matched(tuple((path, None) for path in own.values()), tuple(problems), tuple(notes))
 
+    files: list[tuple[Path, Path | None]] = []
     partners = _by_stem(labels, problems, notes)
     for stem, path in own.items():
         if stem in partners:
-            pairs += _pages(path, partners[stem], problems)
+            files.append((path, partners[stem]))
         else:
             other = next(iter(partners.values()), None)
-            hint = f" (names found there: {other.name}, …)" if other and not pairs else ""
+            hint = f" (names found there: {other.name}, …)" if other and not files else ""
             problems.append(_problem(path, "has no labels", f"{labels / stem}.png or .tif{hint}"))
     for stem, path in partners.items():
         if stem not in own:
             problems.append(_problem(path, "has no image", f"an image {images / stem}.*"))
-    return Pairs(tuple(pairs), tuple(problems), tuple(notes))
+    return Matched(tuple(files), tuple(problems), tuple(notes))
+
+
+def pages(
+    image: Path, label: Path | None, name: str | None = None, group: str = ""
+) -> tuple[list[Pair], list[Problem]]:
+    """The pairs of one image file and its label file: one, or one for each page.
+
+    Args:
+      name: of the pair, with the page behind it for stacks; None: the image's stem.
+    """
+    name = stem_of(image) if name is None else name
+    try:
+        counts = [count_pages(path) for path in (image, label) if path is not None]
+    except DataError:
+        return [Pair(name, image, label, group=group)], []  # the check reads it again, and reports
+    if len(set(counts)) > 1:
+        found, expected = f"has {counts[1]} pages", f"{counts[0]}, as in {image}"
+        return [], [_problem(label or image, found, expected)]
+    if counts[0] == 1:
+        return [Pair(name, image, label, group=group)], []
+    return [
+        Pair(shown(Path(name), k), image, label, k, k if label is not None else None, group)
+        for k in range(counts[0])
+    ], []
 
 
 def stem_of(path: Path) -> str:
@@ -136,26 +190,6 @@ def _by_stem(folder: Path, problems: list[Problem], notes: list[str]) -> dict[st
         many = "other entry" if len(ignored) == 1 else "other entries"
         notes.append(f"{folder}: {len(ignored)} {many} left out: {listed}")
     return found
-
-
-def _pages(image: Path, label: Path | None, problems: list[Problem]) -> list[Pair]:
-    """The pairs of one image file and its label file: one, or one for each page."""
-    stem = stem_of(image)
-    try:
-        counts = [count_pages(path) for path in (image, label) if path is not None]
-    except DataError:
-        return [Pair(stem, image, label)]  # the check reads it again and reports it
-    if len(set(counts)) > 1:
-        problems.append(
-            _problem(label or image, f"has {counts[1]} pages", f"{counts[0]}, as in {image}")
-        )
-        return []
-    if counts[0] == 1:
-        return [Pair(stem, image, label)]
-    return [
-        Pair(shown(Path(stem), k), image, label, k, k if label is not None else None)
-        for k in range(counts[0])
-    ]
 
 
 def _problem(path: Path, found: str, expected: str) -> Problem:

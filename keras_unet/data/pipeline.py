@@ -105,23 +105,25 @@ def tile_requests(
     seed: int,
     start: int = 0,
     foreground: ForegroundPixels | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Endless batches of (index int32 [B], seeds int32 [B, 2]): which tiles to draw, in order.
 
     Every image of `entries` comes once an epoch, shuffled. A request depends on (seed, epoch,
     place in the epoch) alone, not on threads or restarts. With `foreground`, there is a third part,
     centre int32 [B, 2], and a share of the requests is centred on a pixel of a drawn class.
-    `start` is the first batch's number: a resumed run goes on where it was.
+    `start` is the first batch's number: a resumed run goes on where it was. `part` (i, n) gives the
+    i-th of n equal parts of each batch, for the i-th of n machines.
     """
-    count = len(entries)
+    count, rows = len(entries), batch_size // part[1]
     table = tf.constant(entries)
 
     @tf.autograph.experimental.do_not_convert
     def request(first: Any) -> tuple[Any, ...]:
-        number = first + tf.range(batch_size, dtype=tf.int64)
+        number = first + tf.range(rows, dtype=tf.int64)
         epoch, place = number // count, number % count
         # the wrapper tf.random.experimental.index_shuffle pads a batch of seeds on the wrong axis
-        key = tf.stack([tf.fill([batch_size], tf.cast(seed, tf.int64)), epoch, 0 * epoch], axis=1)
+        key = tf.stack([tf.fill([rows], tf.cast(seed, tf.int64)), epoch, 0 * epoch], axis=1)
         order = tf.raw_ops.RandomIndexShuffle(
             index=place, seed=key, max_index=tf.constant(count - 1, tf.int64), rounds=4
         )
@@ -132,7 +134,8 @@ def tile_requests(
         index, centre = foreground.choose(index, seeds)
         return index, seeds, centre
 
-    return tf.data.Dataset.counter(start * batch_size, batch_size).map(request)
+    first = start * batch_size + part[0] * rows
+    return tf.data.Dataset.counter(first, batch_size).map(request)
 
 
 def tile_dataset(
@@ -144,15 +147,19 @@ def tile_dataset(
     seed: int,
     start: int = 0,
     foreground: ForegroundPixels | None = None,
+    part: tuple[int, int] = (0, 1),
     parallel: int = 2,
 ) -> tf.data.Dataset:
-    """Endless batches of augmented tiles (x, y, w), drawn on the CPU beside the training step."""
+    """Endless batches of augmented tiles (x, y, w), drawn on the CPU beside the training step.
+
+    Arguments as of `tile_requests`; `parallel` batches are drawn at a time.
+    """
 
     @tf.autograph.experimental.do_not_convert
     def draw(index: Any, seeds: Any, centre: Any = None) -> tuple[Any, Any, Any]:
         return augment.sample(bank, index, seeds, centre=centre)
 
     requests = tile_requests(
-        entries, batch_size=batch_size, seed=seed, start=start, foreground=foreground
+        entries, batch_size=batch_size, seed=seed, start=start, foreground=foreground, part=part
     )
     return requests.map(draw, num_parallel_calls=parallel, deterministic=True).prefetch(2)

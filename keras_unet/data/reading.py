@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
 from keras_unet.data.images import ImageFile
-from keras_unet.data.label_rule import LabelRule
+from keras_unet.data.label_rule import LabelMapping, LabelRule
 from keras_unet.data.pairs import Pair
-from keras_unet.data.report import Problem, shown
+from keras_unet.data.report import Problem
 from keras_unet.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Border:
+    """The border term of equation 2 for w0 = 1, computed beforehand: float32 [H, W].
+
+    sigma and separation, both in pixels, are those that it was computed with.
+    """
+
+    weights: np.ndarray
+    sigma: float
+    separation: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,18 +37,21 @@ class Sample:
 
     image: [H, W, C] in the dtype it was stored in; classes: int32 [H, W], -1 where pixels do not
     count, None without labels; instances: int32 [H, W] object numbers, 0 = none, for labels of
-    kind "instances" (touching objects keep their numbers and touch).
+    kind "instances" (touching objects keep their numbers and touch). A record may say which group
+    (animal, plate …) it is of, "" if none, and hold the border term.
     """
 
     name: str
     image: np.ndarray
     classes: np.ndarray | None = None
     instances: np.ndarray | None = None
+    group: str = ""
+    border: Border | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class RawPair:
-    """What the files of a pair hold; an array is None if it is missing or unfit."""
+    """What the files or the record of a pair hold; an array is None if it is missing or unfit."""
 
     pair: Pair
     image: np.ndarray | None  # [H, W, C], stored dtype
@@ -42,10 +59,21 @@ class RawPair:
     values: dict[int, int]  # label value -> pixels
     digest: str
     problems: tuple[Problem, ...]
+    border: Border | None = None
 
-    @property
-    def label_name(self) -> str:
-        return shown(self.pair.label, self.pair.label_page)
+    def sample(self, mapping: LabelMapping | None) -> Sample | None:
+        """The sample whose labels mean what `mapping` says; None if the image is unfit.
+
+        Raises:
+          DataError: a label value that is no class.
+        """
+        if self.image is None:
+            return None
+        name, group = self.pair.name, self.pair.group
+        if self.labels is None or mapping is None:
+            return Sample(name, self.image, group=group)
+        classes, instances = mapping.classes(self.labels), mapping.instances(self.labels)
+        return Sample(name, self.image, classes, instances, group, self.border)
 
 
 class PairReader(AbstractContextManager["PairReader"]):
@@ -66,40 +94,15 @@ class PairReader(AbstractContextManager["PairReader"]):
 
     def read(self, pair: Pair, rule: LabelRule) -> RawPair:
         """Reads the image and the labels; what fails is told in `problems`, never raised."""
-        problems: list[Problem] = []
-        image = labels = None
-        values: dict[int, int] = {}
-        try:
-            image = self._file("image", pair.image).image(pair.image_page)
-            if image.dtype.kind == "f" and not np.all(np.isfinite(image)):
-                bad = np.count_nonzero(~np.isfinite(image))
-                raise DataError(
-                    f"holds {bad} values that are NaN or infinite; expected finite ones"
-                )
-        except DataError as error:
-            image = None
-            problems.append(_problem(pair.image, pair.image_page, error))
-        try:
-            if pair.label is not None:
-                file = self._file("label", pair.label)
-                if file.lossy:
-                    raise DataError(
-                        "is compressed by JPEG, which changes label values; expected labels as "
-                        "PNG or TIFF, made from the original ones"
-                    )
-                labels = file.labels(pair.label_page)
-                values = count_values(labels)
-                _require_sharp(values, rule)
-                if image is not None and labels.shape != image.shape[:2]:
-                    raise DataError(
-                        f"is {size(labels)} (height x width); expected {size(image)}, as its image "
-                        f"{shown(pair.image, pair.image_page)}"
-                    )
-        except DataError as error:
-            labels, values = None, {}
-            problems.append(_problem(pair.label, pair.label_page, error))
-        digest = "" if image is None else _digest(image)
-        return RawPair(pair, image, labels, values, digest, tuple(problems))
+        image = partial(self._image, pair.image, pair.image_page)
+        labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
+        return check_pair(pair, image, labels, rule)
+
+    def _image(self, path: Path, page: int | None) -> np.ndarray:
+        return self._file("image", path).image(page)
+
+    def _labels(self, path: Path, page: int | None) -> np.ndarray:
+        return exact_labels(self._file("label", path), page)
 
     def _file(self, role: str, path: Path) -> ImageFile:
         current = self._open.get(role)
@@ -109,6 +112,62 @@ class PairReader(AbstractContextManager["PairReader"]):
                 current.close()
             self._open[role] = current = ImageFile(path)
         return current
+
+
+def check_pair(
+    pair: Pair,
+    read_image: Callable[[], np.ndarray],
+    read_labels: Callable[[], np.ndarray] | None,
+    rule: LabelRule,
+    border: Border | None = None,
+) -> RawPair:
+    """Reads and checks one pair; what fails is told in `problems`, never raised.
+
+    Args:
+      read_image: gives [H, W, C] in its stored dtype, or raises DataError.
+      read_labels: gives int32 [H, W], or raises DataError; None without labels.
+      border: what is stored beside the labels.
+    """
+    problems: list[Problem] = []
+    image = labels = None
+    values: dict[int, int] = {}
+    try:
+        image = read_image()
+        if image.dtype.kind == "f" and not np.all(np.isfinite(image)):
+            bad = np.count_nonzero(~np.isfinite(image))
+            raise DataError(f"holds {bad} values that are NaN or infinite; expected finite ones")
+    except DataError as error:
+        image = None
+        problems.append(_problem(pair.image, pair.image_shown, error))
+    try:
+        if read_labels is not None:
+            labels = read_labels()
+            values = count_values(labels)
+            _require_sharp(values, rule)
+            if image is not None and labels.shape != image.shape[:2]:
+                raise DataError(
+                    f"is {size(labels)} (height x width); expected {size(image)}, as its image "
+                    f"{pair.image_shown}"
+                )
+    except DataError as error:
+        labels, values = None, {}
+        problems.append(_problem(pair.label, pair.label_shown, error))
+    digest = "" if image is None else _digest(image)
+    return RawPair(pair, image, labels, values, digest, tuple(problems), border)
+
+
+def exact_labels(file: ImageFile, page: int | None = None) -> np.ndarray:
+    """Labels int32 [H, W] of a file that JPEG did not change.
+
+    Raises:
+      DataError: see `read_labels`; also a JPEG.
+    """
+    if file.lossy:
+        raise DataError(
+            "is compressed by JPEG, which changes label values; expected labels as "
+            "PNG or TIFF, made from the original ones"
+        )
+    return file.labels(page)
 
 
 def count_values(labels: np.ndarray) -> dict[int, int]:
@@ -156,6 +215,6 @@ def _digest(image: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _problem(path: Path | None, page: int | None, error: DataError) -> Problem:
+def _problem(path: Path | None, where: str, error: DataError) -> Problem:
     found, _, expected = str(error).removeprefix(f"{path}: ").partition("; expected ")
-    return Problem(file=shown(path, page), found=found, expected=expected)
+    return Problem(file=where, found=found, expected=expected)

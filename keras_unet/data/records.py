@@ -9,20 +9,30 @@
 | `image/name` | bytes | which image it is, unique within a data set |
 | `label/encoded` | bytes | a grey PNG, 8 or 16 bits, or int32, little-endian, [H, W]; or empty |
 | `label/format` | bytes | "png", "raw" or empty |
+| `image/group` | bytes | images of one group (animal, plate …) belong in one split; or empty |
+| `weight/border` | bytes | border term of equation 2 for w0 = 1: float32, little-endian, [H, W] |
+| `weight/sigma` | float | what it was computed with, pixels |
+| `weight/separation` | int64 | the same |
 
+The last four are for training and may be absent; `record_files` reads them, serving does not.
 Label values are those of the label file (see `LabelMapping`), not class numbers.
 """
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from keras_unet.errors import DataError
 
+if TYPE_CHECKING:
+    from keras_unet.data.reading import Border
+
+Values = bytes | Sequence[int] | Sequence[float]
 MOST_LABEL = 65535  # in a PNG
 _SIZES = ("height", "width", "channels")
 
@@ -44,14 +54,25 @@ def features() -> dict[str, Any]:
     }
 
 
-def encode_example(name: str, image: np.ndarray, labels: np.ndarray | None = None) -> bytes:
-    """One record, serialised.
+def encode_example(
+    name: str,
+    image: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    group: str | None = None,
+    border: Border | None = None,
+    more: Mapping[str, Values] | None = None,
+) -> bytes:
+    """One record, serialised: the same arguments give the same bytes.
 
     Args:
         name: see `image/name`.
         image: [H, W, C], as `read_image` returns it. uint8 with 1 or 3 channels and uint16 with
             one are kept as PNG, anything else as float32.
         labels: int [H, W] label values, or None.
+        group: see `image/group`; None leaves it out.
+        border: the border term; None leaves it out.
+        more: other features by name: bytes, integers or floats.
 
     Raises:
         DataError: shapes that do not fit each other, or integers that float32 cannot hold.
@@ -66,23 +87,30 @@ def encode_example(name: str, image: np.ndarray, labels: np.ndarray | None = Non
         )
     kind, data = _image(name, image)
     label_kind, label_data = ("", b"") if labels is None else _labels(name, labels)
-    text = {
+    height, width, channels = image.shape
+    values: dict[str, Values] = {
         "image/encoded": data,
         "image/format": kind.encode(),
         "image/dtype": str(image.dtype).encode(),
         "image/name": name.encode(),
         "label/encoded": label_data,
         "label/format": label_kind.encode(),
+        "image/height": [height],
+        "image/width": [width],
+        "image/channels": [channels],
     }
-    height, width, channels = image.shape
-    numbers = {"image/height": height, "image/width": width, "image/channels": channels}
-    feature = {
-        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-        for key, value in text.items()
-    } | {
-        key: tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-        for key, value in numbers.items()
-    }
+    if group is not None:
+        values["image/group"] = group.encode()
+    if border is not None:
+        if border.weights.shape != image.shape[:2]:
+            raise DataError(
+                f"{name}: border term of shape {border.weights.shape}; expected {image.shape[:2]}, "
+                "as the image"
+            )
+        values["weight/border"] = border.weights.astype("<f4").tobytes()
+        values["weight/sigma"] = [float(border.sigma)]
+        values["weight/separation"] = [border.separation]
+    feature = {key: _feature(value) for key, value in {**values, **(more or {})}.items()}
     example = tf.train.Example(features=tf.train.Features(feature=feature))
     return example.SerializeToString(deterministic=True)
 
@@ -180,6 +208,16 @@ def _pixels(data: Any, dtype: Any, shape: Any) -> Any:
         shape,
     )
     return tf.reshape(tf.io.decode_raw(data, dtype), shape)
+
+
+def _feature(value: Values) -> Any:
+    import tensorflow as tf
+
+    if isinstance(value, bytes):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    if any(isinstance(number, float) for number in value):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=value))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=value))
 
 
 def _image(name: str, image: np.ndarray) -> tuple[str, bytes]:

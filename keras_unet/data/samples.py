@@ -6,9 +6,9 @@ from pathlib import Path
 
 from keras_unet.data.check import check_and_read
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import find_pairs
 from keras_unet.data.reading import Sample as Sample
 from keras_unet.data.report import DataReport
+from keras_unet.data.sources import find_source
 
 
 def load_samples(
@@ -23,7 +23,7 @@ def load_samples(
 
     Args:
       images, labels: as in `find_pairs`: a folder with `images/` and `labels/`, two folders, two
-        stacks, or images alone.
+        stacks, or images alone. Or records, as in `find_records`, without `labels`.
       rule: what label values mean; default `LabelRule()`: classes.
       need_labels: images alone are refused.
       for_scoring: not for training: a set of background alone is accepted.
@@ -36,7 +36,7 @@ def load_samples(
       DataError: the check found problems; the message lists all of them.
     """
     samples, report = check_and_read(
-        find_pairs(images, labels), rule, need_labels=need_labels, for_scoring=for_scoring
+        find_source(images, labels), rule, need_labels=need_labels, for_scoring=for_scoring
     )
     report.raise_if_bad()
     return samples, report

@@ -17,7 +17,7 @@ from keras_unet.weight_maps import balanced_class_weights, border_weights, separ
 
 ClassWeights = Literal["balanced", "none"] | tuple[float, ...]
 
-VERSION = 1  # of the border weights in the cache: another number when they change
+VERSION = 2  # of the border weights in the cache: another number when they change
 
 
 class Target(NamedTuple):
@@ -41,7 +41,8 @@ def targets(
 
     Touching cells of instance labels get a separating background line. In semantic labels, a cell
     is a connected component of the foreground. `class_weights="balanced"` balances frequencies
-    over the whole set, not image by image.
+    over the whole set, not image by image. A sample's own border term is used where it was
+    computed with this `sigma` and `separation`.
 
     Args:
         samples: with `classes`. num_classes: K.
@@ -61,10 +62,7 @@ def targets(
     for sample, classes in zip(samples, separated, strict=True):
         weight = per_class[np.maximum(classes, 0)]
         if w0 > 0:
-            cells = classes > 0
-            if sample.instances is not None:
-                cells = np.where(cells, sample.instances, 0)
-            weight = weight + _cached_border(cells, w0, sigma, cache)
+            weight = weight + np.float32(w0) * _border(sample, classes, sigma, separation, cache)
         weight = np.where(classes < 0, 0.0, weight).astype(np.float32)
         found.append(Target(np.maximum(classes, 0).astype(kind), weight))
     return found
@@ -79,6 +77,34 @@ def scored_classes(sample: Sample, separation: int) -> np.ndarray:
     if sample.classes is None:
         raise DataError(f"{sample.name}: has no labels")
     return np.where(_separated(sample, separation) == sample.classes, sample.classes, -1)
+
+
+def border_term(sample: Sample, sigma: float, separation: int) -> np.ndarray:
+    """The border term of equation 2 for w0 = 1, float32 [H, W], as `targets` adds it w0 times.
+
+    Raises:
+        DataError: the sample has no labels.
+    """
+    return border_weights(_cells(sample, _separated(sample, separation)), 1.0, sigma)
+
+
+def _border(
+    sample: Sample, classes: np.ndarray, sigma: float, separation: int, cache: Path | None
+) -> np.ndarray:
+    own = sample.border
+    # a record holds sigma as float32
+    if own is not None and (np.float32(own.sigma), own.separation) == (
+        np.float32(sigma),
+        separation,
+    ):
+        return own.weights
+    return _cached_border(_cells(sample, classes), sigma, cache)
+
+
+def _cells(sample: Sample, classes: np.ndarray) -> np.ndarray:
+    """What `border_weights` takes, of the classes after separation."""
+    cells = classes > 0
+    return cells if sample.instances is None else np.where(cells, sample.instances, 0)
 
 
 def _separated(sample: Sample, width: int) -> np.ndarray:
@@ -101,10 +127,10 @@ def _class_weights(
     return np.asarray(chosen, np.float32)
 
 
-def _cached_border(cells: np.ndarray, w0: float, sigma: float, cache: Path | None) -> np.ndarray:
+def _cached_border(cells: np.ndarray, sigma: float, cache: Path | None) -> np.ndarray:
     if cache is None:
-        return border_weights(cells, w0, sigma)
-    key = hashlib.sha256(repr((VERSION, cells.shape, cells.dtype.str, w0, sigma)).encode())
+        return border_weights(cells, 1.0, sigma)
+    key = hashlib.sha256(repr((VERSION, cells.shape, cells.dtype.str, sigma)).encode())
     key.update(np.ascontiguousarray(cells).data)
     path = cache / f"{key.hexdigest()[:32]}.npy"
     if path.is_file():
@@ -114,7 +140,7 @@ def _cached_border(cells: np.ndarray, w0: float, sigma: float, cache: Path | Non
                 return stored
         except (ValueError, OSError, EOFError):
             pass  # a torn cache entry is only computed again
-    weight = border_weights(cells, w0, sigma)
+    weight = border_weights(cells, 1.0, sigma)
     beside = cache / f".{path.stem}-{os.getpid()}.npy"
     with contextlib.suppress(OSError):  # a cache that can't be written is only slower
         cache.mkdir(parents=True, exist_ok=True)

@@ -10,9 +10,9 @@ import numpy as np
 
 from keras_unet.data.label_check import settle
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import find_pairs
-from keras_unet.data.reading import PairReader, RawPair, Sample
-from keras_unet.data.report import Problem, shown
+from keras_unet.data.reading import RawPair, Sample
+from keras_unet.data.report import Problem
+from keras_unet.data.sources import find_source, read_source
 from keras_unet.errors import DataError
 
 
@@ -22,7 +22,7 @@ class LabelledImages:
     All files are read and checked once when it is made. A set of background alone is accepted.
 
     Args:
-        images, labels: as for `keras_unet.train`.
+        images, labels: as for `keras_unet.train`, records too.
         rule: what label values mean.
         channels: of the images; others are refused.
 
@@ -33,46 +33,42 @@ class LabelledImages:
     def __init__(
         self, images: str | Path, labels: str | Path | None, rule: LabelRule, channels: int
     ) -> None:
-        self._pairs, self._rule = find_pairs(images, labels), rule
-        problems = list(self._pairs.problems)
+        self._source, self._rule = find_source(images, labels), rule
+        problems = list(self._source.problems)
         seen: list[RawPair] = []
-        with PairReader() as reader:
-            for pair in self._pairs:
-                raw = reader.read(pair, rule)
-                problems += raw.problems
-                name = shown(pair.image, pair.image_page)
-                if pair.label is None:
-                    problems.append(_problem(name, "has no labels", "labels for each image"))
-                if raw.image is not None and raw.image.shape[2] != channels:
-                    found = f"has {raw.image.shape[2]} channels"
-                    problems.append(_problem(name, found, f"{channels}, as the model was trained"))
-                if raw.labels is not None:  # only the values are kept
-                    seen.append(replace(raw, image=None, labels=np.empty((0, 0), np.int32)))
+        self._count = 0
+        for raw in read_source(self._source, rule):
+            self._count += 1
+            problems += raw.problems
+            name = raw.pair.image_shown
+            if raw.pair.label is None:
+                problems.append(_problem(name, "has no labels", "labels for each image"))
+            if raw.image is not None and raw.image.shape[2] != channels:
+                found = f"has {raw.image.shape[2]} channels"
+                problems.append(_problem(name, found, f"{channels}, as the model was trained"))
+            if raw.labels is not None:  # only the values are kept
+                seen.append(
+                    replace(raw, image=None, labels=np.empty((0, 0), np.int32), border=None)
+                )
         mapping, strange = settle(seen, rule)
         problems += strange
         if problems or mapping is None:
             lines = "".join(f"\n  - {problem}" for problem in problems)
             raise DataError(
                 f"the data check found {len(problems)} "
-                f"problem{'s' * (len(problems) != 1)} in {len(self._pairs)} images:{lines}"
+                f"problem{'s' * (len(problems) != 1)} in {self._count} images:{lines}"
             )
         self._mapping = mapping
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return self._count
 
     def __iter__(self) -> Iterator[Sample]:
-        with PairReader() as reader:
-            for pair in self._pairs:
-                raw = reader.read(pair, self._rule)
-                if raw.image is None or raw.labels is None:
-                    raise DataError("\n".join(map(str, raw.problems)))  # changed since the check
-                yield Sample(
-                    pair.name,
-                    raw.image,
-                    self._mapping.classes(raw.labels),
-                    self._mapping.instances(raw.labels),
-                )
+        for raw in read_source(self._source, self._rule):
+            sample = None if raw.labels is None else raw.sample(self._mapping)
+            if sample is None:
+                raise DataError("\n".join(map(str, raw.problems)))  # changed since the check
+            yield sample
 
 
 def _problem(file: str, found: str, expected: str) -> Problem:

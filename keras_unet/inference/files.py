@@ -8,22 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from keras_unet._version import __version__
-from keras_unet.data.images import is_tiff
-from keras_unet.data.zarr_windows import is_zarr
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.file_options import FileOptions
-from keras_unet.inference.inputs import find_inputs, name_of, open_images
-from keras_unet.inference.label_values import to_label_values as to_label_values
+from keras_unet.inference.inputs import Header, find_inputs, name_of, read_header
+from keras_unet.inference.jobs import make_job, require_possible, without_results
 from keras_unet.inference.members import listed
 from keras_unet.inference.options import make_options
-from keras_unet.inference.records import Identity, digest, fingerprint, read_record
+from keras_unet.inference.publishing import tidy
+from keras_unet.inference.records import Identity, digest, fingerprint, read_records
 from keras_unet.inference.rows import MemoryWarning, Predictor
-from keras_unet.inference.segmenting import Job, segment
+from keras_unet.inference.segmenting import Job, reset, segment
 from keras_unet.inference.workplace import Workplace
-from keras_unet.models.bundle import TrainedModel, load_model
+from keras_unet.models.bundle import TrainedModel, load_model, model_file
 
 
 class Predictions(NamedTuple):
@@ -63,7 +60,8 @@ def predict_files(
         images: an image file, a TIFF stack, a Zarr array or OME-Zarr image, or a folder of these
             (or one that holds `images/`).
         output: folder, made if absent.
-        overwrite: begin anew, whatever is there already.
+        overwrite: begin anew, and replace whatever has a result's name, but no input. Otherwise
+            only what an earlier call left there, unchanged since, is replaced.
         progress: called with (tiles done, tiles in all) of all files.
         say: called with one-line messages: the tile chosen and why, what is skipped or goes on.
         options: those of `FileOptions`, such as `threshold=0.4`.
@@ -71,7 +69,9 @@ def predict_files(
     Raises:
         ConfigError: an option is unknown, out of range or does not fit the images.
         DataError: an image can't be read or does not fit the model; names the file. What was
-            written for the files before it stays. Also: another process is writing there.
+            written for the files before it stays. Or, before anything is written: results would
+            replace files of yours, or each other; names all of them. Or another process is
+            writing there.
         OSError: the output folder can't be written, or the disk is full.
     """
     chosen = make_options(options, FileOptions)
@@ -80,88 +80,73 @@ def predict_files(
 
         require_pyarrow()
     report = say or (lambda text: None)
-    paths = find_inputs(images)
-    models = [Path(path) for path in listed(model)]
+    found = find_inputs(images)
+    models = [model_file(path) for path in listed(model)]
+    if not models:
+        raise ConfigError("found an empty sequence of models, expected at least one")
+    # Hashed before they are loaded: a model that training replaces in between is then taken for
+    # the older one, and the next call predicts again.
+    hashes = tuple(digest(path) for path in models)
     trained = [load_model(path) for path in models]
     _check(trained, chosen)
-    hashes = tuple(digest(path / "best.keras" if path.is_dir() else path) for path in models)
     with Workplace(Path(output)) as place:
-        jobs, skipped = [], []
-        for path in paths:
+        for name in tidy(place, [name_of(path) for path in found]):
+            report(f"{name}: is gone, and so is now what was computed of it")
+        records = read_records(place.folder)
+        jobs: list[Job] = []
+        skipped: list[Path] = []
+        for path in without_results(found, place, records, report):
             identity = Identity(
                 version=__version__,
                 model=hashes,
                 input=fingerprint(path),
                 options=chosen.identity(),
             )
-            job = _job(path, identity, place, overwrite, report)
+            job = make_job(path, identity, records.get(name_of(path)), place, overwrite)
             if job is None:
                 skipped.append(path)
             else:
                 jobs.append(job)
         if skipped:
-            report(f"{len(skipped)} of {len(paths)} done already, the same model and options")
-        written = _run(jobs, trained, chosen, place, progress, report) if jobs else []
+            report(
+                f"{len(skipped)} of {len(jobs) + len(skipped)} done already, the same model and "
+                "options"
+            )
+        written = []
+        if jobs:
+            common = Predictor(trained, chosen.prediction())
+            headers = [read_header(job.path, common.channels) for job in jobs]
+            require_possible(jobs, headers, skipped, records, place, trained[0], chosen, overwrite)
+            written = _run(jobs, headers, common, trained, chosen, place, progress, report)
     return Predictions(tuple(written), tuple(skipped))
-
-
-def _job(
-    path: Path,
-    identity: Identity,
-    place: Workplace,
-    overwrite: bool,
-    say: Callable[[str], None],
-) -> Job | None:
-    """What is left to do for a file; None if nothing is."""
-    stem = name_of(path)
-    record = None if overwrite else read_record(place.record(stem))
-    if record is not None:
-        if changes := record.identity.changes(identity):
-            say(f"{path.name}: begins anew, changed since: {', '.join(changes)}")
-            record = None
-        elif record.finished_in(place.output):
-            return None
-        elif record.results is not None:
-            say(f"{path.name}: begins anew, its results were changed or removed")
-            record = None
-        elif not place.scratch(stem, "classes").is_file() or (
-            identity.options["probabilities"] and not place.scratch(stem, "chances").is_file()
-        ):
-            say(f"{path.name}: begins anew, what was computed is gone")
-            record = None
-        else:
-            where = f"row {record.row}" + (f" of image {record.page}" if record.page else "")
-            say(f"{path.name}: goes on at {where}")
-    if record is None:
-        place.forget(stem)
-    return Job(path, stem, identity, record)
 
 
 def _run(
     jobs: list[Job],
+    headers: list[Header],
+    common: Predictor,
     trained: list[TrainedModel],
     options: FileOptions,
     place: Workplace,
     progress: Callable[[int, int], None] | None,
     say: Callable[[str], None],
 ) -> list[Path]:
-    common = Predictor(trained, options.prediction())
     plans: dict[tuple[int, int], int] = {}
-
-    def tiles(job: Job) -> int:
-        total = 0
-        for size in _sizes(job.path, common.channels):
-            if size not in plans:
-                plans[size] = common.plan(size).tiles
-            total += plans[size]
-        return total
-
-    counts = [tiles(job) for job in jobs]
+    counts = []
+    for header in headers:
+        sizes = [shape[:2] for shape in header.shapes]
+        plans |= {size: common.plan(size).tiles for size in set(sizes) - set(plans)}
+        counts.append(sum(plans[size] for size in sizes))
+    for job in jobs:
+        if job.note:
+            say(f"{job.path.name}: {job.note}")
     largest = max(plans, key=lambda size: size[0] * size[1])
     say(common.plan(largest).reason)
     done, total, written = 0, sum(counts), []
     for job, count in zip(jobs, counts, strict=True):
-        if job.record is not None and job.record.tile is not None:
+        if job.record is None:
+            reset(job, place)
+        elif job.record.tile is not None:
             same = options.prediction(tile=job.record.tile, batch_size=job.record.batch)
             job = job._replace(predictor=Predictor(trained, same))
 
@@ -199,19 +184,3 @@ def _check(trained: list[TrainedModel], options: FileOptions) -> None:
     names = trained[0].card.classes
     if options.border is not None and options.border not in names[1:]:
         raise ConfigError(f"border is {options.border!r}; expected one of {', '.join(names[1:])}")
-
-
-def _sizes(path: Path, channels: int) -> list[tuple[int, int]]:
-    """Height and width of a file's images, from its header.
-
-    Raises:
-        DataError: unreadable; for TIFF and Zarr also: not as many channels as the model has.
-    """
-    if is_zarr(path) or is_tiff(path):
-        with open_images(path, channels) as images:
-            return [shape[:2] for shape in images.shapes]
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
-            return [picture.size[::-1]]
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
-        raise DataError(f"{path}: cannot be read as PNG or JPEG ({error})") from error

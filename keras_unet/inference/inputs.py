@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from keras_unet.data.images import is_tiff, read_image
 from keras_unet.data.pairs import find_pairs, natural_key, stem_of
+from keras_unet.data.pixel_size import PixelSize
 from keras_unet.data.tiff_windows import TiffWindows
 from keras_unet.data.windows import ArrayFile, WindowedFile
 from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
 from keras_unet.errors import DataError
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file holds, its pixels unread; attributes as those of `WindowedFile`."""
+
+    path: Path
+    shapes: Sequence[tuple[int, int, int]]
+    pixel_size: PixelSize | None = None
 
 
 def find_inputs(images: str | Path) -> list[Path]:
@@ -79,3 +92,23 @@ def open_images(path: Path, channels: int) -> WindowedFile:
                 f"{shape[2]} channel{'s' * (shape[2] != 1)}; this model expects {channels}"
             )
     return file
+
+
+def read_header(path: Path, channels: int) -> Header:
+    """What a file of `find_inputs` holds.
+
+    Args:
+        channels: of the model.
+
+    Raises:
+        DataError: unreadable; for TIFF and Zarr also: not as many channels as the model has.
+    """
+    if is_zarr(path) or is_tiff(path):
+        with open_images(path, channels) as images:
+            return Header(path, images.shapes, images.pixel_size)
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            width, height = picture.size
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
+        raise DataError(f"{path}: cannot be read as PNG or JPEG ({error})") from error
+    return Header(path, [(height, width, channels)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,12 @@ from keras_unet.data.report import listed
 from keras_unet.data.windows import WindowedFile
 from keras_unet.errors import DataError
 from keras_unet.evaluation.pictures import save_png
+from keras_unet.inference.claims import (
+    read_written,
+    recorded,
+    refuse_taken,
+    require_own_names,
+)
 from keras_unet.inference.inputs import find_inputs, name_of
 from keras_unet.inference.mask_files import (
     class_pages,
@@ -25,12 +31,14 @@ from keras_unet.inference.mask_files import (
     whole,
 )
 from keras_unet.inference.measurements import Table, to_micrometres
-from keras_unet.inference.object_files import DEFAULT_FORMATS, ObjectWriter
+from keras_unet.inference.object_files import DEFAULT_FORMATS, FORMATS, ObjectWriter
 from keras_unet.inference.object_picture import object_picture
 from keras_unet.inference.object_settings import ObjectSettings
 from keras_unet.inference.object_slice import ObjectSlice
 from keras_unet.inference.polygons import outlines
 from keras_unet.inference.tables import stacked, write_csv
+
+_SUMMARY = "summary.csv"
 
 
 class FoundObjects(NamedTuple):
@@ -66,6 +74,7 @@ def objects_from_masks(
     settings: ObjectSettings | None = None,
     pixel_size: float | tuple[float, float] | PixelSize | None = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> FoundObjects:
     """Finds the objects of mask files, measures them and writes them, a set of files a mask.
@@ -83,10 +92,13 @@ def objects_from_masks(
         settings: how masks become objects.
         pixel_size: micrometres; None: what the image or the mask states.
         formats: see `write_objects`.
+        overwrite: replace whatever has a result's name, but no input. Otherwise only what an
+            earlier call left there, unchanged since, is replaced.
         progress: called with (images done, images in all).
 
     Raises:
         DataError: a file can't be read or doesn't fit; names it. What was written before stays.
+            Or, before anything is written: results would replace files of yours, or each other.
         ConfigError: see `write_objects`.
     """
     settings = settings or ObjectSettings()
@@ -96,8 +108,31 @@ def objects_from_masks(
     partners = {} if images is None else _partners(files, Path(images))
     stated = {stem: pages_of(file, probable) for stem, file in files.items()}
     total = sum(count for count, _ in stated.values())
-    _require_own_names(stated)
     output = Path(output)
+    wanted = {stem: _names(stem, count, formats) for stem, (count, _) in stated.items()}
+    if total > 1:
+        wanted["the summary"] = [_SUMMARY]
+    require_own_names(wanted)
+    names = [name for owned in wanted.values() for name in owned]
+    before = read_written(output)
+    allowed = {name: [before[name]] if name in before else [] for name in names}
+    refuse_taken(output, allowed, [*files.values(), *partners.values()], overwrite=overwrite)
+    with recorded(output, names):
+        return _all_objects(files, partners, stated, output, settings, given, formats, progress)
+
+
+def _all_objects(
+    files: Mapping[str, Path],
+    partners: Mapping[str, Path],
+    stated: Mapping[str, tuple[int, PixelSize | None]],
+    output: Path,
+    settings: ObjectSettings,
+    given: tuple[float, float] | None,
+    formats: Sequence[str],
+    progress: Callable[[int, int], None] | None,
+) -> FoundObjects:
+    probable = settings.threshold is not None
+    total = sum(count for count, _ in stated.values())
     paths: list[Path] = []
     summary: list[Table] = []
     diameters: list[np.ndarray] = []
@@ -133,8 +168,8 @@ def objects_from_masks(
                     progress(len(summary), total)
         paths += writer.paths
     if len(summary) > 1:
-        paths.append(output / "summary.csv")
-        beside = paths[-1].with_name(f".summary.csv-{os.getpid()}")
+        paths.append(output / _SUMMARY)
+        beside = paths[-1].with_name(f".{_SUMMARY}-{os.getpid()}")
         try:
             write_csv(beside, stacked(summary))
             beside.replace(paths[-1])
@@ -148,17 +183,10 @@ def _picture(stem: str, number: int, count: int) -> str:
     return f"{stem}{f'_{number:03d}' if count > 1 else ''}_objects.png"
 
 
-def _require_own_names(stated: dict[str, tuple[int, PixelSize | None]]) -> None:
-    """A DataError where a page of a stack and another file would write one picture."""
-    owner: dict[str, str] = {}
-    for stem, (count, _) in stated.items():
-        for number in range(count):
-            name = _picture(stem, number, count)
-            if name in owner:
-                raise DataError(
-                    f"{owner[name]} and {stem} would both write {name}; rename one of them"
-                )
-            owner[name] = stem
+def _names(stem: str, count: int, formats: Sequence[str]) -> list[str]:
+    """The names of a mask's files, as far as the formats are known."""
+    pictures = [_picture(stem, number, count) for number in range(count)]
+    return pictures + [stem + FORMATS[name] for name in dict.fromkeys(formats) if name in FORMATS]
 
 
 def _partners(files: dict[str, Path], images: Path) -> dict[str, Path]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -61,8 +63,8 @@ def members(
         normalization: for bare Keras models; a trained model brings its own.
 
     Raises:
-        DataError: a path holds no model, or the models differ in classes, label values, channels,
-            depth, padding or upsampling; names both.
+        DataError: a path holds no model, or an unfinished cross-validation; or the models differ
+            in classes, label values, channels, depth, padding or upsampling; names both.
         ConfigError: a normalisation is given for a trained model, or the sequence is empty.
     """
     found = [
@@ -76,17 +78,46 @@ def members(
 
 
 def listed(model: Any) -> list[Any]:
-    """The models of `members` one by one, a folder of folds as the folds' folders."""
+    """The models of `members` one by one, a folder of folds as the folds' folders.
+
+    Raises:
+        DataError: a cross-validation that isn't finished.
+    """
     if isinstance(model, (TrainedModel, keras.Model)):  # the first is a tuple too
         return [model]
     if isinstance(model, (str, Path)):
         path = Path(model)
         folds = path.glob("fold_*") if path.is_dir() and not (path / "best.keras").is_file() else []
         numbered = [(int(m[1]), f) for f in folds if (m := re.fullmatch(r"fold_(\d+)", f.name))]
+        _require_all_folds(path)
         return [fold for _, fold in sorted(numbered)] or [path]
     if isinstance(model, Sequence):
         return [one for part in model for one in listed(part)]
     raise ConfigError(f"found {type(model).__name__}, expected a model, a path or several of them")
+
+
+def _require_all_folds(run: Path) -> None:
+    """A cross-validation tells in `splits.json` how many folds it has; each run, when it ended."""
+    if not (run / "splits.json").is_file():
+        return
+    try:
+        count = len(json.loads((run / "splits.json").read_text(encoding="utf-8"))["folds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{run / 'splits.json'}: not written by this version ({error})") from error
+    left = [f"fold_{k}" for k in range(count) if not _finished(run / f"fold_{k}" / "run.json")]
+    if left:
+        raise DataError(
+            f"{run}: {count - len(left)} of {count} folds are finished (not {', '.join(left)}); "
+            f"predicting averages all of them. Go on with: keras-unet train --resume "
+            f"{quote(str(run))}, or name the folds to predict with"
+        )
+
+
+def _finished(record: Path) -> bool:
+    try:
+        return bool(json.loads(record.read_text(encoding="utf-8"))["finished"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _member(model: Any, normalization: Normalization | None, number: int) -> Member:

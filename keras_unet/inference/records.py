@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from keras_unet.inference.claims import size_of
+
 
 class Identity(BaseModel):
     """What a result follows from: where it is the same, the result is the same."""
@@ -31,7 +33,11 @@ class Identity(BaseModel):
 
 
 class Record(BaseModel):
-    """How far one file has come. `results` is None as long as it is unfinished."""
+    """How far one file has come. `results` is None as long as it is unfinished.
+
+    It has `results` before these are moved to their places, so that a kill in between leaves no
+    file whose owner is unknown.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,14 +48,25 @@ class Record(BaseModel):
     batch: int | None = None  # and how many together: both can change the last bits
     page: int = 0
     row: int = 0  # of that page: rows above it are in the scratch files
-    results: dict[str, int | None] | None = None  # name -> bytes; None for a folder
+    results: dict[str, int] | None = None  # name -> bytes, see `size_of`
+    source: str | None = None  # where the image lies
+    earlier: dict[str, int] = {}  # results of a call before, which those of this one replace
 
     def finished_in(self, folder: Path) -> bool:
         """Whether the results are there, as large as they were."""
         return self.results is not None and all(
-            (folder / name).is_dir() if size is None else _size(folder / name) == size
-            for name, size in self.results.items()
+            size_of(folder / name) == size for name, size in self.results.items()
         )
+
+    def sizes(self, name: str) -> list[int]:
+        """The sizes that a result of this name may have where nobody has changed it."""
+        return [found[name] for found in (self.results or {}, self.earlier) if name in found]
+
+    def unchanged_in(self, folder: Path) -> dict[str, int]:
+        """The results that lie in `folder` as they were written: name -> bytes."""
+        names = {**(self.results or {}), **self.earlier}
+        found = {name: size_of(folder / name) for name in names}
+        return {k: v for k, v in found.items() if v is not None and v in self.sizes(k)}
 
 
 def read_record(path: Path) -> Record | None:
@@ -58,6 +75,12 @@ def read_record(path: Path) -> Record | None:
         return Record.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """The records of a folder by the names of their images, without those that can't be read."""
+    found = {path.name.removesuffix(".json"): read_record(path) for path in folder.glob("*.json")}
+    return {stem: record for stem, record in found.items() if record is not None}
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -70,9 +93,9 @@ def write_record(path: Path, record: Record) -> None:
     beside.replace(path)
 
 
-def describe_results(folder: Path, names: Iterable[str]) -> dict[str, int | None]:
+def describe_results(folder: Path, names: Iterable[str]) -> dict[str, int]:
     """`Record.results` of files that lie in `folder`."""
-    return {name: _size(folder / name) for name in names}
+    return {name: size_of(folder / name) or 0 for name in names}
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -96,7 +119,3 @@ def digest(path: Path) -> str:
         while part := file.read(1 << 20):
             found.update(part)
     return found.hexdigest()
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None

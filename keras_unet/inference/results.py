@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +12,14 @@ from keras_unet.data.zarr_windows import import_zarr
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation.pictures import save_png
 from keras_unet.inference.file_options import FileOptions
+from keras_unet.inference.inputs import Header
 from keras_unet.inference.label_values import label_values
+from keras_unet.inference.object_files import FORMATS
 from keras_unet.inference.previews import preview
 from keras_unet.inference.scratch import Scratch
 from keras_unet.inference.sheets import Sheet
 from keras_unet.inference.tiff_writer import write_tiff
-from keras_unet.inference.workplace import Workplace
+from keras_unet.inference.workplace import remove
 from keras_unet.inference.zarr_writer import write_zarr
 from keras_unet.models.bundle import ModelCard
 
@@ -36,7 +37,7 @@ class Results(NamedTuple):
     chances: Scratch | None
 
 
-def choose_format(images: WindowedFile, card: ModelCard, options: FileOptions) -> str:
+def choose_format(images: WindowedFile | Header, card: ModelCard, options: FileOptions) -> str:
     """The format of a file's mask: png, tiff or zarr.
 
     Raises:
@@ -46,11 +47,12 @@ def choose_format(images: WindowedFile, card: ModelCard, options: FileOptions) -
     wide = label_values(card.labels).dtype.itemsize > 2
     form: str = options.format
     if form == "auto":
-        told = len(images) > 1 or images.pixel_size is not None
+        told = len(images.shapes) > 1 or images.pixel_size is not None
         form = "tiff" if told or wide or largest > _LARGE else "png"
         form = "zarr" if images.path.is_dir() else form
-    if form == "png" and (len(images) > 1 or wide):
-        what = f"a stack of {len(images)} images" if len(images) > 1 else "label values over 65,535"
+    count = len(images.shapes)
+    if form == "png" and (count > 1 or wide):
+        what = f"a stack of {count} images" if count > 1 else "label values over 65,535"
         raise ConfigError(f"{images.path}: PNG can't hold {what}; use tiff, zarr or auto")
     if form == "zarr":
         import_zarr()
@@ -59,27 +61,39 @@ def choose_format(images: WindowedFile, card: ModelCard, options: FileOptions) -
     return form
 
 
-def write_results(found: Results, form: str, options: FileOptions, place: Workplace) -> list[str]:
-    """Writes all results beside, then moves them; returns their names, the mask's first."""
+def result_names(stem: str, pages: int, form: str, options: FileOptions) -> list[str]:
+    """The names of a file's results, the mask's first.
+
+    Args:
+        stem: of the image. pages: how many images it holds. form: see `choose_format`.
+    """
+    names = [f"{stem}_mask.{'tif' if form == 'tiff' else form}"]
+    if options.probabilities:
+        names.append(f"{stem}_probabilities.{'zarr' if form == 'zarr' else 'tif'}")
+    if options.overlays:
+        numbers = [f"_{number:03d}" for number in range(pages)] if pages > 1 else [""]
+        names += [f"{stem}{number}_overlay.png" for number in numbers]
+    return names + [stem + FORMATS[name] for name in options.objects]
+
+
+def write_results(found: Results, form: str, options: FileOptions, folder: Path) -> list[str]:
+    """Writes all results into a folder; returns their names, the mask's first."""
     values = label_values(found.card.labels)
-    names = [f"{found.stem}_mask.{'tif' if form == 'tiff' else form}"]
-    _save(place.folder / names[0], _sheet(found, found.classes, (), "mask", values))
+    pages = len(found.images)
+    names = result_names(found.stem, pages, form, options)
+    mask, *others = names
+    _save(folder / mask, _sheet(found, found.classes, (), "mask", values))
     if found.chances is not None:
         planes = found.chances.shapes[0][0]
         classes = found.card.classes
         channels = classes if len(classes) == planes else classes[-planes:]
-        names.append(f"{found.stem}_probabilities.{'zarr' if form == 'zarr' else 'tif'}")
-        _save(place.folder / names[-1], _sheet(found, found.chances, channels, "probabilities"))
+        _save(folder / others.pop(0), _sheet(found, found.chances, channels, "probabilities"))
     if options.overlays:
-        for number in range(len(found.images)):
-            page = f"_{number:03d}" if len(found.images) > 1 else ""
-            names.append(f"{found.stem}{page}_overlay.png")
+        for number, name in enumerate(others[:pages]):
             source = found.images.page(number)
-            picture = preview(source, found.classes, number, options.preview)
-            save_png(place.folder / names[-1], picture)
+            save_png(folder / name, preview(source, found.classes, number, options.preview))
     if options.objects:
-        names += _write_objects(found, options, place.folder)
-    place.publish(names)
+        _write_objects(found, options, folder)
     return names
 
 
@@ -104,8 +118,7 @@ def _sheet(
 
 def _save(path: Path, sheet: Sheet) -> None:
     """Writes a sheet in the format that the name tells."""
-    if path.is_dir():
-        shutil.rmtree(path)  # of a run that was killed here
+    remove(path)  # of a run that was killed here
     if path.suffix == ".png":
         save_png(path, sheet.read(0, 0, slice(0, sheet.size[0])))
     elif path.suffix == ".zarr":
@@ -114,7 +127,7 @@ def _save(path: Path, sheet: Sheet) -> None:
         write_tiff(path, sheet)
 
 
-def _write_objects(found: Results, options: FileOptions, folder: Path) -> list[str]:
+def _write_objects(found: Results, options: FileOptions, folder: Path) -> None:
     """The connected components of each class, see `ObjectWriter`; one whole image in memory."""
     from keras_unet.inference.object_files import ObjectWriter
     from keras_unet.inference.objects import to_objects
@@ -135,4 +148,3 @@ def _write_objects(found: Results, options: FileOptions, folder: Path) -> list[s
             instances, kinds = to_objects(mask, border=border)
             names = {label: classes[kind] for label, kind in kinds.items()}
             writer.add(instances, image, names)
-    return [path.name for path in writer.paths]

@@ -72,11 +72,6 @@ class Scratch(AbstractContextManager["Scratch"]):
         """Returns when what was written has reached the disk."""
         os.fsync(self._file)
 
-    @property
-    def missing(self) -> int:
-        """Bytes that the file will still take from the disk."""
-        return max(0, self._starts[-1] - os.fstat(self._file).st_blocks * 512)
-
     def __exit__(
         self,
         kind: type[BaseException] | None,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,8 +13,10 @@ from keras_unet.data.windows import WindowedFile
 from keras_unet.errors import DataError
 from keras_unet.inference.file_options import FileOptions
 from keras_unet.inference.inputs import open_images
+from keras_unet.inference.publishing import publish
 from keras_unet.inference.records import Identity, Record, describe_results, write_record
 from keras_unet.inference.results import Results, choose_format, write_results
+from keras_unet.inference.room import need, require_room
 from keras_unet.inference.scratch import Scratch
 from keras_unet.inference.workplace import Workplace
 from keras_unet.models.bundle import ModelCard
@@ -30,6 +30,8 @@ class Job(NamedTuple):
 
     record: of an unfinished run that this one goes on with.
     predictor: with the tile of that run, for images of the size that it stopped in.
+    earlier: results of another model or other options that these replace, see `Record`.
+    note: why it begins anew, or from where it goes on.
     """
 
     path: Path
@@ -37,6 +39,22 @@ class Job(NamedTuple):
     identity: Identity
     record: Record | None = None
     predictor: Predictor | None = None
+    earlier: Mapping[str, int] = {}
+    note: str = ""
+
+    def begun(self) -> Record:
+        """The record of a run that has computed nothing."""
+        source = str(self.path.resolve())
+        return Record(identity=self.identity, source=source, earlier=dict(self.earlier))
+
+
+def reset(job: Job, place: Workplace) -> None:
+    """Removes what was computed of a file; whose its earlier results are stays known."""
+    if job.earlier:
+        write_record(place.record(job.stem), job.begun())
+    else:
+        place.record(job.stem).unlink(missing_ok=True)
+    place.clear(job.stem)
 
 
 def segment(
@@ -82,18 +100,20 @@ def segment(
                         options.dtype,
                     )
                 )
-            _require_room(place, [s for s in (classes, chances) if s is not None])
+            needed = need(images, predictor.num_classes, form, options, sum(job.earlier.values()))
+            require_room(place, [needed], [job.stem])
             _compute(job, images, predictor, options, place, classes, chances, progress)
             results = Results(
                 job.stem, job.identity.model_dump_json(), images, card, classes, chances
             )
-            names = write_results(results, form, options, place)
+            names = write_results(results, form, options, place.folder)
     except DataError:
-        place.forget(job.stem)
+        reset(job, place)
         raise
-    record = Record(identity=job.identity, results=describe_results(place.output, names))
-    place.forget(job.stem)
+    sizes = describe_results(place.folder, names)
+    record = job.begun().model_copy(update={"results": sizes})
     write_record(place.record(job.stem), record)
+    publish(place, job.stem, record)
     return place.output / names[0]
 
 
@@ -111,7 +131,7 @@ def _compute(
     from keras_unet.inference.prediction import to_classes
     from keras_unet.inference.rows import quantized
 
-    record = job.record or Record(identity=job.identity)
+    record = job.record or job.begun()
     before = 0
     for number in range(len(images)):
         size = images.shapes[number][:2]
@@ -137,13 +157,14 @@ def _compute(
                         chances.write(number, rows.start, quantized(given, options.dtype))
                     page, row = (number, rows.stop) if rows.stop < size[0] else (number + 1, 0)
                     if page < len(images):
-                        kept = Record(
-                            identity=job.identity,
-                            size=size,
-                            tile=plan.tile,
-                            batch=plan.batch,
-                            page=page,
-                            row=row,
+                        kept = job.begun().model_copy(
+                            update={
+                                "size": size,
+                                "tile": plan.tile,
+                                "batch": plan.batch,
+                                "page": page,
+                                "row": row,
+                            }
                         )
                         _keep(place.record(job.stem), kept, classes, chances)
         before += plan.tiles
@@ -173,16 +194,3 @@ def _named(images: WindowedFile, number: int) -> Iterator[None]:
             raise
         page = f" (image {number} of {len(images)})" if len(images) > 1 else ""
         raise DataError(f"{images.path}{page}: {error}") from error
-
-
-def _require_room(place: Workplace, scratches: list[Scratch]) -> None:
-    """Refuses to begin what the disk can't hold, before hours of work."""
-    needed = sum(scratch.missing for scratch in scratches)
-    free = shutil.disk_usage(place.folder).free
-    if needed > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"No space left: {needed / 1e9:.1f} GB are needed while predicting, "
-            f"{free / 1e9:.1f} GB are free",
-            str(place.output),
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,8 @@ from types import TracebackType
 from keras_unet.errors import DataError
 
 NAME = ".predict"
+LOCK = "lock"
+SCRATCHES = ("classes", "chances")
 
 
 class Workplace(AbstractContextManager["Workplace"]):
@@ -29,7 +32,7 @@ class Workplace(AbstractContextManager["Workplace"]):
 
     def __enter__(self) -> Workplace:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -56,24 +59,30 @@ class Workplace(AbstractContextManager["Workplace"]):
     def scratch(self, stem: str, what: str) -> Path:
         return self.folder / f"{stem}.{what}"
 
-    def forget(self, stem: str) -> None:
-        """Removes what an unfinished image left behind."""
-        for path in (
-            self.record(stem),
-            self.scratch(stem, "classes"),
-            self.scratch(stem, "chances"),
-        ):
-            path.unlink(missing_ok=True)
+    def clear(self, stem: str) -> None:
+        """Removes what was computed of an image."""
+        for what in SCRATCHES:
+            self.scratch(stem, what).unlink(missing_ok=True)
 
-    def publish(self, names: list[str]) -> None:
-        """Moves finished results into the output folder, where they replace older ones."""
+    def publish(self, names: Iterable[str]) -> None:
+        """Moves finished results into the output folder, where they replace older ones.
+
+        Called again after a kill, it goes on.
+        """
         for name in names:
-            new, place = self.folder / name, self.output / name
+            new, place, old = self.folder / name, self.output / name, self.folder / f"{name}.old"
+            if not new.exists():
+                continue
+            remove(old)
             if place.is_dir():  # a folder can't be replaced by a rename
-                old = self.folder / f"{name}.old"
-                shutil.rmtree(old, ignore_errors=True)
                 place.rename(old)
-                new.rename(place)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                new.replace(place)
+            new.replace(place)
+            remove(old)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

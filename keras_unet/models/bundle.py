@@ -7,7 +7,9 @@ A `.keras` file is a zip archive. The card is one more member of it, so plain
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,8 @@ from keras_unet.errors import DataError
 from keras_unet.models.card import ModelCard as ModelCard
 
 CARD = "keras_unet.json"
+_UNFINISHED = ".writing-"
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)  # by the zip archive
 
 
 class TrainedModel(NamedTuple):
@@ -33,8 +37,9 @@ class TrainedModel(NamedTuple):
 def save_model(model: TrainedModel, path: str | Path) -> Path:
     """Writes `path` (.keras) whole or not at all: beside it first, synced, then renamed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}-{os.getpid()}.keras")
+    own = path.parent / f"{_UNFINISHED}{path.stem}-{os.getpid()}"
+    own.mkdir(parents=True, exist_ok=True)  # Keras may write further files beside the model
+    beside = own / path.with_suffix(".keras").name
     try:
         model.network.save(beside)
         with zipfile.ZipFile(beside, "a") as archive:
@@ -43,8 +48,27 @@ def save_model(model: TrainedModel, path: str | Path) -> Path:
             os.fsync(file.fileno())
         beside.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(own, ignore_errors=True)
     return path
+
+
+def clear_unfinished(folder: str | Path) -> None:
+    """Removes what killed processes left of `save_model` in a folder that nobody else writes to."""
+    for path in Path(folder).glob(f"{_UNFINISHED}*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def model_file(path: str | Path) -> Path:
+    """The `.keras` file of what `load_model` takes.
+
+    Raises:
+        DataError: it isn't there.
+    """
+    file = Path(path) / "best.keras" if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise DataError(f"{file}: no trained model here; expected a run folder or a .keras file")
+    return file
 
 
 def load_model(path: str | Path) -> TrainedModel:
@@ -56,12 +80,11 @@ def load_model(path: str | Path) -> TrainedModel:
     Raises:
         DataError: no such file, no Keras model, or a model that carries no card.
     """
-    path = Path(path)
-    file = path / "best.keras" if path.is_dir() else path
+    file = model_file(path)
     card = read_card(file)
     try:
         network = keras.models.load_model(file, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, *_DAMAGED) as error:
         raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
     return TrainedModel(in_float32(network), card)
 
@@ -72,8 +95,7 @@ def read_card(file: Path) -> ModelCard:
     Raises:
         DataError: no such file, no Keras model, or a model that carries no card.
     """
-    if not file.is_file():
-        raise DataError(f"{file}: no trained model here; expected a run folder or a .keras file")
+    file = model_file(file)
     try:
         with zipfile.ZipFile(file) as archive:
             if CARD not in archive.namelist():
@@ -82,7 +104,7 @@ def read_card(file: Path) -> ModelCard:
                     "with keras.models.load_model and call predict(model, image, normalization=…)"
                 )
             return ModelCard.model_validate_json(archive.read(CARD))
-    except (zipfile.BadZipFile, OSError, ValidationError) as error:
+    except (OSError, ValidationError, *_DAMAGED) as error:
         raise DataError(f"{file}: not a model file of keras_unet ({error})") from error
 
 

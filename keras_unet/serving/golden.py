@@ -2,7 +2,8 @@
 
 They are stored as TF Serving reads them, `assets.extra/tf_serving_warmup_requests`, a TFRecord of
 PredictionLog. A fresh process without this package answers them from the SavedModel, and the
-answers are compared with `predict`.
+answers are compared with what `predict` gives, which is kept beside them: so a copy of the
+SavedModel can be proved later, without Keras.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +32,7 @@ from keras_unet.serving.graph import mask_values
 from keras_unet.serving.overlap import tiling
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+EXPECTED = Path("assets.extra", "golden.npz")
 TOLERANCE = 1e-5
 
 # Runs without keras_unet: what a server will see.
@@ -132,28 +135,82 @@ def answers(folder: Path) -> list[dict[str, np.ndarray]]:
     return found
 
 
+def expected(model: TrainedModel, found: Sequence[Request]) -> list[list[np.ndarray]]:
+    """The probabilities that `predict` gives, float32 [H, W, K], for each image of each request."""
+    known: dict[int, np.ndarray] = {}  # several signatures are asked about the same image
+    for request in found:
+        for image in request.images:
+            if id(image) not in known:
+                known[id(image)] = predict(model, image)
+    return [[known[id(image)] for image in request.images] for request in found]
+
+
+def write_expected(found: Sequence[Sequence[np.ndarray]], folder: Path) -> None:
+    """Stores the probabilities in the SavedModel in `folder`, in the order of the requests."""
+    arrays = {f"{i:02d}-{j:02d}": one for i, each in enumerate(found) for j, one in enumerate(each)}
+    np.savez_compressed(folder / EXPECTED, **arrays)  # type: ignore[arg-type]
+
+
+def read_expected(folder: Path) -> list[list[np.ndarray]]:
+    """What `write_expected` stored.
+
+    Raises:
+        ExportError: there is none, or it is damaged.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    try:
+        with np.load(folder / EXPECTED, allow_pickle=False) as archive:
+            for name in sorted(archive.files):
+                found.setdefault(name.partition("-")[0], []).append(archive[name])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ExportError(
+            f"{folder / EXPECTED}: cannot be read ({error}); expected what write_bundle wrote"
+        ) from error
+    return list(found.values())
+
+
+def signatures(folder: Path) -> list[str]:
+    """The signature of each warm-up request of a SavedModel, in their order."""
+    logs = tf.data.TFRecordDataset(str(folder / WARMUP)).as_numpy_iterator()
+    parsed = (prediction_log_pb2.PredictionLog.FromString(record) for record in logs)
+    return [log.predict_log.request.model_spec.signature_name for log in parsed]
+
+
 def difference(
     model: TrainedModel, found: Sequence[Request], given: Sequence[dict[str, np.ndarray]]
 ) -> dict[str, float]:
-    """The largest difference of probabilities from `predict`, signature by signature.
+    """`differences` of the answers to requests from `predict`."""
+    values = mask_values(model.card)
+    return differences([r.signature for r in found], expected(model, found), values, given)
 
-    A mask counts as 1 where it shows another class than `predict`'s, by more than rounding.
+
+def differences(
+    asked: Sequence[str],
+    probabilities: Sequence[Sequence[np.ndarray]],
+    values: np.ndarray,
+    given: Sequence[dict[str, np.ndarray]],
+) -> dict[str, float]:
+    """The largest difference of probabilities, signature by signature.
+
+    A mask counts as 1 where it shows another class, by more than rounding.
+
+    Args:
+        asked: each request's signature. probabilities: see `expected`.
+        values: of a mask, class by class. given: each request's outputs.
     """
     worst: dict[str, float] = {}
-    values = mask_values(model.card)
-    for request, outputs in zip(found, given, strict=True):
-        for i, image in enumerate(request.images):
-            expected = predict(model, image)
-            errors = [worst.get(request.signature, 0.0)]
+    for signature, images, outputs in zip(asked, probabilities, given, strict=True):
+        for i, wanted in enumerate(images):
+            errors = [worst.get(signature, 0.0)]
             if "probabilities" in outputs:
-                errors.append(_largest(outputs["probabilities"][i], expected))
+                errors.append(_largest(outputs["probabilities"][i], wanted))
             if "probability_bytes" in outputs:
                 shares = np.stack([_read(data) for data in outputs["probability_bytes"][i]], -1)
-                rounded = _largest(shares / 65535.0, expected) - 0.5 / 65535
+                rounded = _largest(shares / 65535.0, wanted) - 0.5 / 65535
                 errors.append(max(rounded, 0.0))
             if "mask_bytes" in outputs:
-                errors.append(_masks_differ(_read(outputs["mask_bytes"][i]), expected, values))
-            worst[request.signature] = max(errors)
+                errors.append(_masks_differ(_read(outputs["mask_bytes"][i]), wanted, values))
+            worst[signature] = max(errors)
     return worst
 
 
@@ -169,7 +226,10 @@ def _masks_differ(mask: np.ndarray, expected: np.ndarray, values: np.ndarray) ->
 
 
 def _largest(given: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(given - expected).max()) if given.shape == expected.shape else np.inf
+    if given.shape != expected.shape:
+        return np.inf
+    found = float(np.abs(given - expected).max())
+    return np.inf if np.isnan(found) else found  # `max` would pass over NaN
 
 
 def _read(data: bytes) -> np.ndarray:

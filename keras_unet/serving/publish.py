@@ -10,20 +10,18 @@ from __future__ import annotations
 import filecmp
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-
-import keras
 
 from keras_unet.data.encoded import MAX_PIXELS
 from keras_unet.errors import ExportError
 from keras_unet.models.bundle import TrainedModel, load_model
-from keras_unet.models.unet import structure
 from keras_unet.serving import golden
-from keras_unet.serving.card import CardFields, served_card, write_card
+from keras_unet.serving.bundle import check_bundle, fingerprint, write_bundle
+from keras_unet.serving.card import CARD, CardFields, read_served_card
 from keras_unet.serving.configs import add_to_root, pinned_versions
 from keras_unet.serving.folders import check_keep, place, retire, unfinished, versions
-from keras_unet.serving.graph import Precision, mask_values, stored, write_saved_model
-from keras_unet.serving.overlap import tiling
+from keras_unet.serving.graph import Precision
 
 _ROLLBACK = Path("assets.extra", "rollback.json")
 
@@ -51,8 +49,7 @@ def export(
         fields: what the model card says beside what training knows.
 
     Returns:
-        The published version's folder: a SavedModel, `assets/model_card.json`, and
-        `assets.extra/tf_serving_warmup_requests`.
+        The published version's folder; see `write_bundle` for what is in it.
 
     Raises:
         DataError: there is no trained model at the path.
@@ -65,30 +62,61 @@ def export(
         model = load_model(model)
     folder = Path(folder)
     with unfinished(folder) as beside:
-        write_saved_model(model, beside, precision=precision, tile=tile, max_pixels=max_pixels)
-        form = structure(model.network)
-        card = served_card(
-            folder.resolve().name,
-            model.card,
-            fields or CardFields(),
-            values=tuple(mask_values(model.card).tolist()),
+        write_bundle(
+            model,
+            beside,
+            name=folder.resolve().name,
             precision=precision,
-            tile=tiling(form, tile).largest,
+            tile=tile,
             max_pixels=max_pixels,
+            fields=fields,
         )
-        write_card(card, beside)
-        requests = golden.requests(model, tile)
-        golden.write_warmup(requests, card.name, beside)
-        found = golden.difference(_rounded(model, precision), requests, golden.answers(beside))
-        for signature, largest in found.items():
-            if not largest <= golden.TOLERANCE:
-                raise ExportError(
-                    f"the SavedModel's {signature} differs from the Keras model by {largest:.2e}; "
-                    f"at most {golden.TOLERANCE:.0e} was expected; not published"
-                )
-        version = place(beside)
-        if keep is not None:
-            retire(folder, keep, pinned_versions(folder))
+        version = _placed(beside, keep)
+    add_to_root(folder)
+    return version
+
+
+def publish_bundle(
+    bundle: str | Path,
+    folder: str | Path,
+    *,
+    keep: int | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Path:
+    """Publishes what `write_bundle` wrote as `folder`/<n>: with `export`'s guarantees.
+
+    The newest version is given back, and nothing published, where it is the same model already: so
+    that a publisher who was killed after the rename may simply try again.
+
+    Args:
+        bundle: a folder of `write_bundle`, made for a model of `folder`'s name.
+        folder, keep: as for `export`.
+        files: notes on this publication to add: text by name, kept in `assets.extra/`.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        ConfigError: `keep` is less than 1.
+        ExportError: the bundle is damaged, was made for another name, does not load here, or
+            does not answer as the Keras model did; nothing is published then.
+    """
+    check_keep(keep)
+    bundle, folder = Path(bundle), Path(folder)
+    card = read_served_card(bundle)
+    if card.name != folder.resolve().name:
+        raise ExportError(f"{bundle}: made for {card.name!r}; expected {folder.resolve().name!r}")
+    same = fingerprint(bundle)
+    with unfinished(folder) as beside:
+        newest = folder / str(max(versions(folder), default=0))
+        if newest.is_dir() and (newest / CARD).is_file() and fingerprint(newest) == same:
+            version = newest
+        else:
+            _copy(bundle, beside)
+            for name, text in (files or {}).items():
+                (beside / "assets.extra" / name).write_text(text, encoding="utf-8")
+            check_bundle(beside)
+            version = _placed(beside, keep)
     add_to_root(folder)
     return version
 
@@ -120,12 +148,11 @@ def rollback(folder: str | Path, to: int | None = None) -> Path:
         if to not in there:
             raise ExportError(f"{folder}: no version {to}; found {there or 'none'}")
         source = folder / str(to)
-        shutil.copytree(source, beside)
-        same = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
-        _, wrong, missing = filecmp.cmpfiles(source, beside, map(str, same), shallow=False)
-        if wrong or missing:
-            raise ExportError(f"{source}: could not be copied: {', '.join(wrong + missing)}")
-        golden.answers(beside)
+        _copy(source, beside)
+        if (beside / golden.EXPECTED).is_file():
+            check_bundle(beside)
+        else:  # published before these were kept, or not by this package: that it loads
+            golden.answers(beside)
         note = beside / _ROLLBACK
         note.parent.mkdir(exist_ok=True)
         note.write_text(json.dumps({"of": _origin(folder, to)}) + "\n", encoding="utf-8")
@@ -140,10 +167,17 @@ def _origin(folder: Path, version: int) -> int:
         return version
 
 
-def _rounded(model: TrainedModel, precision: Precision) -> TrainedModel:
-    """The Keras model with the weights that were stored."""
-    if precision == "float32":
-        return model
-    twin = keras.models.clone_model(model.network)
-    twin.set_weights([stored(w, precision).astype(w.dtype) for w in model.network.get_weights()])
-    return model._replace(network=twin)
+def _copy(source: Path, beside: Path) -> None:
+    """Copies a folder and compares every byte."""
+    shutil.copytree(source, beside)
+    same = [path.relative_to(source) for path in source.rglob("*") if path.is_file()]
+    _, wrong, missing = filecmp.cmpfiles(source, beside, map(str, same), shallow=False)
+    if wrong or missing:
+        raise ExportError(f"{source}: could not be copied: {', '.join(wrong + missing)}")
+
+
+def _placed(beside: Path, keep: int | None) -> Path:
+    version = place(beside)
+    if keep is not None:
+        retire(beside.parent, keep, pinned_versions(beside.parent))
+    return version

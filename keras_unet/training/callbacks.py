@@ -17,6 +17,7 @@ from keras_unet.errors import DataError
 from keras_unet.evaluation.confusion import confusion_matrix, scores
 from keras_unet.inference.prediction import predict, to_classes
 from keras_unet.models.bundle import TrainedModel, read_card, save_model
+from keras_unet.training.config import TrainConfig
 from keras_unet.training.schedules import Schedule, learning_rate
 
 Bundle = Callable[[dict[str, float]], TrainedModel]
@@ -25,7 +26,8 @@ Bundle = Callable[[dict[str, float]], TrainedModel]
 class Budget(keras.callbacks.Callback):
     """Ends the run after `steps` or `minutes` and sets the learning rate on the way.
 
-    The rate is `schedules.learning_rate` of the share of the budget that is used.
+    The rate is `schedules.learning_rate` of the share of the budget that is used. `clock` gives
+    seconds; machines that train together have one between them.
     """
 
     def __init__(
@@ -35,18 +37,31 @@ class Budget(keras.callbacks.Callback):
         minutes: float | None,
         schedule: Schedule = "polynomial",
         warmup_steps: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self.peak, self.steps, self.minutes = peak, steps, minutes
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.done = 0
         self._before = 0.0  # seconds, of the processes before this one
-        self._start = time.monotonic()
+        self._clock, self._start = clock, clock()
+
+    @classmethod
+    def of(cls, config: TrainConfig, clock: Callable[[], float] = time.monotonic) -> Budget:
+        """The budget of a run."""
+        return cls(
+            config.learning_rate,
+            config.steps,
+            config.time_limit,
+            config.schedule,
+            config.warmup_steps,
+            clock,
+        )
 
     @property
     def seconds(self) -> float:
         """Time used; that between the last checkpoint and a kill isn't known, and not counted."""
-        return self._before + time.monotonic() - self._start
+        return self._before + self._clock() - self._start
 
     def state(self) -> dict[str, Any]:
         return {"done": self.done, "seconds": self.seconds}
@@ -62,7 +77,7 @@ class Budget(keras.callbacks.Callback):
         return min(max(by_steps, by_time), 1.0)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self._start = time.monotonic()
+        self._start = self._clock()
         if self.used >= 1.0:
             self.model.stop_training = True
 

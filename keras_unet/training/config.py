@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from keras_unet import geometry
 from keras_unet.errors import ConfigError
 from keras_unet.models.precision import Precision
+from keras_unet.training.devices import Devices
 from keras_unet.training.presets import Preset, with_preset
 from keras_unet.training.schedules import Schedule
 from keras_unet.training.sections import (
@@ -59,8 +60,15 @@ class TrainConfig(Section):
     name: AnyText | None = Field(
         None, pattern=r"^[^/\\]+$", description="of the run folder; None: data folder and time"
     )
+    devices: Devices = Field(
+        "auto",
+        description='"one"; "auto": the machines in TF_CONFIG; "all": and each GPU of this one',
+    )
+    sync_batch_norm: bool = Field(
+        True, description="batch normalization over the tiles of all devices, as on one"
+    )
     tile: int | None = Field(None, ge=1, description="input tile in pixels; None: chosen from data")
-    batch_size: int = Field(2, ge=1, description="tiles a step")
+    batch_size: int = Field(2, ge=1, description="tiles a step, shared by all devices")
     accumulate: int = Field(
         1, ge=1, description="steps whose gradients are averaged for one change of the weights"
     )
@@ -82,7 +90,7 @@ class TrainConfig(Section):
         None, ge=0, description="steps of rising rate; None: the first 2 % of the run"
     )
     gradient_clip: float | None = Field(
-        None, gt=0.0, allow_inf_nan=False, description="greatest norm of all gradients together"
+        None, gt=0.0, description="greatest norm of all gradients together"
     )
     ema_decay: float | None = Field(
         None, gt=0.0, lt=1.0, description="validate and keep a moving average of the weights"
@@ -96,7 +104,9 @@ class TrainConfig(Section):
         description="of the layers; auto: bfloat16 or float16 where the processor has it",
     )
     checkpoint_minutes: float = Field(
-        10.0, gt=0.0, description="between checkpoints within an epoch; each epoch ends with one"
+        10.0,
+        gt=0.0,
+        description="between checkpoints in an epoch; its end has one unless that costs over 1 %",
     )
     seed: int = Field(0, ge=0, description="of weights, tiles, augmentation and the split")
 
@@ -169,7 +179,7 @@ def make_config(tree: Mapping[str, Any], source: str = "configuration") -> Train
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error, source)) from error
+        raise ConfigError(explain(error, source)) from error
 
 
 def to_tree(config: TrainConfig) -> dict[str, Any]:
@@ -194,12 +204,15 @@ def _value(text: str) -> Any:
     return value if isinstance(value, (bool, int, float, str, list, dict)) else text  # dates
 
 
-def _explain(error: ValidationError, source: str) -> str:
+def explain(
+    error: ValidationError, source: str, listing: str = "keras-unet train --show-settings"
+) -> str:
+    """Every bad setting on a line of its own; `listing` is the command that lists the known."""
     lines = [f"{source}: {error.error_count()} bad setting(s)"]
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: unknown key; see `keras-unet train --show-settings`")
+            lines.append(f"  {key}: unknown key; see `{listing}`")
         elif problem["type"] == "missing":
             lines.append(f"  {key}: must be given")
         else:
@@ -207,7 +220,7 @@ def _explain(error: ValidationError, source: str) -> str:
     return "\n".join(lines)
 
 
-def describe() -> str:
+def describe(settings: type[BaseModel] = TrainConfig) -> str:
     """Every setting with its default and meaning, one a line, for `--show-settings`."""
     lines: list[str] = []
 
@@ -218,7 +231,7 @@ def describe() -> str:
                 walk(kind, f"{prefix}{name}.")
                 continue
             default = "(must be given)" if field.is_required() else str(field.default)
-            lines.append(f"{prefix + name:28}{default:16}{field.description or ''}".rstrip())
+            lines.append(f"{prefix + name:27} {default:15} {field.description or ''}".rstrip())
 
-    walk(TrainConfig, "")
+    walk(settings, "")
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from keras_unet.training.checkpoint import write_text
 from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.fit import train
 from keras_unet.training.splits import make_folds
+from keras_unet.training.team import Team, join
 
 SPLITS = "splits.json"
 REPORT = "cross_validation.json"
@@ -82,15 +83,21 @@ def cross_validate(
         DataError: images or labels cannot be used.
     """
     console = console or Console(highlight=False)
+    if config is None and resume is None:
+        raise ConfigError("cross_validate: expected a configuration, or a folder to resume")
+    if config is not None and not isinstance(config, TrainConfig):
+        config = make_config(config)
+    team = join("auto" if config is None else config.devices)
+    if not team.chief:
+        return _follow(team)
     if resume is None:
-        if config is None:
-            raise ConfigError("cross_validate: expected a configuration, or a folder to resume")
-        config = config if isinstance(config, TrainConfig) else make_config(config)
+        assert config is not None
         folder = _begin(config, folds, files or {})
     else:
         folder = Path(resume)
     splits = read_splits(folder)
     begun = make_config(splits.config, str(folder / SPLITS))
+    team.share(json.dumps([str(folder), len(splits.folds)]).encode())
     found: list[Evaluation] = []
     for number, held_out in enumerate(splits.folds):
         console.print(f"fold_{number} of {len(splits.folds)} folds", style="bold")
@@ -108,6 +115,18 @@ def cross_validate(
     report = summary(found)
     record.write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
     return CrossValidation(folder, tuple(found), report)
+
+
+def _follow(team: Team) -> CrossValidation:
+    """What a machine that is not the first does: its part of each fold's training."""
+    folder, folds = json.loads(team.share())
+    found: list[Evaluation] = []
+    for _ in range(folds):
+        result = train(resume=folder)  # the first machine says what
+        if result.interrupted:
+            return CrossValidation(Path(folder), tuple(found), None)
+        found.append(result.evaluation)
+    return CrossValidation(Path(folder), tuple(found), summary(found))
 
 
 def read_splits(folder: Path) -> Splits:

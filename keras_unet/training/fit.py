@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
+import tensorflow as tf
 from rich.console import Console
 
 from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.evaluation import pictures
 from keras_unet.evaluation.record import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
-from keras_unet.models.bundle import TrainedModel, load_model, save_model
+from keras_unet.models.bundle import TrainedModel, clear_unfinished, load_model
 from keras_unet.models.precision import dtype_policy
-from keras_unet.training import callbacks as own
-from keras_unet.training import run_folder, setup
+from keras_unet.training import messages, run_folder
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import TrainConfig, make_config, to_tree
-from keras_unet.training.interruption import Interrupted, StopRequest
-from keras_unet.training.logs import History
-from keras_unet.training.loop import Position, restore, run_loop, snapshot
+from keras_unet.training.follow import follow
 from keras_unet.training.prepare import Prepared, environment, prepare
-from keras_unet.training.progress import ShowProgress
-from keras_unet.training.watch import StopWhereNotFinite
+from keras_unet.training.steps import run_steps
+from keras_unet.training.team import LOST, Team, join, reason
 
 
 class TrainResult(NamedTuple):
@@ -55,6 +50,9 @@ def train(
     `steps` bounds with the same bits on the same machine. Where `minutes` bound it, the time up to
     the last checkpoint counts, and the learning rate follows the clock.
 
+    Machines that TF_CONFIG names train it together: each calls this with the same arguments. The
+    first one decides, validates and writes; the others follow it, and return the same.
+
     Ctrl-C ends a run after its step with a checkpoint and a usable, scored model; SIGTERM with a
     checkpoint and exit code 143.
 
@@ -68,56 +66,100 @@ def train(
         ConfigError: a setting does not fit, or does not fit the data, or is not the resumed run's.
         DataError: images or labels cannot be used; names every bad file. Nothing is written then.
             Or they are not the resumed run's.
-        TrainingError: a number stopped being finite, a disk is full, no checkpoint is whole.
+        TrainingError: a number stopped being finite, a disk is full, no checkpoint is whole, or
+            another machine of the run is gone.
     """
     if config is None and resume is None:
         raise ConfigError("train: expected a configuration, or a run to resume")
     if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
     console = console or Console(highlight=False)
-    if resume is not None:
-        return _resume(Path(resume), config, console)
-    assert config is not None
+    if config is None and (Path(resume or "") / run_folder.RECORD).is_file():
+        begun = make_config(run_folder.read_record(Path(resume or "")).config)
+        team = join(begun.devices)
+    else:
+        team = join("auto" if config is None else config.devices)
+    try:
+        if not team.chief:
+            return TrainResult(*follow(team))
+        if resume is not None:
+            return _resume(Path(resume), config, console, team)
+        assert config is not None
+        return _begin(config, console, files or {}, team)
+    except LOST as error:
+        if team.machines == 1:
+            raise
+        raise TrainingError(
+            f"machine {team.rank} of {team.machines}: another machine of this run is gone "
+            f"({reason(error)}). Start all of them again: "
+            "keras-unet train --resume with the run's folder goes on from its last checkpoint"
+        ) from error
+
+
+def _begin(
+    config: TrainConfig, console: Console, files: Mapping[str, str], team: Team
+) -> TrainResult:
     policy, why = dtype_policy(config.precision)
     console.print(f"Layers compute in {policy} ({why})")
-    prepared = prepare(config, config, policy, _cache(config.output), console)
+    prepared = _prepare(config, config, policy, _cache(config.output), console, team)
     record = run_folder.RunRecord(
         config=to_tree(config),
         directory=str(Path.cwd()),
         policy=policy,
-        environment=environment(),
+        environment=environment(team),
         training=prepared.digests[0],
         validation=prepared.digests[1],
     )
     folder = run_folder.create(
-        config, record, {**(files or {}), "data.json": prepared.report.to_json() + "\n"}
+        config, record, {**files, "data.json": prepared.report.to_json() + "\n"}
     )
     with run_folder.RunLock(folder):
-        return _run(folder, config, record, prepared, None, console)
+        return _run(folder, config, record, prepared, None, console, team)
 
 
-def _resume(folder: Path, config: TrainConfig | None, console: Console) -> TrainResult:
+def _resume(folder: Path, config: TrainConfig | None, console: Console, team: Team) -> TrainResult:
     record = run_folder.read_record(folder)
     if config is not None:
         run_folder.require_same_config(folder, record, config)
     if record.finished:
         console.print(f"{folder}: this run is finished", markup=False, soft_wrap=True)
         Checkpoints(folder).remove()  # a killed process may have left some
-        return TrainResult(folder, load_model(folder), read_evaluation(folder), False)
+        evaluation = read_evaluation(folder)
+        messages.tell_task(team, None)
+        messages.tell_end(team, folder, evaluation, False)
+        return TrainResult(folder, load_model(folder), evaluation, False)
     config = make_config(record.config)
     with run_folder.RunLock(folder):
         checkpoints = Checkpoints(folder)
         checkpoints.tidy()
+        clear_unfinished(folder)
         checkpoint = checkpoints.read()
-        now = environment()
+        now = environment(team)
         for name, begun in record.environment.items():
             if begun != now.get(name):
                 said = f"{name}: begun with {begun}, now {now.get(name)}: not the same bits"
                 console.print(said, style="yellow", markup=False)
         source = run_folder.rooted(config, record.directory)
-        prepared = prepare(config, source, record.policy, _cache(folder.parent), console)
+        prepared = _prepare(config, source, record.policy, _cache(folder.parent), console, team)
         run_folder.require_same_data(folder, record, *prepared.digests)
-        return _run(folder, config, record, prepared, checkpoint, console)
+        return _run(folder, config, record, prepared, checkpoint, console, team)
+
+
+def _prepare(
+    config: TrainConfig,
+    source: TrainConfig,
+    policy: str,
+    cache: Path,
+    console: Console,
+    team: Team,
+) -> Prepared:
+    """`prepare`, on all machines."""
+    if team.replicas > 1:
+        console.print(f"{team.replicas} devices on {team.machines} machine(s) share each batch")
+    elif (gpus := len(tf.config.list_physical_devices("GPU"))) > 1:
+        console.print(f"1 of {gpus} GPUs is used; devices=all would use all of them")
+    messages.tell_task(team, messages.Task(config, source, policy))
+    return prepare(config, source, policy, cache, console, team)
 
 
 def _run(
@@ -127,10 +169,11 @@ def _run(
     prepared: Prepared,
     checkpoint: Checkpoint | None,
     console: Console,
+    team: Team,
 ) -> TrainResult:
     """Trains, evaluates the best model and closes the run."""
     try:
-        interrupted = _fit(folder, config, prepared, checkpoint, console)
+        interrupted = run_steps(folder, config, prepared, checkpoint, console, team)
         model = load_model(folder)
         evaluation = evaluate_samples(model, prepared.validation, output=folder)
         pictures.curves(folder / "history.csv", folder / "curves.png")
@@ -142,103 +185,14 @@ def _run(
             f"{folder}: cannot be written ({error}). Its checkpoints stay; when there is room, go "
             f"on: {run_folder.how_to_resume(folder)}"
         ) from error
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        raise TrainingError(
+            f"{folder}: out of memory. {config.batch_size} tile(s) a step, {config.model.filters} "
+            "filters: begin a new run with a smaller batch_size (and accumulate, for the same "
+            "gradient), a smaller tile, or less filters"
+        ) from error
+    messages.tell_end(team, folder, evaluation, interrupted)
     return TrainResult(folder, model, evaluation, interrupted)
-
-
-def _fit(
-    folder: Path,
-    config: TrainConfig,
-    prepared: Prepared,
-    checkpoint: Checkpoint | None,
-    console: Console,
-) -> bool:
-    """The steps; True if Ctrl-C ended them before their time."""
-    model, checkpoints = prepared.model, Checkpoints(folder)
-    average = setup.weight_average(config, model, prepared.network)
-
-    def bundle(metrics: dict[str, float]) -> TrainedModel:
-        network = prepared.network if average is None else average.network()
-        return TrainedModel(network, prepared.card(folder.name, metrics))
-
-    stop = StopRequest()
-    budget = own.Budget(
-        config.learning_rate, config.steps, config.time_limit, config.schedule, config.warmup_steps
-    )
-    card, monitor = prepared.card(folder.name, {}), f"val_{config.monitor}"
-    history, progress = History(folder), ShowProgress(budget, console)
-    callbacks: list[keras.callbacks.Callback] = [
-        budget,
-        *([] if average is None else [average]),
-        StopWhereNotFinite(
-            prepared.names, lambda: budget.done, config.accumulate, lambda: _kept(checkpoints)
-        ),
-        own.Validation(
-            prepared.validation,
-            bundle,
-            card.normalization,
-            len(card.classes),
-            card.separation,
-            stop.check,
-        ),
-        own.KeepBest(folder, monitor, bundle),
-        history,
-        progress,
-        *([own.Patience(monitor, config.patience)] if config.patience else []),
-    ]
-    position = Position()
-    if checkpoint is not None:
-        position = restore(model, callbacks, checkpoint.arrays, checkpoint.state)
-        checkpoints.good = [checkpoint.path]
-        console.print(f"Going on at step {budget.done}")
-
-    def write() -> None:
-        since = time.monotonic()
-        checkpoints.write(budget.done, *snapshot(model, position, callbacks), since=since)
-
-    def at_rest() -> None:
-        stop.check()
-        over = position.step == 0 and model.stop_training
-        if over or checkpoints.due(0.0 if position.step == 0 else 60 * config.checkpoint_minutes):
-            write()
-
-    number: int | None = None
-    with stop:
-        try:
-            run_loop(
-                model,
-                iter(prepared.data(budget.done)),
-                callbacks,
-                steps_per_epoch=config.steps_per_epoch,
-                position=position,
-                at_rest=at_rest,
-            )
-        except Interrupted as asked:
-            number = asked.number
-            write()
-        finally:
-            progress.close()
-            history.close()
-        _keep(folder, bundle, budget.done)
-    if number is not None:
-        name = signal.Signals(number).name
-        command = run_folder.how_to_resume(folder)
-        said = f"Stopped at step {budget.done} ({name}); to go on: {command}"
-        console.print(said, markup=False, soft_wrap=True)
-    if number == signal.SIGTERM:  # the machine is about to go
-        raise SystemExit(128 + number)
-    return number is not None
-
-
-def _keep(folder: Path, bundle: Callable[[dict[str, float]], TrainedModel], done: int) -> None:
-    """Writes `last.keras`, and `best.keras` where no epoch was finished."""
-    model = bundle({"step": float(done)})
-    save_model(model, folder / "last.keras")
-    if not (folder / "best.keras").is_file():
-        save_model(model, folder / "best.keras")
-
-
-def _kept(checkpoints: Checkpoints) -> str:
-    return f"The last good checkpoint is {checkpoints.newest or 'none: the run had just begun'}"
 
 
 def _cache(output: Path) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import PositiveInt, TypeAdapter, ValidationError
+
 from keras_unet.data.label_rule import Kind
 from keras_unet.data.samples import load_samples
 from keras_unet.training.config import TrainConfig, make_config
@@ -78,16 +80,31 @@ def plan(
 def plan_tree(tree: Mapping[str, Any], machine: Machine | None = None) -> Plan:
     """`plan` for a tree of given settings that names the data, as `read_tree` gives it."""
     tree = with_preset(tree)
-    data = make_config(tree).data  # a bad setting is named before anything is read
+    # a bad setting is named before anything is read; whether a tile fits depends on the rules
+    checked = make_config({key: value for key, value in tree.items() if key != "tile"})
+    given = _given(tree, checked)
+    data = checked.data
     samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     assert report.mapping is not None  # there are labels
     facts = data_facts(samples, report.summary, report.mapping.kind)
     machine = machine or this_machine()
-    rules = Rules(facts, machine, dict(flat(tree)), lambda side: missed(samples, side))
+    rules = Rules(facts, machine, given, lambda side: missed(samples, side))
     choices = tuple(rules.all())
     chosen = nested({choice.key: choice.value for choice in choices})
     config = make_config(merged(chosen, tree), "plan")
     return Plan(config, choices, facts, machine)
+
+
+def _given(tree: Mapping[str, Any], checked: TrainConfig) -> dict[str, Any]:
+    """The settings that are given, by their keys, as the validation made them: 16 for "16"."""
+    values = dict(flat(checked.model_dump()))
+    if tree.get("tile") is not None:
+        try:
+            values["tile"] = TypeAdapter(PositiveInt).validate_python(tree["tile"])
+        except ValidationError:
+            make_config(tree)  # says what is wrong with it
+            raise
+    return {key: values.get(key, value) for key, value in flat(tree)}
 
 
 def shown(value: Any) -> str:

@@ -20,10 +20,12 @@ from keras_unet.data.pipeline import fill_bank, tile_entries
 from keras_unet.data.reading import Sample
 from keras_unet.data.report import DataReport
 from keras_unet.data.targets import targets
+from keras_unet.errors import ConfigError
 from keras_unet.models.bundle import ModelCard
 from keras_unet.training import setup
 from keras_unet.training.config import TrainConfig, to_tree
 from keras_unet.training.run_folder import digests
+from keras_unet.training.team import Team
 
 
 class Prepared(NamedTuple):
@@ -40,7 +42,12 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: TrainConfig, source: TrainConfig, policy: str, cache: Path, console: Console
+    config: TrainConfig,
+    source: TrainConfig,
+    policy: str,
+    cache: Path,
+    console: Console,
+    team: Team,
 ) -> Prepared:
     """Reads the data, draws the first weights and compiles the step.
 
@@ -48,17 +55,25 @@ def prepare(
         config: as the model's card shall have it. source: the same, with paths that hold here.
         policy: Keras dtype policy of the layers.
         cache: folder of weight maps. console: where to say what was found and chosen.
+        team: the devices that train.
 
     Raises:
         ConfigError, DataError: see `train`.
     """
+    if config.batch_size % team.replicas:
+        raise ConfigError(
+            f"batch_size={config.batch_size} cannot be shared equally by {team.replicas} devices: "
+            f"set a multiple of {team.replicas}, or devices=one"
+        )
     keras.utils.set_random_seed(config.seed)
     training, validation, report, mapping = setup.read_samples(source, console)
     names = setup.class_names(config, mapping)
     tile, output = setup.tile_size(config, training)
     settings = preset_settings(config.augment, **config.augment_options)
     augment = Augment(settings, tile=tile, output=output)
-    normalization = Normalization.fit(config.data.normalization, [s.image for s in training])
+    normalization = config.data.normalization
+    if not isinstance(normalization, Normalization):
+        normalization = Normalization.fit(normalization, [s.image for s in training])
     console.print(f"Tiles of {tile} → {output} pixels")
     loss = config.loss
     made = targets(
@@ -74,7 +89,7 @@ def prepare(
     entries = tile_entries([s.image.shape[:2] for s in training], output)
     network = setup.network(config, training[0].image.shape[-1], len(names), policy)
     foreground = setup.foreground(config, made)
-    ready = setup.trainable(config, network, bank, augment, entries, foreground)
+    ready = setup.trainable(config, network, bank, augment, entries, foreground, team)
     sample_names, dtype = [s.name for s in training], str(training[0].image.dtype)
 
     def in_batch(number: int) -> list[str]:
@@ -97,7 +112,16 @@ def prepare(
         )
 
     hashes = digests(training), digests(validation)
-    return Prepared(network, ready.model, ready.data, in_batch, validation, card, report, hashes)
+    return Prepared(
+        network,
+        ready.model,
+        ready.data,
+        in_batch,
+        validation,
+        card,
+        report,
+        hashes,
+    )
 
 
 def versions() -> dict[str, str]:
@@ -110,14 +134,16 @@ def versions() -> dict[str, str]:
     }
 
 
-def environment() -> dict[str, str]:
+def environment(team: Team) -> dict[str, str]:
     """What a bit-identical end depends on, beside configuration and data."""
     gpus = tf.config.list_physical_devices("GPU")
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     named = ", ".join(str(d.get("device_name", "GPU")) for d in details)
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count()
-    return {**versions(), "device": named or f"{_cpu()}, {cores} cores"}
+    device = named or f"{_cpu()}, {cores} cores"
+    together = f"{team.machines} machines, {team.replicas} devices"
+    return {**versions(), "device": device, "together": together}
 
 
 def _cpu() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -46,17 +47,22 @@ class RunRecord(BaseModel):
 
 
 class RunLock(AbstractContextManager["RunLock"]):
-    """Keeps other processes out of a run folder for as long as this one lives, even if killed."""
+    """Keeps other processes out of a run folder for as long as this one lives, even if killed.
 
-    def __init__(self, folder: Path) -> None:
+    Some network file systems have no locks; there, nothing is kept out.
+    """
+
+    def __init__(self, folder: Path, work: str = "training") -> None:
         self._file = (folder / ".lock").open("a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return  # a file system without locks: nothing can be kept out there
             self._file.seek(0)
             owner = self._file.read().strip() or "another process"
             self._file.close()
-            raise ConfigError(f"{folder}: {owner} is training in this folder") from None
+            raise ConfigError(f"{folder}: {owner} is {work} in this folder") from None
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()}")
         self._file.flush()
@@ -71,7 +77,7 @@ def create(config: TrainConfig, record: RunRecord, files: Mapping[str, str]) -> 
     Raises:
         ConfigError: a run of this name is there already.
     """
-    name = config.name or f"{config.data.images.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = config.name or f"{_data_name(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = config.output / name
     taken = ConfigError(
         f"{folder}: a run of this name is there already; choose another name, or go on with it: "
@@ -178,6 +184,12 @@ def rooted(config: TrainConfig, directory: str) -> TrainConfig:
     found = {name: getattr(config.data, name) for name in names}
     paths = {name: Path(directory, v) for name, v in found.items() if isinstance(v, Path)}
     return config.model_copy(update={"data": config.data.model_copy(update=paths)})
+
+
+def _data_name(config: TrainConfig) -> str:
+    """The last part of the data's path that is no pattern of records."""
+    parts = config.data.images.resolve().parts
+    return next((part for part in reversed(parts) if not set("*?[/") & set(part)), "records")
 
 
 def _digest(sample: Sample) -> str:

@@ -6,26 +6,40 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from keras_unet import geometry
 from keras_unet.data.label_rule import Kind, LabelRule
-from keras_unet.data.normalization import Method
+from keras_unet.data.normalization import Method, Normalization
 
 AnyPath = Annotated[Path, BeforeValidator(lambda v: str(v) if isinstance(v, (int, float)) else v)]
 AnyText = Annotated[str, Field(coerce_numbers_to_str=True)]
-Weight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+AnyNormalization = Annotated[
+    Annotated[Method, Tag("method")] | Annotated[Normalization, Tag("fitted")],
+    Discriminator(lambda value: "method" if isinstance(value, str) else "fitted"),
+]
+Weight = Annotated[float, Field(ge=0.0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 class DataConfig(Section):
     """Where images and labels are and what the labels' numbers mean."""
 
     images: AnyPath = Field(
-        description="folder with images/ and labels/, or a folder or TIFF stack"
+        description="folder with images/ and labels/, folder, TIFF stack, or TFRecords"
     )
     labels: AnyPath | None = Field(
         None, description="folder or TIFF stack, if not beside the images"
@@ -47,8 +61,10 @@ class DataConfig(Section):
     class_names: tuple[AnyText, ...] | None = Field(
         None, description="for tables; background first"
     )
-    normalization: Method = Field(
-        "image", description='z-score by "image" or by "dataset", or "range": 0 … 255 to 0 … 1'
+    normalization: AnyNormalization = Field(
+        "image",
+        description='z-score by "image" or by "dataset", or "range": 0 … 255 to 0 … 1; '
+        "or one that was fitted before",
     )
 
     @property
@@ -110,12 +126,9 @@ class LossConfig(Section):
     w0: float = Field(
         10.0,
         ge=0.0,
-        allow_inf_nan=False,
         description="height of the border weight; 0 = no border weight",
     )
-    sigma: float = Field(
-        5.0, gt=0.0, allow_inf_nan=False, description="width of the border weight in pixels"
-    )
+    sigma: float = Field(5.0, gt=0.0, description="width of the border weight in pixels")
     class_weights: Literal["balanced", "none"] | tuple[Weight, ...] = Field(
         "balanced", description="weight of each class, or how to choose it"
     )

@@ -27,8 +27,10 @@ from keras_unet.models.unet import build_unet
 from keras_unet.training.averaging import WeightAverage
 from keras_unet.training.config import LossConfig, TrainConfig
 from keras_unet.training.optimizers import make_optimizer
+from keras_unet.training.parallel import ParallelStep, on_each
 from keras_unet.training.splits import hold_out, split
 from keras_unet.training.step import TrainingStep
+from keras_unet.training.team import Team
 
 
 def read_samples(
@@ -119,8 +121,8 @@ class Trainable(NamedTuple):
     """The model to train, compiled and its optimizer built, and its data from any batch on."""
 
     model: keras.Model
-    data: Callable[[int], tf.data.Dataset]
-    requests: Callable[[int], tf.data.Dataset]  # which images' tiles the data are drawn from
+    data: Callable[[int], tf.data.Dataset]  # this machine's part
+    requests: Callable[[int], tf.data.Dataset]  # which images' tiles all parts are drawn from
 
 
 def trainable(
@@ -130,12 +132,14 @@ def trainable(
     augment: Augment,
     entries: np.ndarray,
     foreground: ForegroundPixels | None = None,
+    team: Team | None = None,
 ) -> Trainable:
     """What trains a network; `data` and `requests` take the number of their first batch."""
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    team = team or Team()
     policy = network.get_layer("down1_conv1").dtype_policy.name
     loss, loss_weights, adapt = _loss(config.loss), None, None
-    if config.model.deep_supervision:
+    if config.model.deep_supervision and config.model.depth > 1:  # depth 1 has no other level
         network = with_heads(network)
         count = len(network.outputs)
         loss, loss_weights = [loss] * count, head_weights(count)
@@ -146,25 +150,31 @@ def trainable(
     options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed}
     options["foreground"] = foreground
 
-    def requests(start: int) -> tf.data.Dataset:
-        return tile_requests(entries, **options, start=start)
+    def requests(start: int, part: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
+        return tile_requests(entries, **options, start=start, part=part)
 
     def draw(index: Any, seeds: Any, centre: Any = None) -> tuple[Any, Any, Any]:
-        tiles = augment.sample(bank, index, seeds, centre=centre)
+        tiles = augment.sample(banks[team.place() % len(banks)], index, seeds, centre=centre)
         return tiles if adapt is None else adapt(*tiles)
 
     def data(start: int) -> tf.data.Dataset:
+        part = (team.rank, team.machines)
         if in_step:
-            return requests(start).prefetch(2)
-        tiles = tile_dataset(bank, augment, entries, **options, start=start)
+            return requests(start, part).prefetch(2)
+        tiles = tile_dataset(bank, augment, entries, **options, start=start, part=part)
         return tiles if adapt is None else tiles.map(adapt)
 
     in_step = config.augment_on == "accelerator" or (config.augment_on == "auto" and has_gpu)
-    model = TrainingStep(network, draw if in_step else None)
-    # XLA's convolutions are several times slower than oneDNN's on a CPU
-    model.compile(
-        make_optimizer(config, policy), loss, loss_weights=loss_weights, jit_compile=has_gpu
-    )
+    banks = on_each(bank, team) if in_step else [bank]
+    drawn = draw if in_step else None
+    if team.strategy is None:
+        model = TrainingStep(network, drawn)
+    else:
+        whole, synchronized = config.loss.dice > 0, config.sync_batch_norm
+        model = ParallelStep(network, drawn, team, whole=whole, synchronized=synchronized)
+    # XLA's convolutions are several times slower than oneDNN's on a CPU, and it knows no exchange
+    jit = has_gpu and team.strategy is None
+    model.compile(make_optimizer(config, policy), loss, loss_weights=loss_weights, jit_compile=jit)
     model.optimizer.build(model.trainable_variables)
     _build_metrics(model)
     return Trainable(model, data, requests)

@@ -29,7 +29,7 @@ def split(
     """Holds out a share of the images, at least one: (training, validation).
 
     Pages of a stack lie next to each other and look alike, so they are held out in one block;
-    other images, or groups of them, at random.
+    other images, or groups of them, at random. A set of both gives its share of each.
     """
     if not 0 < share < 1:
         raise ConfigError(f"data.validation must be a folder or a share in (0, 1), got {share}")
@@ -37,11 +37,8 @@ def split(
         raise ConfigError("one labelled image cannot be split: give a validation folder")
     count = min(max(1, round(share * len(samples))), len(samples) - 1)
     rng = np.random.default_rng(seed)
-    if groups is None and _pages(samples):
-        first = int(rng.integers(len(samples) - count + 1))
-        held = set(range(first, first + count))
-    elif groups is None:
-        held = set(rng.permutation(len(samples))[:count].tolist())
+    if groups is None:
+        held = _held_images([s.name for s in samples], count, rng)
     else:
         held = _held_groups([group_of(s.name, groups) for s in samples], count, rng)
     return (
@@ -84,11 +81,10 @@ def make_folds(
     """
     if not 2 <= folds <= len(names):
         raise ConfigError(f"{folds} folds of {len(names)} images: expected 2 to {len(names)}")
-    stacks = all(":" in name for name in names)
     if groups is not None:
         keys = [group_of(name, groups) for name in names]
     else:
-        keys = [name.rpartition(":")[0] if stacks else name for name in names]
+        keys = [_stack_of(name) or f"/{name}" for name in names]
     members: dict[str, list[str]] = {}
     for key, name in zip(keys, names, strict=True):
         members.setdefault(key, []).append(name)
@@ -107,8 +103,22 @@ def make_folds(
     return [sorted(fold, key=place.__getitem__) for fold in held]
 
 
-def _pages(samples: Sequence[Sample]) -> bool:
-    return all(":" in s.name for s in samples)
+def _stack_of(name: str) -> str | None:
+    """The stack that the image is a page of, "cells" for "cells:003"; None for other images."""
+    found = re.fullmatch(r"(.+):\d+", name)
+    return found and found.group(1)
+
+
+def _held_images(names: Sequence[str], count: int, rng: np.random.Generator) -> set[int]:
+    pages = [i for i, name in enumerate(names) if _stack_of(name)]
+    others = [i for i, name in enumerate(names) if not _stack_of(name)]
+    of_pages = round(count * len(pages) / len(names))
+    held: set[int] = set()
+    if of_pages:
+        first = int(rng.integers(len(pages) - of_pages + 1))
+        held.update(pages[first : first + of_pages])
+    held.update(others[i] for i in rng.permutation(len(others))[: count - of_pages])
+    return held
 
 
 def _held_groups(keys: Sequence[str], count: int, rng: np.random.Generator) -> set[int]:

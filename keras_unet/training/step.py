@@ -33,6 +33,10 @@ class TrainingStep(keras.Model):
     def train_step(self, data: tuple[Any, ...]) -> dict[str, Any]:
         """One step on a batch, or on a batch of requests."""
         logs = super().train_step(self._draw(data))
+        return {**logs, FINITE: self.finite()}
+
+    def finite(self) -> tf.Tensor:
+        """1.0 where every trainable weight is a number, else 0.0."""
         # a sum of products with 0: one pass, no array of truth values
         sums = [tf.reduce_sum(0.0 * tf.cast(v, tf.float32)) for v in self.trainable_variables]
-        return {**logs, FINITE: tf.cast(tf.equal(tf.add_n(sums), 0.0), tf.float32)}
+        return tf.cast(tf.equal(tf.add_n(sums), 0.0), tf.float32)

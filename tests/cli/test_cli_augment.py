@@ -29,6 +29,14 @@ def test_a_grid_of_draws(files):
     assert np.asarray(Image.open(out)).std() > 10
 
 
+def test_the_name_of_the_picture(files, capsys):
+    augment(files / "image.png", out=files / "grid", rows=1, columns=2)
+    assert "grid.png." in "".join(capsys.readouterr().out.split())
+    assert Image.open(files / "grid.png").size[0] > 500
+    with pytest.raises(ConfigError, match=r"grid\.xyz: expected a name that ends in .*\.png"):
+        augment(files / "image.png", out=files / "grid.xyz", rows=1, columns=2)
+
+
 def test_the_lattice_follows_the_image():
     # Draw 1 flips left-right: the lattice lines of the columns must lie mirrored.
     figure = draw_samples(np.zeros((40, 80, 1), np.uint8), None, preset_settings(

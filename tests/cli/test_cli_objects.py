@@ -44,12 +44,15 @@ def test_objects_from_a_mask(tmp_path):
     )
     assert "3 objects in 1 image, median diameter 17." in printed and "µm)" in printed
     assert f"Look at '{out}'/*_objects.png" in printed
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert sorted(path.name for path in out.glob("[!.]*")) == [
         *("a_labels.tif", "a_objects.csv", "a_objects.png")
     ]
     assert tifffile.imread(out / "a_labels.tif").max() == 3
     assert (out / "a_objects.csv").read_text().count("cell") == 3
     assert "add --split distance" not in printed
+    (out / "a_labels.tif").write_bytes(b"my own")
+    again = (tmp_path / "a_mask.png", "--output", out, "--format", "labels")
+    assert "objects in 1 image" in run(*again, "--overwrite")
 
 
 def test_a_mistake_is_one_line(tmp_path):

@@ -77,4 +77,5 @@ def test_folds_are_cross_validated_and_gone_on_with(data, tmp_path, monkeypatch)
     (tmp_path / "splits.json").write_text("{}")
     run("train", "--resume", tmp_path)
     assert called[1][2] == tmp_path
-    run("train", "--resume", tmp_path, "--set", "steps=9", ok=False)
+    said = run("train", "--resume", tmp_path, "--set", "steps=9", ok=False)
+    assert "own settings alone" in said.replace("│ ", "")

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from keras_unet.cli.app import app
+from keras_unet.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_it_says_what_it_does_and_what_to_do_next(work, tmp_path):
     assert f"keras-unet objects {tmp_path}" in printed
     (tmp_path / "b_mask.png").unlink()
     printed = run(*command)
-    assert "b.png: begins anew, its results were changed or removed" in printed
+    assert "b.png: begins anew, its results were removed" in printed
     assert "1 file segmented, 2 done already" in printed
     assert "3 files segmented." in run(*command, "--overwrite")
 
@@ -100,3 +101,36 @@ def test_ensemble_symmetries_and_bits(work, tmp_path):
     assert chances.dtype == np.uint8
     assert np.all(np.abs(chances.astype(int).sum(0) - 255) <= 1)
     assert not list(tmp_path.glob("*overlay*"))
+
+
+def refused(*arguments):
+    done = CliRunner().invoke(app, ["predict", *map(str, arguments)])
+    assert isinstance(done.exception, ConfigError), done.output
+    return str(done.exception)
+
+
+def test_options_that_a_server_does_not_have(work, tmp_path):
+    """Not left out in silence: a mask at another threshold is another result."""
+    command = ("cells", work / "new", "--output", tmp_path, "--server", "grpc://127.0.0.1:1")
+    said = refused(
+        *(*command, "--threshold", 0.4, "--probabilities", "--objects", "csv", "--no-overlays"),
+        *("--symmetries", "all", "--tile", 99, "--overwrite", "--format", "png"),
+    )
+    for option in (
+        *("--threshold", "--probabilities", "--objects", "--no-overlays", "--symmetries"),
+        *("--tile", "--overwrite", "--format"),
+    ):
+        assert option in said
+    assert "--output" not in said and "--dtype" not in said
+    assert "--precision" in refused(*command, "--precision", "float32")
+
+
+@pytest.mark.parametrize("memory", ["nan", "inf", "0", "-1"])
+def test_memory_that_is_none(work, tmp_path, memory):
+    said = refused(work / "run", work / "new", "--output", tmp_path / "out", "--memory", memory)
+    assert said.startswith("--memory: expected gigabytes above 0, got")
+
+
+def test_blanks_between_kinds_of_objects(work, tmp_path):
+    run(work / "run", work / "new" / "a.png", "--output", tmp_path, "--objects", "labels, csv")
+    assert (tmp_path / "a_labels.tif").is_file() and (tmp_path / "a_objects.csv").is_file()

@@ -301,6 +301,9 @@ def test_unknown_options(models, tmp_path):
         predict_files(models[1, 2], tmp_path, tmp_path / "out", treshold=0.4)
     with pytest.raises(ConfigError, match="format"):
         predict_files(models[1, 2], tmp_path, tmp_path / "out", format="jpeg")
+    Image.fromarray(picture(4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match="empty sequence of models"):
+        predict_files([], tmp_path, tmp_path / "out")
 
 
 def test_find_inputs(tmp_path):

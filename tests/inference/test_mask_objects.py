@@ -11,6 +11,7 @@ from scipy import ndimage
 from keras_unet.data.images import read_labels
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.pictures import save_png
+from keras_unet.inference.claims import WRITTEN, recorded
 from keras_unet.inference.mask_files import find_masks, foreground_pages
 from keras_unet.inference.mask_objects import objects_from_masks
 from keras_unet.inference.measurements import measure
@@ -62,7 +63,7 @@ def test_the_masks_of_a_folder(predicted, tmp_path):
     expected = [to_instances(blobs(seed), min_size=5) for seed in (1, 2)]
     count = sum(int(labels.max()) for labels in expected)
     assert calls == [(1, 2), (2, 2)] and (found.images, found.objects) == (2, count)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == sorted(
         path.name for path in found.paths
     )
     across = []
@@ -162,7 +163,7 @@ def test_what_does_not_fit_is_named(predicted, tmp_path):
     save_png(tmp_path / "images" / "cell2.png", np.zeros((9, 9), np.uint8))
     with pytest.raises(DataError, match=r"cell2_mask\.png: image must be"):
         objects_from_masks(predicted, tmp_path / "out", images=tmp_path / "images")
-    assert not list((tmp_path / "out").glob(".*"))
+    assert [path.name for path in (tmp_path / "out").glob(".*")] == [".objects.json"]
     save_png(tmp_path / "m.png", np.zeros((9, 9, 3), np.uint8) + np.uint8([1, 2, 3]))
     with pytest.raises(DataError, match="3 channels that differ"):
         objects_from_masks(tmp_path / "m.png", tmp_path / "out")
@@ -243,7 +244,7 @@ def test_a_summary_that_fails_leaves_nothing_half(predicted, tmp_path, monkeypat
     monkeypatch.setattr("keras_unet.inference.mask_objects.write_csv", fail)
     with pytest.raises(OSError, match="disk full"):
         objects_from_masks(predicted, tmp_path / "out", formats=["labels"])
-    assert not [*(tmp_path / "out").glob("*summary*"), *(tmp_path / "out").glob(".*")]
+    assert not [*(tmp_path / "out").glob("*summary*"), *(tmp_path / "out").glob(".summary*")]
 
 
 def test_zarr_labels_beyond_int32_are_refused(tmp_path):
@@ -253,3 +254,47 @@ def test_zarr_labels_beyond_int32_are_refused(tmp_path):
         objects_from_masks(
             tmp_path / "z.zarr", tmp_path / "out", settings=ObjectSettings(instances=True)
         )
+
+
+def test_files_of_the_users_are_kept(predicted, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    own = [out / "cell2_labels.tif", out / "summary.csv"]
+    for path in own:
+        path.write_bytes(b"mine")
+    with pytest.raises(DataError) as refused:
+        objects_from_masks(predicted, out)
+    assert all(f"{path}: was there before" in str(refused.value) for path in own)
+    assert {path.name for path in out.iterdir()} == {path.name for path in own}
+    found = objects_from_masks(predicted, out, overwrite=True)
+    assert own[0].read_bytes() != b"mine"
+    assert objects_from_masks(predicted, out).objects == found.objects  # its own it replaces
+    own[1].write_bytes(b"with my notes")
+    with pytest.raises(DataError, match=r"summary\.csv: was changed since it was written"):
+        objects_from_masks(predicted, out)
+    assert own[1].read_bytes() == b"with my notes"
+
+
+def test_an_input_is_never_replaced(tmp_path):
+    save_png(tmp_path / "masks" / "a.png", blobs(1) * np.uint8(255))
+    image = tmp_path / "a_labels.tif"
+    tifffile.imwrite(image, np.full((60, 70), 9, np.uint8))
+    before = image.read_bytes()
+    with pytest.raises(DataError, match=r"a_labels\.tif: is one of the images"):
+        objects_from_masks(tmp_path / "masks", tmp_path, images=image, overwrite=True)
+    assert image.read_bytes() == before
+
+
+def test_killed_the_same_command_may_write_again(predicted, tmp_path):
+    """Names are recorded before anything is written, sizes afterwards."""
+    out = tmp_path / "out"
+    with pytest.raises(Killed), recorded(out, ["cell2_labels.tif"]):
+        (out / "cell2_labels.tif").write_bytes(b"half")
+        during = (out / WRITTEN).read_bytes()
+        raise Killed
+    (out / WRITTEN).write_bytes(during)
+    assert objects_from_masks(predicted, out).objects
+
+
+class Killed(BaseException):
+    pass

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from keras_unet.inference import predict_files, results, segmenting
+from keras_unet.inference import predict_files, results, segmenting, workplace
 from keras_unet.inference.records import read_record
 
 OPTIONS = {"tile": 60, "probabilities": True, "preview": 64}
+ALL = 99  # rows of tiles
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +82,10 @@ def stop_at(monkeypatch, place, name, number, *, before):
         (results, "_save", 1, 13),
         (results, "_save", 2, 13),
         (results, "save_png", 2, 13),
-        (results.Workplace, "publish", 1, 13),
         (segmenting, "write_record", 14, 13),  # the one that says: finished
+        (workplace.Workplace, "publish", 1, ALL),
+        (workplace, "remove", 4, ALL),  # the mask is in its place
+        (workplace.Workplace, "clear", 2, ALL),  # the first: before anything is computed
     ],
 )
 def test_stopped_at_any_moment(
@@ -95,7 +98,7 @@ def test_stopped_at_any_moment(
     found = contents(tmp_path)
     assert all(uninterrupted[name] == found[name] for name in found)  # whole, or not there
     done, said = [], []
-    predict_files(
+    again = predict_files(
         *(model, stack, tmp_path),
         **OPTIONS,
         progress=lambda tiles, total: done.append(tiles),
@@ -103,9 +106,10 @@ def test_stopped_at_any_moment(
     )
     assert contents(tmp_path) == uninterrupted
     assert {path.name for path in (tmp_path / ".predict").iterdir()} == {"lock", "cells.json"}
-    rows_kept = tiles_kept - (before and name == "write_record" and number <= 13)
-    if number == 14:  # nothing is lost after the results are in place, at worst the record
+    if tiles_kept == ALL or (number == 14 and not before):
+        assert again.skipped and not done  # nothing is computed again
         return
+    rows_kept = tiles_kept - (before and name == "write_record" and number <= 13)
     if rows_kept:
         assert any("goes on at row" in text for text in said)
     # no tile is computed again; 21 tiles are a slice, which may be passed over
@@ -169,10 +173,8 @@ def test_what_is_finished_is_skipped_unless_something_changed(model, stack, tmp_
     assert not again(threshold=0.3)[0]
     assert "changed since: threshold" in again()[1]
 
-    (out / "cells_mask.tif").write_bytes(b"cut")
-    assert "its results were changed or removed" in again()[1]
     (out / "cells_mask.tif").unlink()
-    assert again()[0]
+    assert "its results were removed" in again()[1]
 
     copy = tmp_path / "copy.keras"
     copy.write_bytes(model.read_bytes())

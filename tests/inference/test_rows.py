@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,6 +14,7 @@ from prediction_networks import identity_network, random_unet
 from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import tile_row
+from keras_unet.inference.members import listed
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.prediction import predict
 from keras_unet.inference.rows import MemoryWarning, Predictor, quantized
@@ -246,6 +249,31 @@ def test_a_folder_of_folds(trained, tmp_path):
     )
     with pytest.raises(DataError, match="no trained model"):
         Predictor(tmp_path)
+
+
+def test_an_unfinished_cross_validation_does_not_predict(tmp_path):
+    """Three of five folds are no average of five; which are missing is said."""
+    run = tmp_path / "the run"
+    (run / "fold_0").mkdir(parents=True)
+    (run / "splits.json").write_text(json.dumps({"folds": [["a"], ["b"], ["c"]]}))
+    (run / "fold_0" / "run.json").write_text('{"finished": true}')
+    (run / "fold_1").mkdir()
+    (run / "fold_1" / "run.json").write_text('{"finished": false}')
+    for name in ("fold_0", "fold_1"):
+        (run / name / "best.keras").touch()
+    with pytest.raises(
+        DataError, match=r"1 of 3 folds are finished \(not fold_1, fold_2\)"
+    ) as told:
+        listed(run)
+    assert f"keras-unet train --resume '{run}'" in str(told.value)
+    assert listed([run / "fold_0"]) == [run / "fold_0"]  # whoever wants to may
+    for name in ("fold_1", "fold_2"):
+        (run / name).mkdir(exist_ok=True)
+        (run / name / "run.json").write_text('{"finished": true}')
+    assert listed(run) == [run / f"fold_{k}" for k in range(3)]
+    (run / "splits.json").write_text("{")
+    with pytest.raises(DataError, match=r"splits\.json: not written by this version"):
+        listed(run)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from keras_unet.errors import DataError
 from keras_unet.inference import predict
 from keras_unet.models import build_unet, in_float32, load_model, save_model
+from keras_unet.models.bundle import clear_unfinished
 
 
 @pytest.fixture
@@ -51,6 +52,44 @@ def test_an_existing_file_survives_a_failed_save(trained, tmp_path, monkeypatch)
         save_model(trained, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.keras"]
+
+
+def test_what_a_kill_leaves_is_cleared(trained, tmp_path, monkeypatch):
+    path = save_model(trained, tmp_path / "best.keras")
+    (tmp_path / ".lock").touch()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    monkeypatch.setattr("zipfile.ZipFile.writestr", kill)
+    monkeypatch.setattr("shutil.rmtree", kill)  # nothing is tidied after a kill
+    with pytest.raises(Killed):
+        save_model(trained, path)
+    monkeypatch.undo()
+    assert len([*tmp_path.iterdir()]) == 3
+    clear_unfinished(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"best.keras", ".lock"}
+
+
+def test_a_damaged_model_is_named(trained, tmp_path):
+    """Cut off, or with pages lost anywhere in it; Keras' zip archive has errors of its own."""
+    path = save_model(trained, tmp_path / "a.keras")
+    whole, damaged = path.read_bytes(), tmp_path / "damaged.keras"
+    refused = 0
+    for start in range(100, len(whole), len(whole) // 8):
+        damaged.write_bytes(whole[:start] + bytes(64) + whole[start + 64 :])
+        try:
+            load_model(damaged)
+        except DataError as error:
+            assert str(damaged) in str(error)
+            refused += 1
+    assert refused > 4
+    damaged.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"damaged\.keras"):
+        load_model(damaged)
 
 
 def test_what_is_no_trained_model_is_named(tmp_path):

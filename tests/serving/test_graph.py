@@ -143,6 +143,19 @@ def test_colour_and_jpeg_are_decoded_as_other_programs_do(tmp_path, grey):
     assert masks["grey to colour"] == masks["grey thrice"]
 
 
+@pytest.mark.parametrize(("form", "number"), [("JPEG", 6), ("JPEG", 2), ("PNG", 7)])
+def test_photographs_come_upright_as_predict_has_them(tmp_path, grey, form, number):
+    trained, signatures = grey
+    exif = Image.Exif()
+    exif[0x0112] = number
+    file = tmp_path / "turned"
+    Image.fromarray(pictures(1)[0][..., 0]).save(file, form, exif=exif, quality=95)
+    given = signatures["segment_bytes"](image_bytes=tf.constant([file.read_bytes()]))
+    expected = to_classes(predict(trained, read_image(file)))
+    assert expected.shape == ((83, 61) if number > 4 else (61, 83))
+    np.testing.assert_array_equal(read(given["mask_bytes"].numpy()[0]), expected)
+
+
 def bomb(width, height):
     def chunk(name, data):
         return (

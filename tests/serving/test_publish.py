@@ -16,10 +16,10 @@ from keras_unet.errors import ConfigError, ExportError
 from keras_unet.models import TrainedModel, in_float32
 from keras_unet.serving import (
     CardFields,
+    bundle,
     export,
     golden,
     graph,
-    publish,
     rollback,
     versions,
     write_saved_model,
@@ -113,7 +113,7 @@ def test_a_version_that_differs_is_not_published(tmp_path, monkeypatch):
         network.set_weights([w + 0.1 for w in network.get_weights()])
         write_saved_model(trained._replace(network=network), folder, **options)
 
-    monkeypatch.setattr(publish, "write_saved_model", other_weights)
+    monkeypatch.setattr(bundle, "write_saved_model", other_weights)
     with pytest.raises(ExportError, match="serving_default differs from the Keras model by"):
         export(model(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
@@ -154,7 +154,7 @@ def test_a_version_that_does_not_load_is_not_published(tmp_path, monkeypatch):
         write_saved_model(trained, folder, **options)
         (folder / "saved_model.pb").write_bytes(b"torn")
 
-    monkeypatch.setattr(publish, "write_saved_model", torn)
+    monkeypatch.setattr(bundle, "write_saved_model", torn)
     with pytest.raises(ExportError, match="does not load"):
         export(model(), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]

@@ -15,11 +15,13 @@ import select
 import signal
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 from rich.console import Console
 
-from keras_unet.training import checkpoint, fit, load_config, logs, loop
+from keras_unet.models import bundle
+from keras_unet.training import checkpoint, fit, load_config, logs, loop, steps
 
 SETTINGS = ["model.filters=2", "model.depth=1", "batch_size=1", "augment=flips", "tile=44"]
 SETTINGS += ["data.label_kind=instances", "model.dropout=0.3", "steps=600", "steps_per_epoch=20"]
@@ -30,6 +32,7 @@ BEFORE, HALF, RENAMED, ROW = POINTS = (
     "checkpoint renamed",
     "row half written",
 )
+MODEL = "model half written"  # once, in the first epoch: later ones may have no better model
 
 
 def child(config, folder: Path, pipe: int, point: str | None) -> None:
@@ -39,12 +42,13 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
 
     def wait_at(name: str) -> None:
         counts["calls"] += name == point
-        if counts["calls"] == 2:  # not the first: there is something to lose
+        if counts["calls"] == 1 + (point != MODEL):  # not the first: there is something to lose
             os.write(pipe, b"p")
             time.sleep(60)
 
     real_write, real_sync = checkpoint._write, checkpoint.sync_folder
     real_loop, real_line = loop.run_loop, logs.History._line
+    real_member = zipfile.ZipFile.writestr
 
     def write(path, arrays, state):
         if point == HALF:
@@ -65,6 +69,11 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
             wait_at(ROW)
         return text
 
+    def member(archive, name, *args, **kwargs):
+        if name == bundle.CARD:
+            wait_at(MODEL)
+        return real_member(archive, name, *args, **kwargs)
+
     def run_loop(*args, at_rest, **kwargs):
         def first_rest():
             if not counts["begun"]:
@@ -77,7 +86,8 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
         real_loop(*args, at_rest=first_rest, **kwargs)
 
     checkpoint._write, checkpoint.sync_folder = write, sync
-    logs.History._line, fit.run_loop = line, run_loop
+    logs.History._line, steps.run_loop = line, run_loop
+    zipfile.ZipFile.writestr = member
     console = Console(file=io.StringIO())
     if folder.exists():
         fit.train(console=console, resume=folder)
@@ -135,6 +145,7 @@ def main() -> None:
     killed, points = 0, []
     while killed < kills:
         point = POINTS[killed // 2 % 4] if killed % 2 else None  # else at a random moment
+        point = point if killed else MODEL
         status, reached = life(
             configs["killed"], output / "killed", point, rng.uniform(0, 0.06 * length)
         )

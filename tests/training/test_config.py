@@ -69,6 +69,8 @@ def test_the_written_configuration_is_read_back(tmp_path):
         (["batch_size=0"], "batch_size.*greater than or equal to 1, got 0"),
         (["seed", "x"], "expected key=value"),
         (["minutes=0"], "minutes.*greater than 0"),
+        (["minutes=inf"], "minutes.*finite"),
+        (["learning_rate=nan"], "learning_rate"),
         (["tile=573"], "573.*572 and 588"),
         (["data.label_kind=objects"], "data.label_kind.*'instances'.*got 'objects'"),
         (["data.num_classes=1"], "num_classes is 1"),

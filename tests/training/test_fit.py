@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from rich.console import Console
 
 from keras_unet.data.reading import Sample
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.errors import ConfigError, DataError
+from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.models.precision import dtype_policy
 from keras_unet.training import load_config, train
 from keras_unet.training.config import TrainConfig
@@ -48,6 +50,38 @@ def test_augmentation_in_the_step_gives_what_the_pipeline_gives(data, tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6)
     other = run(data, tmp_path, "augment_on=cpu", "name=other", "seed=1", *settings)
     assert np.abs(other.model.network.get_weights()[0] - first[0]).max() > 1e-3
+
+
+def test_depth_1_has_no_level_to_supervise(data, tmp_path):
+    result = run(data, tmp_path, "model.deep_supervision=true", "name=deep", "tile=44")
+    assert np.isfinite(result.evaluation.total["mean_dice"])
+
+
+def test_out_of_memory_says_what_to_make_smaller(data, tmp_path, monkeypatch):
+    from keras_unet.training import steps
+
+    def no_memory(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(steps, "run_loop", no_memory)
+    with pytest.raises(TrainingError, match=r"out of memory. 2 tile.*smaller batch_size"):
+        run(data, tmp_path, "name=large", "tile=44")
+
+
+@pytest.mark.parametrize(("number", "taken"), [(errno.EAGAIN, True), (errno.ENOLCK, False)])
+def test_a_file_system_without_locks_is_not_a_taken_run(tmp_path, monkeypatch, number, taken):
+    from keras_unet.training import run_folder
+
+    def flock(*_):
+        raise OSError(number, "flock")
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", flock)
+    if taken:
+        with pytest.raises(ConfigError, match="another process is training"):
+            run_folder.RunLock(tmp_path)
+    else:
+        with run_folder.RunLock(tmp_path):
+            pass
 
 
 def test_three_classes_rgb_and_added_losses(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from keras_unet import build_unet, geometry
 from keras_unet.data.reading import Sample
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.errors import DataError
+from keras_unet.errors import ConfigError, DataError
 from keras_unet.training import load_config, plan
 from keras_unet.training.cost import Network, network_weights, step_memory, tile_cost
 from keras_unet.training.facts import DataFacts, data_facts, missed
@@ -181,6 +181,21 @@ def test_a_plan_of_a_folder_is_a_whole_configuration(tmp_path):
     assert "\n# patience =\n" in text  # settings that are not set are there too
     with pytest.raises(DataError, match=r'data.label_kind = "instances"'):
         plan(data / "train", machine=MACHINE)
+
+
+def test_a_given_tile_need_not_suit_the_defaults_and_text_counts_as_numbers(tmp_path):
+    data = write_dataset(tmp_path / "cells", train=3, val=1, size=(64, 64), seed=0) / "train"
+    asked = {"label_kind": "instances", "minutes": 3, "machine": MACHINE}
+    made = plan(data, settings={"tile": 64.0, "model": {"filters": "4"}}, **asked)
+    assert (made.config.tile, made.config.model.padding, made.config.model.filters) == (
+        64,
+        "same",
+        4,
+    )
+    with pytest.raises(ConfigError, match="tile"):
+        plan(data, settings={"tile": "large"}, **asked)
+    with pytest.raises(ConfigError, match="63"):
+        plan(data, settings={"tile": 63, "model": {"padding": "valid"}}, **asked)
 
 
 def test_this_machine_is_described():

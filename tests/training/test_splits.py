@@ -28,6 +28,19 @@ def test_pages_of_one_stack_are_held_out_as_neighbours():
     assert make_folds(names, 5, seed=3) == [names[i : i + 2] for i in range(0, 10, 2)]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_pages_stay_neighbours_beside_other_images(seed):
+    names = ["other", *(f"single{i}" for i in range(4)), *(f"stack:{i:03d}" for i in range(10))]
+    _, held = split(named(names), 0.2, seed=seed)
+    pages = [int(s.name[6:]) for s in held if s.name.startswith("stack")]
+    assert len(held) == 3
+    assert pages in [[i, i + 1] for i in range(9)]
+    folds = make_folds([*names[:1], *names[5:]], 3, seed=seed)
+    for fold in folds:
+        held_pages = [int(name[6:]) for name in fold if ":" in name]
+        assert held_pages == list(range(held_pages[0], held_pages[0] + len(held_pages)))
+
+
 def test_whole_stacks_where_there_are_enough():
     names = [f"{stack}:{i:03d}" for stack in "abcdef" for i in range(3)]
     folds = make_folds(names, 3, seed=0)

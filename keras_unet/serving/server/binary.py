@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from keras_unet.serving.server.models import ServedModel, discover
-from keras_unet.serving.server.settings import Batching, ServerSettings
+from keras_unet.serving.server.settings import Batching, Limits, ServerSettings
 
 NAME = "tensorflow_model_server"
 
@@ -31,6 +31,10 @@ def cannot(settings: ServerSettings) -> str | None:
         return "it needs ports that are known"
     if settings.tls_certificate is not None and settings.rest_port is not None:
         return "its REST port has no TLS"
+    if settings.limits.model_copy(update={"seconds": Limits().seconds}) != Limits():
+        return "it has no limits but the time for a request"
+    if settings.log_requests:
+        return "it does not log requests"
     return None
 
 
@@ -60,7 +64,10 @@ def command(binary: str, settings: ServerSettings, work: Path, *, batching: bool
         f"--max_num_load_retries={settings.load_retries}",
         f"--load_retry_interval_micros={int(settings.load_retry_seconds * 1e6)}",
         "--allow_version_labels_for_unavailable_models=true",
+        "--enable_grpc_healthcheck_service=true",
     ]
+    if settings.prefer_tensor_content:
+        arguments.append("--enable_serialization_as_tensor_content=true")
     if settings.intra_op_threads:
         arguments.append(f"--tensorflow_intra_op_parallelism={settings.intra_op_threads}")
     if settings.inter_op_threads:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from keras_unet.errors import ConfigError
-from keras_unet.serving.server import logs
+from keras_unet.serving.server import heap, logs
 from keras_unet.serving.server.access import Token
+from keras_unet.serving.server.background import in_background
 from keras_unet.serving.server.batching import Scheduler
 from keras_unet.serving.server.budget import Budget
 from keras_unet.serving.server.grpc_api import GrpcApi, make_server
+from keras_unet.serving.server.health import Health
 from keras_unet.serving.server.http_server import HttpServer, listen
 from keras_unet.serving.server.manager import Manager
 from keras_unet.serving.server.metrics import Metrics
@@ -50,7 +52,7 @@ class EmbeddedServer:
         self.scheduler = Scheduler(settings.batching, self.metrics.batch)
         self.manager = Manager(
             self._models,
-            self._load,
+            self._load_beside,
             event=self._event,
             poll_seconds=settings.poll_seconds,
             retries=settings.load_retries,
@@ -59,14 +61,17 @@ class EmbeddedServer:
         self.predictor = Predictor(self.manager, self.scheduler, limits)
         self.metrics.gauge("keras_unet_queue", "Requests that wait.", self.scheduler.waiting)
         self.metrics.gauge("keras_unet_held_bytes", "Requests held.", lambda: self.budget.held)
+        self._health: Health | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
+        self._own_process = False
 
     def run(self) -> None:
         """Serves until SIGINT or SIGTERM, then drains."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file
+        self._own_process = True
         asyncio.run(self._serve(signals=True))
 
     def __enter__(self) -> EmbeddedServer:
@@ -128,6 +133,8 @@ class EmbeddedServer:
             if http is not None:
                 http.should_exit = True
             seconds = self.settings.drain_seconds
+            if self._health is not None:
+                self._health.stop()
             if grpc_server is not None:
                 await grpc_server.stop(seconds)
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -147,8 +154,10 @@ class EmbeddedServer:
             self.settings.folder,
             prefer_tensor_content=self.settings.prefer_tensor_content,
         )
+        self._health = Health(self.manager.names)
         server, port = make_server(
             api,
+            self._health,
             f"{host}:{self.settings.grpc_port}",
             request_bytes=self.settings.limits.request_bytes,
             tls=self._tls,
@@ -188,7 +197,12 @@ class EmbeddedServer:
             return read_config(self.settings.model_config_file)
         return discover(self.settings.folder)
 
-    def _load(self, model: str, folder: Path) -> Servable:
+    def _load_beside(self, model: str, folder: Path) -> Servable:
+        if self.manager.names():  # others are served meanwhile
+            return in_background(lambda: self._load(folder))
+        return self._load(folder)
+
+    def _load(self, folder: Path) -> Servable:
         settings = self.settings
         servable = Servable(
             folder,
@@ -201,6 +215,8 @@ class EmbeddedServer:
         except BaseException:
             servable.close()
             raise
+        if self._own_process:
+            heap.settle()  # what was left of the version before the last goes, too
         return servable
 
     def _token(self) -> Token | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 from grpc import aio
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -21,6 +22,7 @@ from keras_unet.serving.server.access import Token
 from keras_unet.serving.server.answers import metadata, status
 from keras_unet.serving.server.budget import Budget
 from keras_unet.serving.server.codes import Code, Refused, as_refused, invalid
+from keras_unet.serving.server.health import METHODS, Health
 from keras_unet.serving.server.metrics import UNKNOWN
 from keras_unet.serving.server.models import from_proto
 from keras_unet.serving.server.predictor import Prediction, Predictor, decode_protos
@@ -191,11 +193,14 @@ class _Guard(aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         given = dict(handler_call_details.invocation_metadata or ()).get("authorization", "")
-        return await continuation(handler_call_details) if self._token(given) else self._refusal
+        free = handler_call_details.method.startswith(METHODS)  # probes have no token
+        known = free or self._token(given)
+        return await continuation(handler_call_details) if known else self._refusal
 
 
 def make_server(
     api: GrpcApi,
+    health: Health,
     address: str,
     *,
     request_bytes: int,
@@ -226,6 +231,7 @@ def make_server(
         ],
     )
     server.add_generic_rpc_handlers(api.handlers())
+    add_HealthServicer_to_server(health, server)
     try:
         if tls is None:
             port = server.add_insecure_port(address)

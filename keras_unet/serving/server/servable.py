@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_unet.serving.server.codes import Refused, as_refused
+from keras_unet.serving.server.codes import Code, Refused, as_refused
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 MOST_WARMUP = 1000  # as TensorFlow Serving
@@ -73,10 +73,15 @@ class Servable:
             seconds: after them TensorFlow gives up between two operations.
 
         Raises:
-            tf.errors.OpError: as the graph says.
+            tf.errors.OpError, Refused: as the graph says.
         """
         options = self._run_options(timeout_in_ms=max(1, int(seconds * 1000)))
-        return self._callable(signature, outputs)(*inputs, options=options)
+        try:
+            return self._callable(signature, outputs)(*inputs, options=options)
+        except UnicodeDecodeError as error:
+            # TensorFlow's message quotes bytes of the request; its code is lost on the way
+            message = bytes(error.object).decode("utf-8", "replace")
+            raise Refused(Code.INVALID_ARGUMENT, message) from None
 
     def close(self) -> None:
         """Frees the session's variables; no run may be under way."""

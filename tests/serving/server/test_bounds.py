@@ -230,24 +230,55 @@ def test_slow_clients_are_cut_off_and_do_not_disturb(server):
         assert b"408" in one.recv(100)
 
 
-def test_a_thousand_connections_do_not_stop_the_server(server):
+@pytest.mark.parametrize(
+    ("protocol", "start"),
+    [("rest_address", b"GET /v1/models/m HT"), ("grpc_address", b"PRI * HTTP/2.0\r\n\r")],
+)
+def test_a_thousand_connections_do_not_stop_the_server(server, protocol, start):
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
-    host, port = server.rest_address.split(":")
+    host, port = getattr(server, protocol).split(":")
     idle = []
     try:
         for _ in range(1000):
             idle.append(socket.create_connection((host, port), timeout=5))
         for one in idle[::2]:
-            one.sendall(b"GET /v1/models/m HT")  # and nothing more
+            one.sendall(start)  # and nothing more
         assert serves(server)
         assert predict(server, request_of(np.zeros((1, 1, 1, 1), "f")))
     finally:
         for one in idle:
             one.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_bad_requests_of_many_do_not_disturb_a_good_client(server):
+    stop, refused = threading.Event(), set()
+    big = json.dumps({"instances": np.zeros((9, 40, 40, 1)).tolist()}).encode()
+    bomb = base64.b64encode(png_header(60_000, 60_000)).decode()
+    bad = [
+        b'{"instances": ' + b"[" * 100_000,
+        json.dumps({"signature_name": "segment_bytes", "instances": [{"b64": bomb}]}).encode(),
+        b" " * (2 << 20),
+        big,
+    ]
+
+    def client(document):
+        while not stop.is_set():
+            refused.add(post(server, document).status_code)
+
+    threads = [threading.Thread(target=client, args=[one]) for one in bad]
+    for thread in threads:
+        thread.start()
+    good = [serves(server) for _ in range(6)]
+    good += [bool(predict(server, request_of(np.zeros((1, 4, 4, 1), "f")))) for _ in range(6)]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert all(good)
+    assert {400, 413} <= refused <= {400, 408, 413}  # 408: a busy machine was slow to send
 
 
 @pytest.mark.parametrize(

@@ -253,8 +253,17 @@ def test_versions_change_under_load_without_a_failed_request(tmp_path, model):
                 except grpc.RpcError as error:
                     failures.append(error)
 
+    def rest_client(address):
+        url = f"http://{address}/v1/models/m:predict"
+        with requests.Session() as session:
+            while not stop.is_set():
+                response = session.post(url, json={"instances": IMAGE.tolist()}, timeout=20)
+                if response.status_code != 200:
+                    failures.append(response.text)
+
     with toy_models.serving(tmp_path) as server:
-        threads = [threading.Thread(target=client, args=[server.grpc_address]) for _ in range(4)]
+        clients = [(client, server.grpc_address)] * 4 + [(rest_client, server.rest_address)] * 2
+        threads = [threading.Thread(target=one, args=[address]) for one, address in clients]
         for thread in threads:
             thread.start()
         (tmp_path / "m" / "2").mkdir()  # nothing in it: reported, and the old one stays

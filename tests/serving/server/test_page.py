@@ -12,6 +12,7 @@ from chromium import asked, chromium
 from conftest import make_trained
 from PIL import Image
 
+from keras_unet.data import read_image
 from keras_unet.inference import predict
 from keras_unet.models import in_float32
 from keras_unet.serving import write_saved_model
@@ -102,6 +103,32 @@ def test_an_image_is_segmented_in_the_browser(browser, root, trained, tmp_path):
         browser.find_element("id", "file").send_keys(str(tmp_path / "bad.png"))
         status = browser.find_element("id", "status")
         wait(lambda: status.get_attribute("class") == "bad")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("form", ["jpeg", "png"])
+def test_a_photograph_and_its_mask_are_upright(browser, root, trained, tmp_path, form):
+    image = np.random.default_rng(0).integers(0, 255, (60, 90), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = tmp_path / f"turned.{form}"
+    Image.fromarray(image).save(file, exif=exif, quality=95)
+    upright = read_image(file)
+    assert upright.shape == (90, 60, 1)
+    with toy_models.serving(root) as server:
+        browser.get(f"http://{server.rest_address}/")
+        wait(lambda: browser.find_element("id", "model").get_attribute("value") == "cells")
+        browser.find_element("id", "file").send_keys(str(file))
+        status = browser.find_element("id", "status")
+        wait(lambda: share(browser) >= 0 or status.get_attribute("class") == "bad")
+        assert "60 × 90 pixels" in status.text
+        browser.execute_script("document.getElementById('opacity').value = 0; draw()")
+        seen = browser.execute_script(
+            "const c = document.getElementById('view');"
+            "return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+        )
+    shown = np.array(seen).reshape(90, 60, 4)[..., :1]
+    assert np.abs(shown.astype(int) - upright).max() <= 4
 
 
 @pytest.mark.browser

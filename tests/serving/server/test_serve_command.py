@@ -15,6 +15,8 @@ import toy_models
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from keras_unet.serving.server import Limits, ServerSettings, binary
+
 # what stands for the real server: it writes down how it was called, and the files it was given
 FAKE = """#!{python}
 import json, sys
@@ -135,6 +137,25 @@ def test_the_real_server_is_used_where_it_is_installed(root, tmp_path, fake):
     assert model.name == "m" and model.base_path == str((root / "m").resolve())
     assert "max_batch_size { value: 8 }" in found["files"]["--batching_parameters_file"]
     assert "enable: true" in found["files"]["--monitoring_config_file"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, None),
+        ({"limits": Limits(seconds=5)}, None),
+        ({"limits": Limits(rows=5)}, "it has no limits but the time for a request"),
+        ({"log_requests": True}, "it does not log requests"),
+        ({"host": "127.0.0.1"}, "it listens on every address"),
+        ({"token": "a long token"}, "it knows no bearer token"),
+        ({"rest_port": 0}, "it needs ports that are known"),
+        ({"tls_certificate": Path("c"), "tls_key": Path("k")}, "its REST port has no TLS"),
+    ],
+)
+def test_what_the_real_server_cannot_do_is_known(settings, reason):
+    given = ServerSettings(**{"folder": Path("models"), "host": "0.0.0.0", **settings})
+    said = binary.cannot(given)
+    assert (said is None) if reason is None else said.startswith(reason)
 
 
 def test_tls_is_handed_on(root, tmp_path, fake):

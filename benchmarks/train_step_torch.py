@@ -1,0 +1,107 @@
+"""One turn of PyTorch for `train_step.py`: `python train_step_torch.py FOLDER NAME THREADS`.
+
+NAME is "eager" or "compiled", then "float32" or "bfloat16", as in "eager-float32". The network is
+the same as `build_unet`'s, weight for weight; channels last, fused AdamW. Files and output as in
+train_step_keras.py.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class UNet(nn.Module):
+    """`build_unet(padding="valid")`: two 3x3 convolutions a level, 2x2 up-convolutions, crops."""
+
+    def __init__(self, filters: int, depth: int = 4) -> None:
+        super().__init__()
+
+        def pair(inside: int, out: int) -> nn.ModuleList:
+            return nn.ModuleList([nn.Conv2d(inside, out, 3), nn.Conv2d(out, out, 3)])
+
+        sizes = [filters * 2**level for level in range(depth + 1)]
+        self.down = nn.ModuleList(pair(a, b) for a, b in zip([1, *sizes[:-1]], sizes, strict=True))
+        self.up = nn.ModuleList()
+        for out in reversed(sizes[:-1]):
+            self.up.append(nn.ConvTranspose2d(2 * out, out, 2, stride=2))
+            self.up.append(pair(2 * out, out))
+        self.logits = nn.Conv2d(filters, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        skips = []
+        for level, convolutions in enumerate(self.down):
+            if level:
+                skips.append(x)
+                x = functional.max_pool2d(x, 2)
+            for convolution in convolutions:
+                x = functional.relu(convolution(x))
+        for transpose, convolutions in zip(self.up[::2], self.up[1::2], strict=True):
+            x = transpose(x)
+            skip = skips.pop()
+            cut = (skip.shape[-1] - x.shape[-1]) // 2
+            x = torch.cat([skip[:, :, cut:-cut, cut:-cut], x], 1)
+            for convolution in convolutions:
+                x = functional.relu(convolution(x))
+        return self.logits(x)
+
+
+def read_weights(network: nn.Module, folder: Path) -> None:
+    """Keras has (h, w, in, out), and (h, w, out, in) for up-convolutions."""
+    with np.load(folder / "weights.npz", allow_pickle=False) as stored:
+        arrays = [stored[name] for name in sorted(stored.files, key=int)]
+    parameters = list(network.parameters())
+    with torch.no_grad():
+        for parameter, array in zip(parameters, arrays, strict=True):
+            turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(turned)))
+
+
+def main() -> None:
+    folder, (mode, precision) = Path(sys.argv[1]), sys.argv[2].split("-")
+    torch.set_num_threads(int(sys.argv[3]))
+    settings = json.loads((folder / "settings.json").read_text())
+    network = UNet(settings["filters"])
+    read_weights(network, folder)
+    network = network.to(memory_format=torch.channels_last)
+    with np.load(folder / "batch.npz", allow_pickle=False) as stored:
+        x = torch.from_numpy(stored["x"]).permute(0, 3, 1, 2)
+        y = torch.from_numpy(stored["y"]).long()
+        w = torch.from_numpy(stored["w"])
+    x = x.contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
+    run = torch.compile(network) if mode == "compiled" else network
+
+    def loss_of(model: nn.Module) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(x)
+        return (functional.cross_entropy(logits.float(), y, reduction="none") * w).mean()
+
+    with torch.no_grad():
+        first = float(loss_of(network))
+    seconds = []
+    for number in range(settings["warm"] + settings["steps"]):
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(run)
+        loss.backward()
+        optimizer.step()
+        float(loss)
+        if number >= settings["warm"]:
+            seconds.append(time.perf_counter() - start)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    count = sum(parameter.numel() for parameter in network.parameters())
+    found = {"seconds": seconds, "loss": first, "parameters": count, "peak_bytes": peak}
+    print(json.dumps(found | {"note": f"PyTorch {torch.__version__}"}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""`lineage`: from a published version back to the run, the code and the data that it came from.
+
+A version that a pipeline pushed holds `assets.extra/lineage.json`: which model of which metadata
+store it is. The rest is read from that store (ML Metadata, which TFX keeps).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from keras_unet.errors import ExportError
+from keras_unet.serving.card import read_served_card
+
+FILE = "lineage.json"
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class Origin(BaseModel):
+    """What a version remembers of the pipeline that pushed it.
+
+    metadata: the store, a SQLite file; "" where it is none. model, uri: the Model artifact's number
+    and place. fingerprint: of the SavedModel.
+    """
+
+    model_config = _FROZEN
+
+    format: int = 1
+    metadata: str
+    model: int
+    uri: str
+    fingerprint: str
+
+
+class ArtifactNote(BaseModel):
+    """An artifact: its properties, and what its small JSON file says, where it is still there."""
+
+    model_config = _FROZEN
+
+    id: int
+    type: str
+    uri: str
+    properties: dict[str, Any]
+    content: Any = None
+
+
+class Step(BaseModel):
+    """What a component did: when (UTC), with which settings, from which artifacts to which."""
+
+    model_config = _FROZEN
+
+    id: int
+    component: str
+    started: str
+    seconds: float
+    properties: dict[str, Any]
+    inputs: dict[str, tuple[int, ...]]
+    outputs: tuple[ArtifactNote, ...]
+
+
+class Lineage(BaseModel):
+    """A version's own record, and the steps of the pipeline that led to it, in their order.
+
+    missing: why there are no steps, and how to get them; None where there are.
+    """
+
+    model_config = _FROZEN
+
+    folder: str
+    name: str
+    exported: str
+    exported_by: str
+    copy_of: int | None  # the version that was gone back to
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    metrics: dict[str, float]
+    origin: Origin | None
+    pipeline: str | None = None
+    runs: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    missing: str | None = None
+
+
+def lineage(version: str | Path, metadata: str | Path | None = None) -> Lineage:
+    """Where a published version comes from.
+
+    Args:
+        version: its folder, e.g. "saved_models/unet/3".
+        metadata: the pipeline's metadata store; None: the one that the version remembers.
+
+    Returns:
+        What the version itself records; the steps too where the store can be read.
+
+    Raises:
+        ExportError: no such version, or its records are damaged, or the store that `metadata`
+            names cannot be read or does not hold this model.
+    """
+    folder = Path(version)
+    card = read_served_card(folder)
+    origin = read_origin(folder)
+    own = Lineage(
+        folder=str(folder),
+        name=card.name,
+        exported=card.exported,
+        exported_by=card.exported_by,
+        copy_of=_copy_of(folder),
+        versions=card.model.versions,
+        settings=card.model.config,
+        metrics=card.model.metrics,
+        origin=origin,
+    )
+    if origin is None:
+        return own.model_copy(
+            update={"missing": "no pipeline pushed this version: it was exported by hand"}
+        )
+    place = str(metadata or origin.metadata)
+    try:
+        from keras_unet.serving.metadata_store import read_steps
+
+        pipeline, runs, steps = read_steps(place, origin)
+    except ImportError:
+        return own.model_copy(
+            update={
+                "missing": "the rest is in the pipeline's metadata store, read with ml-metadata; "
+                "run this command in the environment of the pipeline (.venv-tfx/bin/keras-unet)"
+            }
+        )
+    except ExportError as error:
+        if metadata is not None:
+            raise
+        hint = f"{error}; where the store has moved, give its place with --metadata"
+        return own.model_copy(update={"missing": hint})
+    return own.model_copy(update={"pipeline": pipeline, "runs": runs, "steps": steps})
+
+
+def read_origin(folder: Path) -> Origin | None:
+    """What a version remembers of its pipeline; None: it has none.
+
+    Raises:
+        ExportError: its record is damaged.
+    """
+    path = folder / "assets.extra" / FILE
+    if not path.exists():
+        return None
+    try:
+        return Origin.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ExportError(f"{path}: is no lineage of keras_unet ({error})") from error
+
+
+def _copy_of(folder: Path) -> int | None:
+    path = folder / "assets.extra" / "rollback.json"
+    try:
+        return int(json.loads(path.read_text("utf-8"))["of"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path}: is no record of keras-unet rollback ({error})") from error

@@ -1,0 +1,184 @@
+"""What the validators found, in words: which feature, what was found, what was expected, how often.
+
+TFDV's messages name one value ("Unexpectedly large value: 3."); the statistics know how many
+images have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
+from tfx.dsl.io import fileio
+
+from pipelines.checks import words
+from pipelines.checks.settings import CheckSettings
+from pipelines.checks.statistics import Summary
+
+Check = Literal["schema", "skew", "drift"]
+Statistics = Mapping[str, Mapping[str, Summary]]
+
+ADVICE = {
+    "image/channels": "colour among grey images, or the reverse: convert them",
+    "image/dtype": "images of another bit depth: convert them, or list the type in data.dtypes",
+    "label/values": "labels of another meaning: map them to the classes that the pipeline was "
+    "told (data.label_kind, data.label_values, data.num_classes)",
+    "label/diameter": "masks without a cell: a broken export; or, if so many images are empty, "
+    "lower checks.min_labelled",
+}
+COMPARED = (
+    "if the change is meant, list the feature in checks.tolerated for this run, or mend its "
+    "threshold in schema.pbtxt"
+)
+AGAINST = {"skew": "the training split", "drift": "the last batch that passed"}
+
+
+class Finding(BaseModel):
+    """One anomaly. `stops` is False where it is only reported, and `why` says why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    check: Check
+    split: str
+    feature: str
+    found: str
+    expected: str
+    advice: str = ""
+    stops: bool = True
+    why: str = ""
+
+    def __str__(self) -> str:
+        """One line, for people."""
+        return f"{self.split}: {self.feature}: found {self.found}; expected {self.expected}"
+
+
+def read_anomalies(uri: str) -> dict[str, anomalies_pb2.Anomalies]:
+    """From an ExampleAnomalies artifact: by its folder, "Split-train" or "SplitPair-eval_train"."""
+    found = {}
+    for name in sorted(fileio.listdir(uri)) if fileio.exists(uri) else []:
+        path = f"{uri}/{name.rstrip('/')}/SchemaDiff.pb"
+        if name.startswith("Split") and fileio.exists(path):
+            with fileio.open(path, "rb") as file:
+                found[name.rstrip("/")] = anomalies_pb2.Anomalies.FromString(file.read())
+    return found
+
+
+def of_schema(
+    anomalies: Mapping[str, anomalies_pb2.Anomalies],
+    statistics: Statistics,
+    schema: schema_pb2.Schema,
+    settings: CheckSettings,
+) -> list[Finding]:
+    """What ExampleValidator found, split by split."""
+    features = {feature.name: feature for feature in schema.feature}
+    out = []
+    for folder, found in anomalies.items():
+        split = folder.removeprefix("Split-")
+        for name, info in sorted(found.anomaly_info.items()):
+            summary, feature = statistics[split].get(name), features.get(name)
+            text = "; ".join(dict.fromkeys(r.description.strip() for r in info.reason))
+            finding = Finding(
+                check="schema",
+                split=split,
+                feature=name,
+                found=words.found(summary, feature, info, text),
+                expected=words.expected(feature, summary) if feature else "no such feature",
+                advice=ADVICE.get(name, ""),
+            )
+            out.append(_tolerated(finding, settings))
+        if found.HasField("dataset_anomaly_info"):
+            text = found.dataset_anomaly_info.description.strip()
+            out.append(
+                Finding(check="schema", split=split, feature="", found=text, expected="images")
+            )
+    return out
+
+
+def of_values(statistics: Statistics, settings: CheckSettings) -> list[Finding]:
+    """Label values between the least and the greatest allowed that are none of the allowed."""
+    name, allowed = "label/values", settings.stored
+    out = []
+    for split, features in statistics.items():
+        summary = features.get(name)
+        values = summary.values if summary else ()
+        inside = [(v, n) for v, n in values if min(allowed) <= int(v) <= max(allowed)]
+        strange = [(v, n) for v, n in inside if int(v) not in allowed]
+        if summary and strange:
+            finding = Finding(
+                check="schema",
+                split=split,
+                feature=name,
+                found=words.counted(strange, summary),
+                expected="one of " + ", ".join(map(str, allowed)),
+                advice=ADVICE[name],
+            )
+            out.append(_tolerated(finding, settings))
+    return out
+
+
+def of_comparison(
+    check: Literal["skew", "drift"],
+    anomalies: Mapping[str, anomalies_pb2.Anomalies],
+    statistics: Statistics,
+    baseline: Statistics,
+    settings: CheckSettings,
+) -> list[Finding]:
+    """What a DistributionValidator found; it names a pair of splits "eval_train"."""
+    pairs = {f"SplitPair-{a}_{b}": (a, b) for a in statistics for b in baseline}
+    out = []
+    for folder, found in anomalies.items():
+        split, other = pairs[folder]
+        sizes = [_size(statistics[split]), _size(baseline[other])]
+        measured = {".".join(i.path.step): i.drift_measurements for i in found.drift_skew_info}
+        for name, info in sorted(found.anomaly_info.items()):
+            summaries = statistics[split].get(name), baseline[other].get(name)
+            if None in summaries:
+                continue  # in neither or one of the two: the schema says whether it must be there
+            text = "; ".join(r.description.strip() for r in info.reason)
+            expected = f"what {AGAINST[check]} has"
+            if measured.get(name):
+                by = measured[name][0]
+                text = f"{words.typical(summaries[0])}, a distance of {by.value:.2f} "
+                text += f"({words.measure(by.type)})"
+                expected = f"at most {by.threshold:g} from {AGAINST[check]}, which has "
+                expected += words.typical(summaries[1])
+            finding = Finding(
+                check=check,
+                split=split,
+                feature=name,
+                found=text,
+                expected=expected,
+                advice=COMPARED,
+            )
+            if min(sizes) < settings.min_images:
+                why = f"{sizes[0]} against {sizes[1]} images, fewer than {settings.min_images}, "
+                why += "differ so much by chance"
+                finding = finding.model_copy(update={"stops": False, "why": why})
+            out.append(_tolerated(finding, settings))
+    return out
+
+
+def message(findings: Iterable[Finding], pages: str) -> str | None:
+    """What stops the run, one line each; None if nothing does."""
+    stops = [finding for finding in findings if finding.stops]
+    if not stops:
+        return None
+    count = "1 anomaly" if len(stops) == 1 else f"{len(stops)} anomalies"
+    lines = [f"the data checks found {count}; nothing is trained on this batch."]
+    lines += [f"- {finding}" for finding in stops]
+    for advice in dict.fromkeys(finding.advice for finding in stops if finding.advice):
+        features = dict.fromkeys(f.feature for f in stops if f.advice == advice)
+        lines.append(f"{', '.join(features)}: {advice}.")
+    return "\n".join([*lines, f"The pages: {pages}"])
+
+
+def _tolerated(finding: Finding, settings: CheckSettings) -> Finding:
+    if finding.feature not in settings.tolerated:
+        return finding
+    return finding.model_copy(update={"stops": False, "why": "listed in checks.tolerated"})
+
+
+def _size(split: Mapping[str, Summary]) -> int:
+    return max((summary.whole for summary in split.values()), default=0)

@@ -1,0 +1,1 @@
+"""Scores a model on the held-out images and decides whether it may be pushed."""

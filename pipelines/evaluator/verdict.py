@@ -1,0 +1,182 @@
+"""Is a model good enough? Each threshold, judged on each slice that it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from keras_unet.errors import ConfigError
+from keras_unet.evaluation.descriptions import describe
+from pipelines.evaluator.policy import Threshold
+from pipelines.evaluator.slices import Slice
+
+Scores = Mapping[str, float | None]
+_FROZEN = ConfigDict(extra="forbid", frozen=True)
+
+
+class Finding(BaseModel):
+    """One limit on one slice. value, baseline: the scores; None is undefined or absent."""
+
+    model_config = _FROZEN
+
+    score: str
+    slice: str
+    images: int
+    limit: str
+    value: float | None
+    baseline: float | None
+    outcome: Literal["holds", "fails", "not judged"]
+    why: str
+
+
+class Verdict(BaseModel):
+    """`blessed` only where there is a threshold, one could be judged, and none fails."""
+
+    model_config = _FROZEN
+
+    blessed: bool
+    message: str
+    findings: tuple[Finding, ...]
+
+
+def judge(
+    thresholds: Sequence[Threshold],
+    parts: Sequence[Slice],
+    model: Mapping[str, Scores],
+    baseline: Mapping[str, Scores] | None,
+) -> Verdict:
+    """Applies the thresholds.
+
+    Args:
+        parts: the slices; "" is among them.
+        model, baseline: scores by the name of the slice; baseline None: there is no blessed model.
+
+    Raises:
+        ConfigError: a threshold names a score that this evaluation does not have.
+    """
+    if not thresholds:
+        return Verdict(
+            blessed=False,
+            message="not blessed: no threshold is given, so nothing says what is good enough",
+            findings=(),
+        )
+    findings: list[Finding] = []
+    for threshold in thresholds:
+        if threshold.score not in model[""]:
+            known = ", ".join(model[""])
+            raise ConfigError(
+                f"threshold on {threshold.score!r}: no such score; expected one of {known}"
+            )
+        over = [part for part in parts if _covers(threshold, part)]
+        if not over:
+            found = ", ".join(part.name for part in parts if part.name) or "none"
+            findings.append(_absent(threshold, found))
+        for part in over:
+            before = None if baseline is None else baseline[part.name]
+            findings += _findings(threshold, part, model[part.name], before)
+    failed = [finding for finding in findings if finding.outcome == "fails"]
+    judged = any(finding.outcome == "holds" for finding in findings)
+    if failed:
+        message = "not blessed: " + "; ".join(_said(finding) for finding in failed)
+    elif not judged:
+        message = "not blessed: no threshold could be judged (slices too small, or undefined)"
+    else:
+        against = "the latest blessed model" if baseline is not None else "none (it is the first)"
+        message = f"blessed: {len(findings)} conditions hold; compared with {against}"
+    return Verdict(blessed=not failed and judged, message=message, findings=tuple(findings))
+
+
+def _covers(threshold: Threshold, part: Slice) -> bool:
+    if threshold.slice in ("", *("group", "density")):
+        return part.name.partition("=")[0] == threshold.slice
+    return part.name == threshold.slice
+
+
+def _absent(threshold: Threshold, found: str) -> Finding:
+    return Finding(
+        score=threshold.score,
+        slice=threshold.slice,
+        images=0,
+        limit="",
+        value=None,
+        baseline=None,
+        outcome="fails",
+        why=f"there is no such slice; found {found}",
+    )
+
+
+def _findings(
+    threshold: Threshold, part: Slice, model: Scores, baseline: Scores | None
+) -> list[Finding]:
+    value = model[threshold.score]
+    before = None if baseline is None else baseline.get(threshold.score)
+
+    def finding(limit: str, holds: bool | None, why: str) -> Finding:
+        return Finding(
+            score=threshold.score,
+            slice=part.name,
+            images=len(part.images),
+            limit=limit,
+            value=value,
+            baseline=before,
+            outcome="not judged" if holds is None else "holds" if holds else "fails",
+            why=why,
+        )
+
+    limits = []
+    if threshold.at_least is not None:
+        limits.append((f"at least {threshold.at_least:g}", "at_least"))
+    if threshold.at_most is not None:
+        limits.append((f"at most {threshold.at_most:g}", "at_most"))
+    if threshold.min_gain is not None:
+        limits.append((f"gain of {threshold.min_gain:g} or more", "min_gain"))
+    found = []
+    for limit, kind in limits:
+        if part.name and len(part.images) < threshold.min_images:
+            few = f"{len(part.images)} images; judged from {threshold.min_images} on"
+            found.append(finding(limit, None, few))
+        elif value is None:  # a slice may have no cell at all; the whole set must have some
+            found.append(finding(limit, None if part.name else False, "the score is undefined"))
+        elif kind == "at_least":
+            assert threshold.at_least is not None
+            found.append(finding(limit, value >= threshold.at_least, ""))
+        elif kind == "at_most":
+            assert threshold.at_most is not None
+            found.append(finding(limit, value <= threshold.at_most, ""))
+        else:
+            assert threshold.min_gain is not None
+            found.append(
+                finding(limit, *_gain(threshold.score, threshold.min_gain, value, before, baseline))
+            )
+    return found
+
+
+def _gain(
+    score: str, least: float, value: float, before: float | None, baseline: Scores | None
+) -> tuple[bool | None, str]:
+    """Whether the gain is reached, and what it is."""
+    if baseline is None:
+        return True, "there is no blessed model yet"
+    if before is None:
+        return None, "undefined for the latest blessed model"
+    better = describe(_path(score)).better
+    if not better:
+        raise ConfigError(f"min_gain on {score!r}: neither high nor low is better")
+    gain = value - before if better == "higher" else before - value
+    return round(gain, 9) >= least, f"gain {gain:+.4f}"
+
+
+def _path(score: str) -> tuple[str, ...]:
+    """Of a score's name; the last part, a class or an IoU, may hold dots."""
+    return tuple(score.split(".", 2 if score.startswith("objects.average_precision.") else 1))
+
+
+def _said(finding: Finding) -> str:
+    where = f" on {finding.slice}" if finding.slice else ""
+    value = "undefined" if finding.value is None else f"{finding.value:.4f}"
+    was = "" if finding.baseline is None else f" (latest blessed model {finding.baseline:.4f})"
+    why = f", {finding.why}" if finding.why else ""
+    wanted = finding.limit or "such a slice"
+    return f"{finding.score}{where} is {value}{was}, expected {wanted}{why}"

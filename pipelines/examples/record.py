@@ -1,0 +1,79 @@
+"""One image and its labels to one record, with everything that later steps need of it."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from keras_unet.data.label_check import settle
+from keras_unet.data.label_rule import LabelMapping
+from keras_unet.data.reading import Border, RawPair, Sample
+from keras_unet.data.records import Values, encode_example
+from keras_unet.data.report import Problem
+from keras_unet.data.targets import border_term
+from keras_unet.errors import DataError
+from pipelines.examples.options import ExampleOptions
+
+
+def make_record(raw: RawPair, options: ExampleOptions) -> tuple[bytes | None, list[Problem]]:
+    """The serialised record and no problems, or None and what is wrong.
+
+    Whether instance labels are masks is settled here for each image, in a training for the whole
+    set. The border term is the same either way; `label/cells` may differ where the only object of
+    an image is in pieces.
+    """
+    problems = list(raw.problems)
+    if raw.pair.label is None:
+        problems.append(
+            Problem(file=raw.pair.image_shown, found="has no labels", expected="labels")
+        )
+    mapping, strange = settle([raw], options.rule)
+    problems += strange
+    if problems or mapping is None:
+        return None, problems
+    try:
+        sample = raw.sample(mapping)
+        assert sample is not None and raw.labels is not None  # there are no problems
+        weights = border_term(sample, options.sigma, options.separation)
+        record = encode_example(
+            sample.name,
+            sample.image,
+            raw.labels,
+            group=sample.group,
+            border=Border(weights, options.sigma, options.separation),
+            more=statistics(sample, raw.values, mapping),
+        )
+    except DataError as error:
+        found, _, expected = str(error).removeprefix(f"{raw.pair.name}: ").partition("; expected ")
+        return None, [Problem(file=raw.pair.image_shown, found=found, expected=expected)]
+    return record, []
+
+
+def statistics(sample: Sample, values: dict[int, int], mapping: LabelMapping) -> dict[str, Values]:
+    """Features that TFDV looks at: grey values over all channels, classes, cells.
+
+    Args:
+        values: stored label values and their pixels.
+    """
+    image, classes = sample.image, sample.classes
+    assert classes is not None
+    cells = sample.instances
+    if cells is None:
+        cells = ndimage.label(classes > 0)[0]
+    area = np.bincount(cells.ravel())[1:]
+    area = area[area > 0]
+    counted = np.count_nonzero(classes >= 0)
+    semantic = mapping.kind == "semantic"
+    stored = values.keys() - {mapping.ignore} if semantic else {int(v > 0) for v in values}
+    found: dict[str, Values] = {
+        "image/mean": [float(image.mean(dtype=np.float64))],
+        "image/std": [float(image.std(dtype=np.float64))],
+        "image/low": [float(image.min())],
+        "image/high": [float(image.max())],
+        "label/values": sorted(stored),
+        "label/foreground": [np.count_nonzero(classes > 0) / max(counted, 1)],
+        "label/cells": [len(area)],
+    }
+    if len(area):
+        found["label/diameter"] = [float(np.median(2 * np.sqrt(area / np.pi)))]
+    return found

@@ -1,0 +1,208 @@
+"""InfraValidator: does a server load the model, and does it answer as the Keras model?
+
+TFX's own starts TensorFlow Serving in Docker: `docker_infra_validator` sets it up for these
+signatures. The default, `ServerInfraValidator`, needs no Docker: it starts `keras-unet serve`,
+which speaks the same protocol, and also compares the answers, which TFX's does not.
+"""
+
+# no `from __future__ import annotations`: TFX reads the annotations of a component as objects
+
+import itertools
+import json
+import logging
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tfx import v1 as tfx
+from tfx.components.evaluator import constants
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.proto import infra_validator_pb2
+from tfx.types import artifact_utils, system_executions
+from tfx.types.standard_artifacts import Examples, InfraBlessing, Model
+
+from keras_unet.data.record_files import read_record
+from keras_unet.data.records import encode_example
+from keras_unet.errors import DataError, KerasUnetError, ServingError
+from keras_unet.models.bundle import TrainedModel
+from keras_unet.models.unet import structure
+from keras_unet.serving import golden
+from keras_unet.serving.client import Client
+from pipelines import models
+from pipelines.server_process import Addresses, NoServer, serving, tail
+
+NAME = "validated"
+SIDE = 1024  # pixels of a test request; larger images are cut to it
+BLESSED, NOT_BLESSED = "INFRA_BLESSED", "INFRA_NOT_BLESSED"  # as TFX's
+
+
+@tfx.dsl.components.component(component_annotation=system_executions.Evaluate)
+def ServerInfraValidator(
+    model: InputArtifact[Model],
+    examples: InputArtifact[Examples],
+    blessing: OutputArtifact[InfraBlessing],
+    number: Parameter[int] = 3,
+    seconds: Parameter[float] = 300.0,
+    split: Parameter[str] = "eval",
+) -> None:
+    """Serves a copy of the model in a folder of its own, sends requests, compares, and blesses.
+
+    Requests of each signature are made of `number` records, over gRPC and one over REST, beside
+    the golden ones. The server is stopped in any case, also when this process is killed.
+
+    Args:
+        model: of the Trainer. examples: records as ImageExampleGen writes them.
+        blessing: as TFX's InfraValidator: the file `INFRA_BLESSED` or `INFRA_NOT_BLESSED` and the
+            property `blessed`; also `blessing_message`, `report.json` and `server.log`.
+        number: of records. seconds: for all of it. split: of the examples.
+
+    Raises:
+        NoServer: no server could be started here, whatever the model; its log is in the message.
+    """
+    records = artifact_utils.get_split_uri([examples], split)
+    log = logging.getLogger("absl")
+    with models.local_output(blessing.uri) as folder:
+        try:
+            with models.local_copy(records) as source:
+                found = _validate(model.uri, source, folder / "server.log", number, seconds)
+            message = f"{sum(found['requests'].values())} requests answered as by the Keras model"
+            blessed = True
+        except NoServer:  # the run fails, and the next one tries again
+            raise
+        except KerasUnetError as error:
+            found, message, blessed = {}, str(error), False
+            log.warning("InfraValidator: not blessed: %s", message)
+        report = {"blessed": blessed, "message": message, **found}
+        (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        (folder / (BLESSED if blessed else NOT_BLESSED)).write_text("", encoding="utf-8")
+    blessing.set_int_custom_property("blessed", int(blessed))
+    blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
+    blessing.set_string_custom_property(
+        constants.ARTIFACT_PROPERTY_BLESSING_MESSAGE_KEY, message[:2000]
+    )
+
+
+def docker_infra_validator(
+    model: Any, examples: Any, *, tag: str = "latest", number: int = 3, seconds: float = 300.0
+) -> tfx.components.InfraValidator:
+    """TFX's InfraValidator: TensorFlow Serving in Docker loads the model and answers records.
+
+    Args:
+        model, examples: channels. tag: of the image tensorflow/serving. number: of records.
+        seconds: until the model must be loaded.
+    """
+    return tfx.components.InfraValidator(
+        model=model,
+        examples=examples,
+        serving_spec=infra_validator_pb2.ServingSpec(
+            tensorflow_serving=infra_validator_pb2.TensorFlowServing(tags=[tag]),
+            local_docker=infra_validator_pb2.LocalDockerConfig(),
+            model_name=NAME,
+        ),
+        validation_spec=infra_validator_pb2.ValidationSpec(
+            max_loading_time_seconds=int(seconds), num_tries=1
+        ),
+        request_spec=infra_validator_pb2.RequestSpec(
+            tensorflow_serving=infra_validator_pb2.TensorFlowServingRequestSpec(
+                signature_names=["segment_examples"]
+            ),
+            split_name="eval",
+            num_examples=number,
+        ),
+    )
+
+
+def _validate(uri: str, records: Path, log: Path, number: int, seconds: float) -> dict[str, Any]:
+    """Requests and largest differences by signature; see `ServerInfraValidator` for errors."""
+    deadline = time.monotonic() + seconds
+    log.touch()
+    trained = models.load(uri)
+    requests = [*golden.requests(trained), *real_requests(trained, records, number)]
+    with tempfile.TemporaryDirectory() as root:
+        with models.local_copy(models.serving_folder(uri)) as bundle:
+            try:
+                shutil.copytree(bundle, Path(root, NAME, "1"))
+            except (OSError, shutil.Error) as error:
+                raise DataError(f"{bundle}: the SavedModel cannot be copied ({error})") from error
+        with serving(Path(root), log, deadline - time.monotonic()) as addresses:
+            _wait(addresses, log, deadline)
+            answers = _ask(addresses, requests, deadline)
+    differences = golden.difference(trained, requests, answers)
+    wrong = [f"{k} by {v:.2e}" for k, v in differences.items() if not v <= golden.TOLERANCE]
+    if wrong:
+        raise ServingError(
+            f"the served model differs from the Keras model: {', '.join(wrong)}; at most "
+            f"{golden.TOLERANCE:.0e} was expected"
+        )
+    counts = {name: sum(r.signature == name for r in requests) for name in differences}
+    return {"requests": counts, "differences": differences}
+
+
+def real_requests(model: TrainedModel, records: Path, number: int) -> list[golden.Request]:
+    """Requests of each signature, made of the first `number` records in a folder.
+
+    Raises:
+        DataError: there are none, or one is damaged.
+    """
+    files = sorted(str(path) for path in records.iterdir() if path.is_file())
+    dataset = tf.data.TFRecordDataset(files, "GZIP" if files and files[0].endswith("gz") else "")
+    found: list[golden.Request] = []
+    channels = structure(model.network).channels
+    for i, data in enumerate(itertools.islice(dataset.as_numpy_iterator(), number)):
+        pair = read_record(data, records, i, model.card.labels.as_rule())
+        if pair.image is None:
+            raise DataError("\n".join(map(str, pair.problems)))
+        image = np.ascontiguousarray(pair.image[:SIDE, :SIDE])
+        if image.shape != pair.image.shape:
+            data = encode_example(pair.pair.name, image)
+        pixels = image.astype(np.float32)
+        found.append(golden.Request("serving_default", "images", pixels[None], [pixels]))
+        found.append(golden.Request("segment_examples", "examples", _strings([data]), [image]))
+        if channels in (1, 3) and image.dtype in (np.uint8, np.uint16):
+            png = _strings([tf.io.encode_png(image).numpy()])
+            for name in ("segment_bytes", "segment_bytes_probabilities"):
+                found.append(golden.Request(name, "image_bytes", png, [image]))
+    if not found:
+        raise DataError(f"{records}: no records; expected images to try the server with")
+    return found
+
+
+def _wait(addresses: Addresses, log: Path, deadline: float) -> None:
+    """Until the model is AVAILABLE."""
+    with Client(f"grpc://{addresses.grpc}", seconds=10, retries=2) as client:
+        while True:
+            (state,) = client.status(NAME)
+            if state["state"] == "AVAILABLE":
+                return
+            if state["error"]:
+                raise ServingError(f"the server cannot load the model: {state['error']}")
+            if time.monotonic() > deadline:
+                raise ServingError(f"the model is {state['state']}, not AVAILABLE: {tail(log)}")
+            time.sleep(0.2)
+
+
+def _ask(
+    addresses: Addresses, requests: list[golden.Request], deadline: float
+) -> list[dict[str, np.ndarray]]:
+    answers = []
+    with Client(f"grpc://{addresses.grpc}", seconds=max(1.0, deadline - time.monotonic())) as grpc:
+        for request in requests:
+            inputs = {request.name: request.value}
+            answers.append(grpc.run(NAME, inputs, request.signature, version=1))
+            if time.monotonic() > deadline:
+                raise ServingError(f"{len(answers)} of {len(requests)} requests in the time given")
+    asked = next(r for r in requests if r.signature == "segment_examples")
+    with Client(f"http://{addresses.rest}", seconds=max(1.0, deadline - time.monotonic())) as rest:
+        (given,) = rest.run(NAME, {asked.name: asked.value}, asked.signature).values()
+    (wanted,) = answers[requests.index(asked)].values()
+    if list(given) != list(wanted):
+        raise ServingError("segment_examples: the REST answer differs from the gRPC answer")
+    return answers
+
+
+def _strings(items: list[bytes]) -> np.ndarray:
+    return np.array(items, object)

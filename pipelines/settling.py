@@ -1,0 +1,140 @@
+"""What a configuration leaves open, settled from the raw files: labels, channels, dtypes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from keras_unet.data.check import check_data
+from keras_unet.data.label_rule import LabelRule
+from keras_unet.data.pairs import Pair, pages
+from keras_unet.data.report import DataReport
+from keras_unet.data.synthetic import write_dataset
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.training.trees import merged
+from pipelines.config import DataSettings, PipelineConfig
+
+T = TypeVar("T")
+LOOKED_AT = 32  # images, evenly among all: enough to tell what labels mean; each record is checked
+SYNTHETIC = {"train": 32, "val": 0, "size": 256}
+QUICK = {"model": {"filters": 8, "depth": 3}, "steps_per_epoch": 25}  # suits synthetic cells
+
+
+def settled(config: PipelineConfig, say: Callable[[str], None]) -> PipelineConfig:
+    """The configuration with nothing left open, so that the same files make the same pipeline.
+
+    Without images, synthetic cells are drawn into the root. What labels mean, the channels and
+    dtypes come from the check of `keras-unet train` on up to 32 of the images, where not given.
+
+    Raises:
+        ConfigError: images are remote and something is left open.
+        DataError: there are no images, or their labels need a setting; says which.
+    """
+    data, train = config.data, config.train
+    if data.images is None:
+        made = {"images": str(_synthetic(config)), "label_kind": "instances"}
+        data = data.model_copy(update=made)
+        train = merged(QUICK if "steps" in train else {**QUICK, "minutes": 2.0}, train)
+        say(f"No data given: synthetic cells in {data.images}")
+    meant = data.label_values is not None or data.label_kind == "instances"
+    if not meant or data.channels is None or not data.dtypes:
+        report = _looked_at(data)
+        data = _filled(data, report)
+        say(_told(data, report))
+    data = DataSettings.model_validate(data.model_dump())
+    return config.model_copy(update={"data": data, "train": train})
+
+
+def _synthetic(config: PipelineConfig) -> Path:
+    """Drawn once: files that stay the same keep what was made of them valid."""
+    folder = Path(config.pipeline_root) / "synthetic"
+    if not folder.is_dir():
+        beside = folder.with_name(f".synthetic-{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)
+        write_dataset(beside, **SYNTHETIC)
+        beside.rename(folder)
+    return folder / "train"
+
+
+def _looked_at(data: DataSettings) -> DataReport:
+    if "://" in str(data.images):
+        raise ConfigError(
+            f"data.images is {data.images}: remote images are not looked at beforehand; set "
+            'data.label_values, or data.label_kind = "instances", data.channels and '
+            "data.dtypes"
+        )
+    return check_data(some_pairs(data), data.rule or LabelRule(ignore=data.label_ignore))
+
+
+def some_pairs(data: DataSettings) -> list[Pair]:
+    """Up to so many pairs of files, evenly among those that a run will read.
+
+    Raises:
+        DataError: there are none.
+    """
+    from pipelines.examples.items import list_source
+
+    items = _evenly(list_source(*resolved_source(data)).items)
+    found = [pages(item.image, item.label, item.name, item.group) for item in items]
+    pairs = _evenly([pair for own, _ in found for pair in own])
+    if not pairs:
+        raise DataError(f"{data.images}: found no image that can be read")
+    return pairs
+
+
+def resolved_source(data: DataSettings) -> tuple[str, str]:
+    """(folder, pattern) with {SPAN} and {VERSION} replaced by what TFX will choose."""
+    folder, pattern = data.source
+    if "{" not in pattern:
+        return folder, pattern
+    from tfx.components.example_gen.utils import calculate_splits_fingerprint_span_and_version
+    from tfx.proto import example_gen_pb2
+
+    from pipelines.pipeline import span_range
+
+    split = example_gen_pb2.Input.Split(name="all", pattern=pattern)
+    try:
+        calculate_splits_fingerprint_span_and_version(folder, [split], span_range(data.span))
+    except ValueError as error:
+        raise DataError(f"data.images is {data.images}: {error}") from error
+    return folder, split.pattern
+
+
+def _evenly(items: Sequence[T]) -> list[T]:
+    return list(items[:: max(1, -(-len(items) // LOOKED_AT))])
+
+
+def _filled(data: DataSettings, report: DataReport) -> DataSettings:
+    mapping = report.mapping
+    if mapping is None:
+        report.raise_if_bad()
+        raise DataError(f"{data.images}: found no labels; expected labels/ beside images/")
+    channels = max(report.summary.channels, key=lambda c: report.summary.channels[c])
+    return data.model_copy(
+        update={
+            "label_kind": mapping.kind,
+            # a mask's 0 and 255 too: the checks hold every later batch against these very values
+            "label_values": mapping.values or None,
+            "num_classes": None,
+            "label_ignore": mapping.ignore,
+            "channels": data.channels or int(channels),
+            "dtypes": data.dtypes or tuple(sorted(report.summary.dtypes)),
+        }
+    )
+
+
+def _told(data: DataSettings, report: DataReport) -> str:
+    """What was settled, and the settings that would say the same."""
+    if data.label_kind == "instances":
+        labels = "each number is one object (data.label_kind = instances)"
+    else:
+        values = list(data.label_values or ())
+        labels = f"stored values of the classes {values} (data.label_values)"
+    notes = "".join(f"\n  note: {note}" for note in report.mapping.notes)
+    return (
+        f"Labels: {labels}; images: {data.channels} channel(s), {', '.join(data.dtypes)} "
+        f"(from {report.summary.images} of the images){notes}"
+    )

@@ -1,0 +1,111 @@
+"""The Pusher: twice blessed models only, once each, complete or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.tfx
+pytest.importorskip("tfx")
+
+import model_artifacts as made
+from tfx.types import standard_artifacts
+
+from keras_unet.errors import ExportError
+from keras_unet.serving import publish, versions
+from keras_unet.serving.bundle import fingerprint
+from keras_unet.serving.lineage import read_origin
+from pipelines import models
+from pipelines.pusher import VersionPusher
+
+
+def blessings(tmp_path, model=True, infra=True, number=7, infra_number=7):
+    """Of the Evaluator and the InfraValidator; None leaves the property out, as TFX does."""
+
+    def one(kind, blessed, judged):
+        properties = {} if blessed is None else {"blessed": int(blessed)}
+        if judged is not None:
+            properties["current_model_id"] = judged
+        return made.artifact(kind, tmp_path / kind.TYPE_NAME, 3, **properties)
+
+    return {
+        "model_blessing": one(standard_artifacts.ModelBlessing, model, number),
+        "infra_blessing": one(standard_artifacts.InfraBlessing, infra, infra_number),
+    }
+
+
+def push(tmp_path, blessed, model=None, name="pushed", **parameters):
+    with made.answers_here():
+        return pushed(tmp_path, blessed, model, name, **parameters)
+
+
+def pushed(tmp_path, blessed, model=None, name="pushed", **parameters):
+    result = made.output(standard_artifacts.PushedModel, tmp_path / name)
+    inputs = {"model": made.trained() if model is None else model, **blessed}
+    destination = str(tmp_path / "saved_models" / made.NAME)
+    made.run(VersionPusher, inputs, {"pushed_model": result}, destination=destination, **parameters)
+    return result
+
+
+def test_a_model_blessed_twice_is_published_once(tmp_path):
+    folder = tmp_path / "saved_models" / made.NAME
+    first = pushed(tmp_path, blessings(tmp_path), metadata="/pipeline/metadata.sqlite")
+    assert first.get_int_custom_property("pushed") == 1
+    assert first.get_string_custom_property("pushed_version") == "1"
+    assert first.get_string_custom_property("pushed_destination") == str(folder / "1")
+    origin = read_origin(folder / "1")
+    assert (origin.metadata, origin.model) == ("/pipeline/metadata.sqlite", 7)
+    assert origin.fingerprint == fingerprint(folder / "1")
+    # killed after the rename, before the metadata store knew: the same once more
+    again = push(tmp_path, blessings(tmp_path), name="again")
+    assert again.get_string_custom_property("pushed_version") == "1"
+    assert versions(folder) == [1]
+    assert {path.name for path in folder.iterdir()} == {"1", ".lock"}
+    other = made.altered(tmp_path / "other", 8)
+    push(tmp_path, blessings(tmp_path, number=8, infra_number=None), other, name="third", keep=1)
+    assert versions(folder) == [2]
+
+
+@pytest.mark.parametrize(
+    ("blessed", "reason"),
+    [
+        ({"model": False}, "the Evaluator: not blessed"),
+        ({"infra": False}, "the InfraValidator: not blessed"),
+        ({"model": None}, "the Evaluator: not blessed"),
+        ({"number": 6}, "the Evaluator judged model 6; expected this one, 7"),
+        ({"infra_number": 6}, "the InfraValidator judged model 6"),
+    ],
+)
+def test_what_is_not_blessed_twice_is_not_published(tmp_path, blessed, reason):
+    refused = push(tmp_path, blessings(tmp_path, **blessed))
+    assert refused.get_int_custom_property("pushed") == 0
+    assert reason in refused.get_string_custom_property("reason")
+    assert not (tmp_path / "saved_models").exists()
+
+
+def test_nothing_is_half_pushed(tmp_path, monkeypatch):
+    """Killed while it copies; and a bundle that was damaged after it was blessed."""
+    folder = tmp_path / "saved_models" / made.NAME
+
+    class Killed(BaseException):
+        pass
+
+    def torn(beside):
+        (beside / "saved_model.pb").unlink()
+        beside.rename(folder / ".unfinished-1")  # what SIGKILL leaves: no cleaning up
+        raise Killed
+
+    monkeypatch.setattr(publish, "check_bundle", torn)
+    with pytest.raises(Killed):
+        push(tmp_path, blessings(tmp_path), name="killed")
+    monkeypatch.undo()
+    assert versions(folder) == []
+    damaged = made.copied(tmp_path / "damaged")
+    weights = Path(models.serving_folder(damaged.uri)) / "variables/variables.data-00000-of-00001"
+    weights.write_bytes(weights.read_bytes()[::-1])
+    with pytest.raises(ExportError):
+        push(tmp_path, blessings(tmp_path), damaged, name="damaged_push")
+    assert versions(folder) == []
+    push(tmp_path, blessings(tmp_path), name="last")
+    assert {path.name for path in folder.iterdir()} == {"1", ".lock"}

@@ -1,0 +1,99 @@
+"""Thresholds, slices and the page that tells of them; needs no TFX."""
+
+from __future__ import annotations
+
+import pytest
+
+from keras_unet.errors import ConfigError
+from pipelines.evaluator.pages import verdict_page
+from pipelines.evaluator.policy import EvaluationPolicy, Threshold
+from pipelines.evaluator.slices import Slice, Trait, slices
+from pipelines.evaluator.verdict import judge
+
+PARTS = [Slice("", ("a", "b")), Slice("group=x", ("a",)), Slice("density=low", ("b",))]
+
+
+def scored(whole, x, low):
+    values = {"": whole, "group=x": x, "density=low": low}
+    return {name: {"mean_iou": v, "pixel_error": 0.1, "iou.a.b": v} for name, v in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "model", "baseline", "blessed", "why"),
+    [
+        ({"at_least": 0.5}, (0.5, 0, 0), None, True, "first"),
+        ({"at_least": 0.5}, (0.49, 1, 1), None, False, "mean_iou is 0.4900, expected at least"),
+        ({"at_most": 0.5}, (0.6, 0, 0), None, False, "at most 0.5"),
+        ({"at_least": 0.5, "slice": "group"}, (1, 0.4, 1), None, False, "on group=x"),
+        ({"at_least": 0.5, "slice": "group=y"}, (1, 1, 1), None, False, "no such slice; found"),
+        ({"at_least": 0.5, "slice": "density"}, (0, 0, 0.6), None, True, ""),
+        ({"at_least": 0.5, "slice": "density"}, (1, 1, None), None, False, "could be judged"),
+        ({"at_least": 0.5}, (None, 1, 1), None, False, "is undefined"),
+        ({"at_least": 1, "slice": "group", "min_images": 2}, (1, 0, 1), None, False, "small"),
+        ({"min_gain": 0.0}, (0.5, 0, 0), (0.5, 0, 0), True, "compared with the latest"),
+        ({"min_gain": 0.01}, (0.505, 0, 0), (0.5, 0, 0), False, "gain +0.0050"),
+        ({"min_gain": -0.01}, (0.49, 0, 0), (0.5, 0, 0), True, ""),
+        ({"min_gain": -0.01, "slice": "group"}, (1, 0.4, 0), (0, 0.5, 0), False, "group=x"),
+        ({"score": "pixel_error", "min_gain": 0.0}, (1, 1, 1), (0, 0, 0), True, ""),
+    ],
+)
+def test_each_kind_of_threshold(threshold, model, baseline, blessed, why):
+    rule = Threshold(**{"score": "mean_iou", **threshold})
+    before = None if baseline is None else scored(*baseline)
+    verdict = judge([rule], PARTS, scored(*model), before)
+    assert verdict.blessed is blessed
+    assert why in verdict.message
+
+
+def test_what_is_lower_when_better_and_names_with_dots():
+    better, worse = scored(1, 1, 1), scored(1, 1, 1)
+    for part in worse.values():
+        part["pixel_error"] = 0.2
+    rule = Threshold(score="pixel_error", min_gain=0.05)
+    assert judge([rule], PARTS, better, worse).blessed
+    assert not judge([rule], PARTS, worse, better).blessed
+    assert judge([Threshold(score="iou.a.b", min_gain=0)], PARTS, better, worse).blessed
+    with pytest.raises(ConfigError, match="no such score; expected one of mean_iou"):
+        judge([Threshold(score="mean_io", at_least=0)], PARTS, better, None)
+
+
+def test_densities_make_slices():
+    traits = {name: Trait("", value) for name, value in zip("abcdef", range(6), strict=True)}
+    found = {part.name: part.images for part in slices(traits, 3)}
+    assert found == {
+        "": tuple("abcdef"),
+        "density=low": ("a", "b"),
+        "density=middle": ("c", "d"),
+        "density=high": ("e", "f"),
+    }
+    given = {part.name: part.images for part in slices(traits, (0.5, 100.0))}
+    assert list(given) == ["", "density=low", "density=middle"]  # none is beyond 100
+    assert given["density=low"] == ("a",)
+    same = {name: Trait("g", 2.0) for name in "ab"}
+    assert [part.name for part in slices(same, 2)] == ["", "group=g", "density=high"]
+
+
+def test_a_policy_that_says_nothing_is_refused():
+    for wrong in (
+        {"thresholds": [{"score": "mean_iou"}]},
+        {"thresholds": [{"score": "mean_iou", "at_least": 1, "slice": "size"}]},
+        {"density": 0},
+        {"density": [2.0, 1.0]},
+        {"treshold": []},
+    ):
+        with pytest.raises(ValueError):
+            EvaluationPolicy.model_validate(wrong)
+
+
+def test_the_page_names_conditions_and_slices():
+    rule = Threshold(score="mean_iou", slice="group", at_least=0.5)
+    model, before = scored(0.9, 0.4, None), scored(0.8, 0.6, 0.1)
+    parts = [*PARTS[:2], Slice("density=<b>", ("b",), "0 to 1")]
+    model["density=<b>"], before["density=<b>"] = model["density=low"], before["density=low"]
+    page = verdict_page(judge([rule], parts, model, before), parts, model, before)
+    assert "<h1>Not blessed</h1>" in page and "at least 0.5" in page and "fails" in page
+    assert (
+        ">before<" in page and "0.4000" in page and "0.6000" in page and "density=&lt;b&gt;" in page
+    )
+    alone = verdict_page(judge([], parts, model, None), parts, model, None)
+    assert "no threshold is given" in alone and ">before<" not in alone

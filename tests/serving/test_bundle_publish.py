@@ -1,0 +1,101 @@
+"""A bundle is proved when it is made and again, without Keras, when it is published."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_trained
+
+from keras_unet.errors import ExportError
+from keras_unet.models import TrainedModel, build_unet
+from keras_unet.serving import golden, publish_bundle, versions, write_bundle
+from keras_unet.serving.bundle import fingerprint
+from keras_unet.serving.card import read_served_card
+
+
+def small():
+    return TrainedModel(build_unet((None, None, 1), 2, filters=2, depth=1), make_trained().card)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "bundle"
+    write_bundle(small(), folder, name="cells", precision="float16")
+    return folder
+
+
+def test_a_bundle_is_published_once(made, tmp_path):
+    folder = tmp_path / "cells"
+    version = publish_bundle(made, folder, files={"lineage.json": "{}"})
+    assert version == folder / "1"
+    assert read_served_card(version).precision == "float16"
+    assert (version / "assets.extra" / "lineage.json").read_text() == "{}"
+    assert fingerprint(version) == fingerprint(made)  # notes on the publication do not count
+    assert publish_bundle(made, folder, files={"lineage.json": '{"again": 1}'}) == version
+    assert versions(folder) == [1]
+    assert json.loads((version / "assets.extra" / "lineage.json").read_text()) == {}
+
+
+def test_an_older_version_of_the_same_model_does_not_count(made, tmp_path):
+    """Only the newest one: what is served otherwise is another model."""
+    folder = tmp_path / "cells"
+    publish_bundle(made, folder)
+    shutil.copytree(folder / "1", folder / "2")
+    path = folder / "2" / "assets" / "model_card.json"
+    path.write_text(path.read_text().replace("float16", "float32"))
+    assert publish_bundle(made, folder, keep=2) == folder / "3"
+    assert versions(folder) == [2, 3]
+
+
+def test_it_must_be_made_for_that_name(made, tmp_path):
+    with pytest.raises(ExportError, match="made for 'cells'; expected 'nuclei'"):
+        publish_bundle(made, tmp_path / "nuclei")
+
+
+def test_other_weights_are_found_without_keras(made, tmp_path):
+    """A SavedModel that loads and answers, but not as the Keras model did."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(made, bundle)
+    other = small()
+    other.network.set_weights([w + 0.3 for w in other.network.get_weights()])
+    write_bundle(other, tmp_path / "other", name="cells", precision="float16")
+    shutil.rmtree(bundle / "variables")
+    shutil.copytree(tmp_path / "other" / "variables", bundle / "variables")
+    with pytest.raises(ExportError, match="differs from the Keras model by"):
+        publish_bundle(bundle, tmp_path / "cells")
+    assert versions(tmp_path / "cells") == []
+
+
+def test_a_damaged_bundle_is_refused(made, tmp_path):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(made, bundle)
+    (bundle / golden.EXPECTED).write_bytes(b"torn")
+    with pytest.raises(ExportError, match="golden.npz: cannot be read"):
+        publish_bundle(bundle, tmp_path / "cells")
+    (bundle / golden.EXPECTED).unlink()
+    with pytest.raises(ExportError, match="golden.npz: cannot be read"):
+        publish_bundle(bundle, tmp_path / "cells")
+    (bundle / "saved_model.pb").unlink()
+    with pytest.raises(ExportError, match="no saved_model.pb"):
+        publish_bundle(bundle, tmp_path / "cells")
+    assert not any((tmp_path / "cells").glob("[0-9]*"))
+
+
+def test_what_is_expected_is_what_the_model_with_the_stored_weights_gives(made):
+    served = tf.saved_model.load(made).signatures["serving_default"]
+    first = golden.requests(small())[0]
+    given = served(images=tf.constant(first.value))["probabilities"].numpy()[0]
+    assert np.abs(golden.read_expected(made)[0][0] - given).max() <= golden.TOLERANCE
+
+
+def test_answers_that_are_not_numbers_do_not_count_as_equal():
+    images = [np.full((2, 2, 2), 0.5, np.float32)]
+    answer = [{"probabilities": np.full((1, 2, 2, 2), np.nan, np.float32)}]
+    values = np.array([0, 255], np.uint8)
+    for wanted in (images, [np.full_like(images[0], np.nan)]):
+        found = golden.differences(["serving_default"], [wanted], values, answer)
+        assert found == {"serving_default": np.inf}
