@@ -15,7 +15,8 @@ from keras_unet.data.report import DataReport
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.training.trees import merged
-from pipelines.config import DataSettings, PipelineConfig
+from pipelines.config import PipelineConfig
+from pipelines.sections import DataSettings
 
 T = TypeVar("T")
 LOOKED_AT = 32  # images, evenly among all: enough to tell what labels mean; each record is checked
@@ -133,7 +134,8 @@ def _told(data: DataSettings, report: DataReport) -> str:
     else:
         values = list(data.label_values or ())
         labels = f"stored values of the classes {values} (data.label_values)"
-    notes = "".join(f"\n  note: {note}" for note in report.mapping.notes)
+    found = report.mapping.notes if report.mapping else ()
+    notes = "".join(f"\n  note: {note}" for note in found)
     return (
         f"Labels: {labels}; images: {data.channels} channel(s), {', '.join(data.dtypes)} "
         f"(from {report.summary.images} of the images){notes}"

@@ -156,7 +156,7 @@ def decode_example(serialized: Any, channels: int) -> dict[str, Any]:
 
 
 def decode_image(
-    record: dict[str, Any], channels: int, max_pixels: int | None = None
+    record: Mapping[str, Any], channels: int, max_pixels: int | None = None
 ) -> tuple[Any, Any]:
     """The image of a parsed record: (float32 [H, W, C], bits a channel of its file, 0 for raw).
 

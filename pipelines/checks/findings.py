@@ -133,17 +133,17 @@ def of_comparison(
         sizes = [_size(statistics[split]), _size(baseline[other])]
         measured = {".".join(i.path.step): i.drift_measurements for i in found.drift_skew_info}
         for name, info in sorted(found.anomaly_info.items()):
-            summaries = statistics[split].get(name), baseline[other].get(name)
-            if None in summaries:
+            here, there = statistics[split].get(name), baseline[other].get(name)
+            if here is None or there is None:
                 continue  # in neither or one of the two: the schema says whether it must be there
             text = "; ".join(r.description.strip() for r in info.reason)
             expected = f"what {AGAINST[check]} has"
             if measured.get(name):
                 by = measured[name][0]
-                text = f"{words.typical(summaries[0])}, a distance of {by.value:.2f} "
+                text = f"{words.typical(here)}, a distance of {by.value:.2f} "
                 text += f"({words.measure(by.type)})"
                 expected = f"at most {by.threshold:g} from {AGAINST[check]}, which has "
-                expected += words.typical(summaries[1])
+                expected += words.typical(there)
             finding = Finding(
                 check=check,
                 split=split,

@@ -105,7 +105,7 @@ def _table(heads: Sequence[str], rows: Sequence[Html]) -> Html:
 
 
 def _number_rows(name: str, columns: Mapping[str, Mapping[str, Summary]]) -> list[Html]:
-    rows = []
+    rows: list[Html] = []
     for split, found in columns.items():
         one = found.get(name)
         if one is None or one.low is None:
@@ -124,7 +124,7 @@ def _number_rows(name: str, columns: Mapping[str, Mapping[str, Summary]]) -> lis
 
 
 def _value_rows(name: str, columns: Mapping[str, Mapping[str, Summary]]) -> list[Html]:
-    rows = []
+    rows: list[Html] = []
     for split, found in columns.items():
         one = found.get(name)
         if one is None or not one.values:

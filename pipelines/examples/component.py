@@ -36,7 +36,7 @@ class ImageExampleGenSpec(types.ComponentSpec):
         **standard_component_specs.FileBasedExampleGenSpec.PARAMETERS,
         "options": ExecutionParameter(type=str),
     }
-    INPUTS = {}  # noqa: RUF012
+    INPUTS: dict = {}  # noqa: RUF012
     OUTPUTS = {  # noqa: RUF012
         "examples": ChannelParameter(type=standard_artifacts.Examples),
         "dead_letters": ChannelParameter(type=DeadLetters),

@@ -71,7 +71,7 @@ def statistics(sample: Sample, values: dict[int, int], mapping: LabelMapping) ->
         "image/low": [float(image.min())],
         "image/high": [float(image.max())],
         "label/values": sorted(stored),
-        "label/foreground": [np.count_nonzero(classes > 0) / max(counted, 1)],
+        "label/foreground": [float(np.count_nonzero(classes > 0)) / max(int(counted), 1)],
         "label/cells": [len(area)],
     }
     if len(area):

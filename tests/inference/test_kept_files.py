@@ -127,6 +127,20 @@ def test_results_of_another_model_go(models, tmp_path):
     assert names(out) == ["a_mask.png", "a_objects.csv", "a_overlay.png"]
 
 
+def test_a_zarr_is_replaced_unless_it_was_changed(models, tmp_path):
+    zarr = pytest.importorskip("zarr", minversion="3")
+    source, out = image(tmp_path / "a.png"), tmp_path / "out"
+    for model in models:
+        predict_files(model, source, out, format="zarr", overlays=False)
+    mask = zarr.open(str(out / "a_mask.zarr"))["0"]
+    assert np.all(mask[:] == 255)
+    mask[:] = np.random.default_rng(0).integers(0, 2, mask.shape) * 255
+    with pytest.raises(DataError, match=r"a_mask\.zarr: was changed"):
+        predict_files(models[0], source, out, format="zarr", overlays=False)
+    predict_files(models[0], source, out, overlays=False, overwrite=True)
+    assert names(out) == ["a_mask.png", "a_mask.zarr"]  # what was changed stays
+
+
 class Stopped(BaseException):
     """As sudden as a kill."""
 

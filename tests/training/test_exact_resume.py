@@ -138,8 +138,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(data, tmp_path, mo
     with pytest.raises(Killed):
         begin(config)
     monkeypatch.undo()
+    (tmp_path / "run" / ".writing-best-1").mkdir()  # killed while it wrote a model
     result, said = go_on(tmp_path / "run")
     assert "Going on" not in said
+    assert not list((tmp_path / "run").glob(".writing*"))
     same(result.folder, alone)
 
 
