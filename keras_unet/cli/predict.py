@@ -120,7 +120,7 @@ def predict(
     """Segment images of any size; stopped, the same command goes on where it was."""
     if server is not None:
         _refuse_local(context)
-        return _remotely(server, models, images, output, token_file, certificate)
+        return _remotely(server, models, images, output, token_file, certificate, overwrite)
     from keras_unet.cli.report import progress, say
     from keras_unet.errors import ConfigError
     from keras_unet.inference.files import predict_files
@@ -172,7 +172,7 @@ def _refuse_local(context: typer.Context) -> None:
     """
     from keras_unet.errors import ConfigError
 
-    remote = ("models", "images", "output", "server", "token_file", "certificate")
+    remote = ("models", "images", "output", "overwrite", "server", "token_file", "certificate")
     given = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
@@ -194,6 +194,7 @@ def _remotely(
     output: Path,
     token_file: Path | None,
     certificate: Path | None,
+    overwrite: bool,
 ) -> None:
     from keras_unet.cli.report import progress, say
     from keras_unet.errors import ConfigError
@@ -207,5 +208,7 @@ def _remotely(
         Client(server, token=token, certificate=certificate) as client,
         progress("predicting") as advance,
     ):
-        written = segment_files(client, str(models[0]), images, output, progress=advance)
+        written = segment_files(
+            client, str(models[0]), images, output, overwrite=overwrite, progress=advance
+        )
     say(f"{len(written)} mask{'s' * (len(written) != 1)} written to {output}.")

@@ -102,11 +102,14 @@ def predict_files(
                 input=fingerprint(path),
                 options=chosen.identity(),
             )
-            job = make_job(path, identity, records.get(name_of(path)), place, overwrite)
-            if job is None:
-                skipped.append(path)
-            else:
+            record = records.get(name_of(path))
+            job = make_job(path, identity, record, place, overwrite)
+            if job is not None:
                 jobs.append(job)
+                continue
+            skipped.append(path)
+            if record is not None and record.corrected_in(place.output):
+                report(f"{path.name}: its results were changed since, and are kept")
         if skipped:
             report(
                 f"{len(skipped)} of {len(jobs) + len(skipped)} done already, the same model and "

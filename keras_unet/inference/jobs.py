@@ -43,7 +43,7 @@ def without_results(
 def make_job(
     path: Path, identity: Identity, record: Record | None, place: Workplace, overwrite: bool
 ) -> Job | None:
-    """What is left to do for a file; None if nothing is.
+    """What is left to do for a file; None if nothing is. Results that a person corrected are done.
 
     Args:
         record: of a call before.
@@ -55,7 +55,7 @@ def make_job(
         return anew
     if changes := record.identity.changes(identity):
         return anew._replace(note=f"begins anew, changed since: {', '.join(changes)}")
-    if record.finished_in(place.output):
+    if record.finished_in(place.output) or record.corrected_in(place.output):
         return None
     if record.results is not None:
         return anew._replace(note="begins anew, its results were removed")

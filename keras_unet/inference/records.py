@@ -58,6 +58,11 @@ class Record(BaseModel):
             size_of(folder / name) == size for name, size in self.results.items()
         )
 
+    def corrected_in(self, folder: Path) -> bool:
+        """Whether the results are all there, and one of them was changed since."""
+        sizes = [size_of(folder / name) for name in self.results or ()]
+        return bool(sizes) and None not in sizes and not self.finished_in(folder)
+
     def sizes(self, name: str) -> list[int]:
         """The sizes that a result of this name may have where nobody has changed it."""
         return [found[name] for found in (self.results or {}, self.earlier) if name in found]

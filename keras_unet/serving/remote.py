@@ -10,6 +10,7 @@ from PIL import Image
 
 from keras_unet.data.images import count_pages, read_image
 from keras_unet.errors import DataError
+from keras_unet.inference.claims import read_written, recorded, refuse_taken
 from keras_unet.serving.client import Client
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -21,6 +22,7 @@ def segment_files(
     images: str | Path,
     output: str | Path,
     *,
+    overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Path]:
     """Writes <output>/<name>_mask.png for each image; pages of a stack are numbered.
@@ -29,12 +31,15 @@ def segment_files(
 
     Args:
         images: a PNG, JPEG or TIFF file, or a folder of them; 8 bits, or 16 bits grey.
+        overwrite: replace whatever has a mask's name, but no input; otherwise only masks that an
+            earlier call left there, unchanged since.
 
     Returns:
         What was written.
 
     Raises:
-        DataError: no image there, one of another kind, or two that would share a mask's name.
+        DataError: no image there, one of another kind, two that would share a mask's name, or
+            masks that would replace files of yours; names them.
         ServingError: the server's refusal.
     """
     images, output = Path(images), Path(output)
@@ -51,12 +56,16 @@ def segment_files(
             if name in jobs:
                 raise DataError(f"{file} and {jobs[name][0]} would share the mask {name}_mask.png")
             jobs[name] = file, page
-    output.mkdir(parents=True, exist_ok=True)
-    written = []
-    for done, (name, (file, page)) in enumerate(jobs.items(), start=1):
-        (mask,) = client.segment(model, [np.asarray(read_image(file, page))])
-        written.append(output / f"{name}_mask.png")
-        Image.fromarray(mask).save(written[-1])
-        if progress is not None:
-            progress(done, len(jobs))
-    return written
+    names = [f"{name}_mask.png" for name in jobs]
+    before = read_written(output)
+    allowed = {name: [before[name]] if name in before else [] for name in names}
+    refuse_taken(output, allowed, files, overwrite=overwrite)
+    with recorded(output, names):
+        for done, (name, (file, page)) in enumerate(zip(names, jobs.values(), strict=True), 1):
+            (mask,) = client.segment(model, [np.asarray(read_image(file, page))])
+            beside = output / f".{name}"
+            Image.fromarray(mask).save(beside)
+            beside.replace(output / name)
+            if progress is not None:
+                progress(done, len(jobs))
+    return [output / name for name in names]

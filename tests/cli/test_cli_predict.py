@@ -114,11 +114,11 @@ def test_options_that_a_server_does_not_have(work, tmp_path):
     command = ("cells", work / "new", "--output", tmp_path, "--server", "grpc://127.0.0.1:1")
     said = refused(
         *(*command, "--threshold", 0.4, "--probabilities", "--objects", "csv", "--no-overlays"),
-        *("--symmetries", "all", "--tile", 99, "--overwrite", "--format", "png"),
+        *("--symmetries", "all", "--tile", 99, "--format", "png"),
     )
     for option in (
         *("--threshold", "--probabilities", "--objects", "--no-overlays", "--symmetries"),
-        *("--tile", "--overwrite", "--format"),
+        *("--tile", "--format"),
     ):
         assert option in said
     assert "--output" not in said and "--dtype" not in said

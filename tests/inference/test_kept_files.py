@@ -57,20 +57,30 @@ def test_a_hand_drawn_mask_is_kept(models, tmp_path):
     assert not np.asarray(Image.open(drawn[0])).any()
 
 
-@pytest.mark.parametrize("change", ["nothing", "model"])
-def test_a_corrected_mask_is_kept(models, tmp_path, change):
+def test_a_corrected_mask_is_done(models, tmp_path):
+    source, out, said = tmp_path / "in", tmp_path / "out", []
+    image(source / "a.png")
+    predict_files(models[0], source, out)
+    corrected = image(out / "a_mask.png", seed=5).read_bytes()
+    image(source / "b.png")
+    done = predict_files(models[0], source, out, say=said.append)
+    assert [path.name for path in done.written] == ["b_mask.png"]
+    assert (out / "a_mask.png").read_bytes() == corrected
+    assert "a.png: its results were changed since, and are kept" in said
+
+
+def test_a_corrected_mask_is_not_replaced_by_another_model(models, tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     image(source / "a.png")
     predict_files(models[0], source, out)
     corrected = image(out / "a_mask.png", seed=5).read_bytes()
     image(source / "b.png")
-    model = models[change == "model"]
     with pytest.raises(DataError, match=r"a_mask\.png: was changed since it was written"):
-        predict_files(model, source, out)
+        predict_files(models[1], source, out)
     assert (out / "a_mask.png").read_bytes() == corrected
     assert "b_mask.png" not in names(out)
     (out / "a_mask.png").rename(tmp_path / "mine.png")
-    done = predict_files(model, source, out)
+    done = predict_files(models[1], source, out)
     assert [path.name for path in done.written] == ["a_mask.png", "b_mask.png"]
 
 

@@ -199,7 +199,13 @@ def test_files_are_segmented_on_a_server(client, server, tmp_path):
     typed += ["--server", f"grpc://{server.grpc_address}", "--token-file", str(tmp_path / "token")]
     done = CliRunner().invoke(app, typed)
     assert done.exit_code == 0, done.output
-    assert sorted(file.name for file in (tmp_path / "typed").iterdir()) == names
+    assert sorted(file.name for file in (tmp_path / "typed").glob("[!.]*")) == names
+    assert CliRunner().invoke(app, typed).exit_code == 0  # they are its own
+    (tmp_path / "typed" / names[0]).write_bytes(b"corrected by hand")
+    done = CliRunner().invoke(app, typed)
+    assert isinstance(done.exception, DataError)
+    assert f"{names[0]}: was changed since it was written" in str(done.exception)
+    assert CliRunner().invoke(app, [*typed, "--overwrite"]).exit_code == 0
     again = (tmp_path / "typed" / names[2]).read_bytes()
     assert again == written[2].read_bytes()
     with pytest.raises(DataError, match="no image here"):
