@@ -36,9 +36,9 @@ class Progress(logging.Handler):
         self._unresolved = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        template = record.msg
+        template, given = record.msg, record.args if isinstance(record.args, tuple) else ()
         if template == _BEGINS:
-            self.component, self._how, self._since = str(record.args[0]), "done", time.monotonic()
+            self.component, self._how, self._since = str(given[0]), "done", time.monotonic()
         elif template == _CACHED:
             self._how = "cached"
         elif template == _SKIPPED:
@@ -46,7 +46,7 @@ class Progress(logging.Handler):
         elif template == _NEW:
             self._how = "executed"
         elif template == _UNRESOLVED:
-            self._unresolved = str(record.args[1])
+            self._unresolved = str(given[1])
         elif template == _ENDS and self._unresolved:
             text, self._unresolved = self._unresolved, ""
             raise PipelineError(f"its inputs were not found: {text.splitlines()[0]}")

@@ -66,7 +66,12 @@ def run(
     from pipelines.summary import summary
 
     say(f"Pipeline {chosen.name} in {chosen.pipeline_root}")
-    for line in summary(chosen, run_local(chosen, say)):
+    try:
+        steps = run_local(chosen, say)
+    except KeyboardInterrupt:
+        say("Interrupted; the same command goes on from there.")
+        raise typer.Exit(130) from None
+    for line in summary(chosen, steps):
         say(line)
 
 

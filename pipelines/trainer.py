@@ -91,6 +91,8 @@ def run_fn(fn_args: Any) -> None:
     folder = runs / config.name
     forget(runs, besides=folder)
     result = train(resume=folder) if (folder / "run.json").is_file() else train(config)
+    if result.interrupted:  # Ctrl-C ends the pipeline's run; the next one goes on with the training
+        raise KeyboardInterrupt
     export = dict(options["export"])
     fields = CardFields.model_validate(export.pop("fields", {}))
     with models.local_output(fn_args.serving_model_dir) as place:

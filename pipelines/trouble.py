@@ -35,7 +35,7 @@ def message(error: BaseException) -> str:
     return f"{type(chain[-1]).__name__}: {lines[-1] if len(lines) > 8 else text}"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error

@@ -75,6 +75,20 @@ def test_a_killed_trainer_goes_on_to_the_same_weights(tmp_path, monkeypatch, cap
     assert not folder.exists()
 
 
+def test_an_interrupted_training_is_not_exported(tmp_path, monkeypatch):
+    import keras_unet
+
+    def train(*given, **named):
+        return real(*given, **named)._replace(interrupted=True)
+
+    real = keras_unet.train
+    monkeypatch.setattr(keras_unet, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run_fn(made.fn_args(tmp_path / "out", tmp_path / "runs"))
+    assert not (tmp_path / "out" / "model").exists()
+    assert list((tmp_path / "runs").glob("cells-*/run.json"))
+
+
 def test_the_run_depends_on_settings_and_records_alone(tmp_path):
     given = Path(made.examples().uri)
     files = {"train_files": [f"{given}/Split-train/*"], "eval_files": [f"{given}/Split-eval/*"]}
