@@ -176,8 +176,15 @@ def join(devices: Devices) -> Team:
     if devices == "all":
         found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(found) > 1:
-            return Team(tf.distribute.MirroredStrategy([device.name for device in found]))
+            return Team(_mirrored(tuple(device.name for device in found)))
     return Team()
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    """One strategy for all runs of a process: a second one would number its exchanges anew, and
+    TensorFlow takes an exchange of another kind under a used number for an error."""
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 @functools.cache

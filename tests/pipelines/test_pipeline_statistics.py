@@ -119,7 +119,9 @@ def test_facets_has_both_splits(folder):
 
 
 def test_batches_are_bounded_in_bytes(monkeypatch):
-    monkeypatch.setattr(batch_util._USE_BYTE_SIZE_BATCHING._flagvalues[FLAG], "default", False)
+    flag = batch_util._USE_BYTE_SIZE_BATCHING._flagvalues[FLAG]
+    monkeypatch.setattr(flag, "default", False)
+    monkeypatch.setattr(flag, "_value", False)  # a pipeline made before may have set it
     assert batch_util.GetBatchElementsKwargs(None)["max_batch_size"] == 1000
     bound_batches()
     kwargs = batch_util.GetBatchElementsKwargs(None)
