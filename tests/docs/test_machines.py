@@ -12,7 +12,7 @@ import pytest
 from keras_unet.training.devices import read_cluster
 
 FILES = Path(__file__).parents[2] / "docs" / "machines"
-SPY = '#!/bin/bash\nprintf "%s\\n" "$TF_CONFIG" "$*" >> "$SPIED"\nexit "${STATUS:-0}"\n'
+SPY = '#!/bin/bash\nprintf "%s\\t%s\\n" "$TF_CONFIG" "$*" >> "$SPIED"\nexit "${STATUS:-0}"\n'
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def begun(folder):
 def calls(spied):
     lines = spied.read_text().splitlines()
     spied.unlink()
-    return list(zip(lines[::2], lines[1::2], strict=True))
+    return [tuple(line.split("\t")) for line in lines]
 
 
 @pytest.mark.parametrize("index", [0, 1])
