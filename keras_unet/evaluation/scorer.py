@@ -60,7 +60,8 @@ class Scorer:
             sample: with labels. probabilities: float [H, W, K], or [H, W, 1] of the foreground.
 
         Raises:
-            DataError: no labels, or labels that do not fit the settings; a name seen before.
+            DataError: no labels, or labels that do not fit the settings; a name seen before; or
+                probabilities that are not finite.
             ConfigError: the settings do not fit the classes.
         """
         name = _readable(sample.name)
@@ -68,6 +69,8 @@ class Scorer:
             raise DataError(f"{name}: two images of this name")
         names = self._card.classes
         given = both_classes(probabilities)
+        if not np.isfinite(given).all():
+            raise DataError(f"{name}: the model answers numbers that are not finite")
         truth = scored_classes(sample, self._card.separation)
         counts = image_counts(sample, truth, given, names, self._settings)
         counted = truth >= 0

@@ -19,6 +19,8 @@ from keras_unet.evaluation import evaluate, evaluate_samples, isbi2012, read_eva
 from keras_unet.evaluation.confusion import confusion_matrix, scores
 from keras_unet.evaluation.instances import object_scores
 from keras_unet.evaluation.reading import LabelledImages
+from keras_unet.evaluation.scorer import Scorer
+from keras_unet.evaluation.settings import ScoreSettings
 from keras_unet.inference import predict, to_classes, to_instances
 from keras_unet.models import TrainedModel, save_model
 
@@ -153,6 +155,9 @@ def test_settings_and_models_that_do_not_fit(cells, data):
     (sample, *_) = load_samples(data, rule=cells.card.labels.as_rule())[0]
     with pytest.raises(DataError, match="two images of this name"):
         evaluate_samples(cells, [sample, sample])
+    scorer = Scorer([cells.card], ScoreSettings(), 1)
+    with pytest.raises(DataError, match=f"{sample.name}.*not finite"):
+        scorer.add(sample, np.full((*sample.image.shape[:2], 2), np.nan, np.float32))
 
 
 def test_undefined_scores_are_null_in_the_file(cells, tmp_path):
