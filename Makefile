@@ -62,10 +62,10 @@ test-pipeline: $(TFX)/.ready  ## the pipeline's tests, in TFX's environment
 	$(TFX)/bin/python -W ignore -m pytest -m tfx tests/pipelines tests/cli/test_lineage.py
 
 oracles: $(READY)  ## what the augmentation is compared with: tensorflow-addons (Python 3.11), elasticdeform; ovmsclient; schemas of Kubernetes and Compose
-	test -x $(VENV)-tfa/bin/python || $(BIN)/python tests/oracles/tfa_environment.py $(CURDIR)/$(VENV)-tfa
+	test -x $(VENV)-tfa/bin/python || $(BIN)/python tests/oracles/environments.py tfa $(CURDIR)/$(VENV)-tfa
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-binary elasticdeform elasticdeform
-	test -x $(VENV)-ovms/bin/python || $(BIN)/python tests/oracles/ovms_environment.py $(CURDIR)/$(VENV)-ovms
+	test -x $(VENV)-ovms/bin/python || $(BIN)/python tests/oracles/environments.py ovms $(CURDIR)/$(VENV)-ovms
 	test -x $(VENV)-manifests/bin/check-jsonschema || { $(PYTHON) -m venv $(VENV)-manifests && $(VENV)-manifests/bin/python \
 		-m pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0 check-jsonschema==0.39.0; }
 

@@ -6,7 +6,7 @@ benchmarks/results. Peers are optional: what is not installed is skipped, and sa
 
     pip install opencv-python-headless albumentations
     pip install --no-binary elasticdeform elasticdeform
-    python tests/oracles/tfa_environment.py
+    python tests/oracles/environments.py tfa
 """
 
 from __future__ import annotations

@@ -101,11 +101,11 @@ class TensorflowAddons:
 
     def __init__(self, size: int, batch: int) -> None:
         sys.path.insert(0, str(ORACLES))
-        from tfa_environment import tfa_python
+        from environments import how_to_make, interpreter
 
-        python = tfa_python()
+        python = interpreter("tfa")
         if python is None:
-            raise RuntimeError("no environment: run tests/oracles/tfa_environment.py")
+            raise RuntimeError(how_to_make("tfa"))
         command = [str(python), str(ORACLES / "tfa_worker.py"), "time", str(size), str(batch)]
         self._process = subprocess.Popen(
             command,

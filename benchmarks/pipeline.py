@@ -68,12 +68,12 @@ def run_pipeline(data: Path, root: Path, workers: int) -> None:
     from pipelines.checks.nodes import data_checks, transform
     from pipelines.checks.settings import CheckSettings
     from pipelines.examples import ExampleOptions, ImageExampleGen
+    from pipelines.sections import BeamSettings
 
     rule = LabelRule(kind="instances")
     examples = ImageExampleGen(str(data), ExampleOptions(rule=rule))
     records = examples.outputs["examples"]
     checks = data_checks(records, CheckSettings.of(rule, 1), str(root / "schema"))
-    flags = ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
     connection = metadata.sqlite_metadata_connection_config(str(root / "metadata.sqlite"))
     LocalDagRunner().run(
         pipeline.Pipeline(
@@ -82,7 +82,7 @@ def run_pipeline(data: Path, root: Path, workers: int) -> None:
             components=[examples, *checks.nodes, transform(records, checks, 1, "dataset")],
             enable_cache=False,
             metadata_connection_config=connection,
-            beam_pipeline_args=flags if workers > 1 else [],
+            beam_pipeline_args=BeamSettings(workers=workers).flags,
         )
     )
     with metadata.Metadata(connection) as handle:

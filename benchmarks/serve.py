@@ -4,8 +4,8 @@ One SavedModel, 256² images, 1, 4 and 16 clients: the embedded server over gRPC
 numbers and as PNG files, KServe's Python server with the same REST requests, and the bare model
 called in a process of its own. All are up at once and take turns, so that a busy machine is busy
 for all; the clients are a process of their own, on the same machine. JSON and a plot go to
-benchmarks/results. KServe's environment: `python benchmarks/kserve_environment.py`; without one it
-is skipped, and said. `--soak` is told in serve_soak.py.
+benchmarks/results. KServe's environment: `python tests/oracles/environments.py kserve`; without
+one it is skipped, and said. `--soak` is told in serve_soak.py.
 """
 
 from __future__ import annotations

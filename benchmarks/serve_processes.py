@@ -17,13 +17,15 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
-from kserve_environment import FOLDER, kserve_python
 
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
 from keras_unet.models.bundle import ModelCard, TrainedModel
 from keras_unet.models.unet import Structure, build_unet, structure
 from keras_unet.serving.publish import export
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "oracles"))
+from environments import how_to_make, interpreter
 
 HERE = Path(__file__).parent
 MODEL = "unet"
@@ -171,9 +173,9 @@ class KServe(_Process):
     """KServe's Python server."""
 
     def __init__(self, version: Path) -> None:
-        python = kserve_python()
+        python = interpreter("kserve")
         if python is None:
-            raise OSError(f"no {FOLDER.name}: run benchmarks/kserve_environment.py")
+            raise OSError(how_to_make("kserve"))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

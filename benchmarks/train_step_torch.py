@@ -16,52 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-
-
-class UNet(nn.Module):
-    """`build_unet(padding="valid")`: two 3x3 convolutions a level, 2x2 up-convolutions, crops."""
-
-    def __init__(self, filters: int, depth: int = 4) -> None:
-        super().__init__()
-
-        def pair(inside: int, out: int) -> nn.ModuleList:
-            return nn.ModuleList([nn.Conv2d(inside, out, 3), nn.Conv2d(out, out, 3)])
-
-        sizes = [filters * 2**level for level in range(depth + 1)]
-        self.down = nn.ModuleList(pair(a, b) for a, b in zip([1, *sizes[:-1]], sizes, strict=True))
-        self.up = nn.ModuleList()
-        for out in reversed(sizes[:-1]):
-            self.up.append(nn.ConvTranspose2d(2 * out, out, 2, stride=2))
-            self.up.append(pair(2 * out, out))
-        self.logits = nn.Conv2d(filters, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        skips = []
-        for level, convolutions in enumerate(self.down):
-            if level:
-                skips.append(x)
-                x = functional.max_pool2d(x, 2)
-            for convolution in convolutions:
-                x = functional.relu(convolution(x))
-        for transpose, convolutions in zip(self.up[::2], self.up[1::2], strict=True):
-            x = transpose(x)
-            skip = skips.pop()
-            cut = (skip.shape[-1] - x.shape[-1]) // 2
-            x = torch.cat([skip[:, :, cut:-cut, cut:-cut], x], 1)
-            for convolution in convolutions:
-                x = functional.relu(convolution(x))
-        return self.logits(x)
-
-
-def read_weights(network: nn.Module, folder: Path) -> None:
-    """Keras has (h, w, in, out), and (h, w, out, in) for up-convolutions."""
-    with np.load(folder / "weights.npz", allow_pickle=False) as stored:
-        arrays = [stored[name] for name in sorted(stored.files, key=int)]
-    parameters = list(network.parameters())
-    with torch.no_grad():
-        for parameter, array in zip(parameters, arrays, strict=True):
-            turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(turned)))
+from torch_unet import UNet, read_weights
 
 
 def main() -> None:

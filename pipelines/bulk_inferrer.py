@@ -37,15 +37,15 @@ from tfx.types.standard_artifacts import InferenceResult, Model, ModelBlessing
 from keras_unet import __version__
 from keras_unet.data.pairs import natural_key
 from keras_unet.errors import DataError
-from keras_unet.inference.file_options import FileOptions
-from keras_unet.inference.inputs import find_inputs, name_of
-from keras_unet.inference.mask_files import class_pages
-from keras_unet.inference.objects import to_instances
+from keras_unet.inference.files.file_options import FileOptions
+from keras_unet.inference.files.inputs import find_inputs, name_of
+from keras_unet.inference.files.mask_files import class_pages
+from keras_unet.inference.files.records import Identity, digest
+from keras_unet.inference.files.records import fingerprint as fingerprint_of
+from keras_unet.inference.files.segmenting import Job, segment
+from keras_unet.inference.files.workplace import Workplace
+from keras_unet.inference.objects.finding import to_instances
 from keras_unet.inference.options import make_options
-from keras_unet.inference.records import Identity, digest
-from keras_unet.inference.records import fingerprint as fingerprint_of
-from keras_unet.inference.segmenting import Job, segment
-from keras_unet.inference.workplace import Workplace
 from keras_unet.serving.graph import mask_values
 from pipelines import models
 
@@ -73,7 +73,8 @@ def MaskInferrer(
             foreground, regions), `failed.csv` (files that could not be read, and why). Properties
             `images`, `failed`.
         images: folder, as `keras-unet predict` takes it; workers must see it, and the output.
-        fingerprint: `images_fingerprint` of it, so that TFX's cache sees new images.
+        fingerprint: `images_fingerprint` of it, so that TFX's cache sees new images; "": not known,
+            as where the pipeline was defined on a machine that does not see them.
         options: of `predict_files`, as JSON.
 
     Raises:
@@ -85,7 +86,7 @@ def MaskInferrer(
         masks.set_string_custom_property("reason", "the model is not blessed")
         logging.getLogger("absl").warning("BulkInferrer: the model is not blessed")
         return
-    if images_fingerprint(images) != fingerprint:
+    if fingerprint and images_fingerprint(images) != fingerprint:
         raise DataError(f"{images}: changed since the pipeline was defined; run it again")
     make_options(json.loads(options), FileOptions)
     files = [str(path) for path in find_inputs(images)]
@@ -205,7 +206,8 @@ def _line(row: tuple[str, Any]) -> str:
 def _finish(uri: str, header: Sequence[str]) -> list[list[str]]:
     """Sorts a table by its first columns and puts its header on; returns its rows."""
     with fileio.open(uri) as file:
-        rows = sorted(csv.reader(file.read().splitlines()), key=lambda r: (natural_key(r[0]), r[1]))
+        rows = list(csv.reader(io.StringIO(file.read(), newline="")))
+    rows.sort(key=lambda row: [natural_key(cell) for cell in row[:2]])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     with fileio.open(uri, "w") as file:

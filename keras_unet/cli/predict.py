@@ -123,7 +123,7 @@ def predict(
         return _remotely(server, models, images, output, token_file, certificate, overwrite)
     from keras_unet.cli.report import progress, say
     from keras_unet.errors import ConfigError
-    from keras_unet.inference.files import predict_files
+    from keras_unet.inference.files.predicting import predict_files
 
     if memory is not None and not (isfinite(memory) and memory > 0):
         raise ConfigError(f"--memory: expected gigabytes above 0, got {memory}")

@@ -91,7 +91,8 @@ def serve(
             log_requests=log_requests,
         )
     except ValidationError as error:
-        raise ConfigError("; ".join(e["msg"] for e in error.errors())) from None
+        said = (": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
+        raise ConfigError("; ".join(said)) from None
 
     logs.to_stderr()
     program = binary.find() if engine is not Engine.embedded else None

@@ -17,7 +17,7 @@ from keras_unet.data.reading import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import boundaries, calibration, confusion, instances, isbi
 from keras_unet.evaluation.settings import ScoreSettings
-from keras_unet.inference.objects import to_instances
+from keras_unet.inference.objects.finding import to_instances
 
 Counts = dict[str, np.ndarray]
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keras_unet.data import encoded, records
 from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError
-from keras_unet.inference.label_values import to_label_values
+from keras_unet.inference.files.label_values import to_label_values
 from keras_unet.inference.prediction import probabilities_of
 from keras_unet.models.bundle import ModelCard, TrainedModel
 from keras_unet.models.unet import structure

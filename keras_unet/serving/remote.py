@@ -10,7 +10,7 @@ from PIL import Image
 
 from keras_unet.data.images import count_pages, read_image
 from keras_unet.errors import DataError
-from keras_unet.inference.claims import read_written, recorded, refuse_taken
+from keras_unet.inference.files.claims import read_written, recorded, refuse_taken
 from keras_unet.serving.client import Client
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")

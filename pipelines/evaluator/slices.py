@@ -11,7 +11,7 @@ from keras_unet.data import Sample
 from keras_unet.evaluation.counts import Counts, score, stack
 from keras_unet.evaluation.record import Evaluation, counts_as_arrays, flat, plain
 from keras_unet.evaluation.scoring import Samples
-from keras_unet.inference.objects import to_instances
+from keras_unet.inference.objects.finding import to_instances
 
 AREA = 10_000  # pixels that a density is given for
 
@@ -74,7 +74,7 @@ def slices(traits: Mapping[str, Trait], density: int | Sequence[float]) -> list[
     else:
         edges = list(density)
     numbers = np.searchsorted(edges, values, side="right")
-    for number, title in enumerate(_titles(len(edges) + 1)):
+    for number, title in enumerate(titles(len(edges) + 1)):
         inside = tuple(name for name, where in zip(traits, numbers, strict=True) if where == number)
         if inside:
             low = f"{edges[number - 1]:.3g}" if number else "0"
@@ -88,13 +88,19 @@ def scores(evaluation: Evaluation, images: Sequence[str]) -> dict[str, Any]:
     """Scores of some of an evaluation's images, by path: {"iou.cell": 0.9}; None is undefined."""
     each: list[Counts] = [counts_as_arrays(evaluation.counts[name]) for name in images]
     total = {name: block.sum(axis=0) for name, block in stack(each).items()}
+    return named(total, evaluation.classes)
+
+
+def named(total: Counts, classes: Sequence[str]) -> dict[str, Any]:
+    """Scores of a sum of counts, by path, as `scores` gives them."""
     return {
         ".".join(path): value
-        for path, value in flat(plain(score(total, evaluation.classes))).items()
+        for path, value in flat(plain(score(total, classes))).items()
         if not isinstance(value, list)
     }
 
 
-def _titles(number: int) -> list[str]:
+def titles(number: int) -> list[str]:
+    """What so many ranges of densities are called, from the sparsest on."""
     few = {1: ["all"], 2: ["low", "high"], 3: ["low", "middle", "high"]}
     return few.get(number, [f"q{i + 1}" for i in range(number)])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,22 +11,17 @@ import pytest
 
 from keras_unet.augment import Augment, dense_warp, grid_displacement
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracles"))
+from environments import how_to_make, interpreter
+
 ORACLES = Path(__file__).resolve().parents[1] / "oracles"
-
-
-def tfa_python() -> Path | None:
-    path = ORACLES / "tfa_environment.py"
-    spec = importlib.util.spec_from_file_location("tfa_environment", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.tfa_python()
 
 
 @pytest.mark.slow
 def test_dense_image_warp_and_rotate_agree(tmp_path):
-    python = tfa_python()
+    python = interpreter("tfa")
     if python is None:
-        pytest.skip("no tensorflow-addons environment: run tests/oracles/tfa_environment.py")
+        pytest.skip(how_to_make("tfa"))
     rng = np.random.default_rng(0)
     size, margin = (64, 72), 16
     image = rng.random((3, *size, 2), np.float32)

@@ -20,29 +20,30 @@ from tfx.types import standard_artifacts
 
 from keras_unet.data import make_cells, read_image
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.files import predict_files
-from keras_unet.inference.objects import to_instances
+from keras_unet.inference.files.predicting import predict_files
+from keras_unet.inference.objects.finding import to_instances
 from pipelines import models
 from pipelines.bulk_inferrer import MaskInferrer, images_fingerprint
+from pipelines.sections import BeamSettings
 
 
 @pytest.fixture
 def images(tmp_path):
-    """Two PNGs, a stack of two, and a file that is no image."""
+    """Two PNGs, a stack of eleven, and a file that is no image."""
     folder = tmp_path / "new"
     folder.mkdir()
     for k in (2, 10):
         Image.fromarray(make_cells(40 + k, seed=k)[0]).save(folder / f"cells{k}.png")
-    stack = np.stack([make_cells(48, seed=k)[0] for k in (3, 4)])
+    stack = np.stack([make_cells(32, seed=k)[0] for k in range(11)])
     tifffile.imwrite(folder / "stack.tif", stack)
     (folder / "torn.png").write_bytes(b"no image")
     return folder
 
 
-def infer(tmp_path, images, *arguments, blessed=1, name="result", **parameters):
+def infer(tmp_path, images, *, blessed=1, name="result", **parameters):
     masks = made.output(standard_artifacts.InferenceResult, tmp_path / name)
     blessing = made.artifact(standard_artifacts.ModelBlessing, tmp_path, 2, blessed=blessed)
-    context = BaseBeamExecutor.Context(beam_pipeline_args=list(arguments))
+    context = BaseBeamExecutor.Context(beam_pipeline_args=BeamSettings().flags)
     executor = MaskInferrer.EXECUTOR_SPEC.executor_class(context)
     given = {"images": str(images), "fingerprint": images_fingerprint(str(images)), **parameters}
     executor.Do(
@@ -59,14 +60,13 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_masks_are_those_of_predict(tmp_path, images):
     masks = infer(tmp_path, images, options=json.dumps({"symmetries": "flips"}))
     folder = Path(masks.uri)
-    assert masks.get_int_custom_property("images") == 4
+    assert masks.get_int_custom_property("images") == 13
     assert masks.get_int_custom_property("failed") == 1
     rows = table(folder / "summary.csv")
     assert [(row["image"], row["page"]) for row in rows] == [
         ("cells2.png", "0"),
         ("cells10.png", "0"),
-        ("stack.tif", "0"),
-        ("stack.tif", "1"),
+        *(("stack.tif", str(page)) for page in range(11)),
     ]
     (failed,) = table(folder / "failed.csv")
     assert failed["image"] == "torn.png" and "is not a PNG" in failed["error"]
@@ -90,6 +90,8 @@ def test_new_images_change_the_fingerprint(tmp_path, images):
     assert images_fingerprint(str(images)) != before
     with pytest.raises(DataError, match="changed since the pipeline was defined"):
         infer(tmp_path, images, fingerprint=before)
+    masks = infer(tmp_path, images, fingerprint="", name="elsewhere")  # defined on another machine
+    assert masks.get_int_custom_property("images") == 14
 
 
 def test_a_model_that_is_not_blessed_infers_nothing(tmp_path, images):

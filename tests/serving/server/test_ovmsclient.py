@@ -12,7 +12,7 @@ import pytest
 import toy_models
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "oracles"))
-from ovms_environment import ovms_python
+from environments import how_to_make, interpreter
 
 # No import of this project, and no TensorFlow. Its default version is 0, by which OpenVINO's server
 # means the newest; to TensorFlow Serving, and here, that is a version like any other.
@@ -52,9 +52,9 @@ def server(tmp_path_factory):
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_an_independent_client_is_served(server, protocol):
-    python = ovms_python()
+    python = interpreter("ovms")
     if python is None:
-        pytest.skip("no ovmsclient: run tests/oracles/ovms_environment.py")
+        pytest.skip(how_to_make("ovms"))
     address = server.grpc_address if protocol == "grpc" else server.rest_address
     done = subprocess.run(
         [python, "-c", SCRIPT, protocol, address], capture_output=True, text=True, check=False

@@ -1,0 +1,1 @@
+"""Prediction of files and folders: inputs, jobs that survive a kill, results on disk."""

@@ -1,0 +1,189 @@
+"""`predict` for files: images of any size, folders and stacks in; masks and overlays out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from keras_unet._version import __version__
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.inference.files.file_options import FileOptions
+from keras_unet.inference.files.inputs import Header, find_inputs, name_of, read_header
+from keras_unet.inference.files.jobs import make_job, require_possible, without_results
+from keras_unet.inference.files.publishing import tidy
+from keras_unet.inference.files.records import Identity, digest, fingerprint, read_records
+from keras_unet.inference.files.segmenting import Job, reset, segment
+from keras_unet.inference.files.workplace import Workplace
+from keras_unet.inference.members import listed
+from keras_unet.inference.options import make_options
+from keras_unet.inference.rows import MemoryWarning, Predictor
+from keras_unet.models.bundle import TrainedModel, load_model, model_file
+
+
+class Predictions(NamedTuple):
+    """What a call of `predict_files` came to."""
+
+    written: tuple[Path, ...]  # masks made by this call
+    skipped: tuple[Path, ...]  # images whose results were there already
+
+
+def predict_files(
+    model: str | Path | Sequence[str | Path],
+    images: str | Path,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Predictions:
+    """Segments image files of any size.
+
+    For `cells.png` it writes `cells_mask.png` (the values the training labels had; 0 and 255 for
+    two classes), `cells_overlay.png` and, if asked for, `cells_probabilities.tif` ([K, H, W],
+    channels named by the classes) and files of the objects. For a stack, mask and probabilities
+    are stacks too, [Z, H, W] and [Z, K, H, W] (or T, or both). Stacks, images with a pixel size
+    and large ones give TIFF (OME-TIFF, pixel size kept; large ones in tiles), Zarr gives OME-Zarr.
+
+    TIFF and Zarr images are read window by window and results wait on disk, so that memory grows
+    with a row of tiles, not with the image. (An image compressed in a single strip is decoded
+    whole.) Interrupted, the same call goes on after the last complete row of tiles, with the same
+    result to the byte; images whose results are complete are skipped as long as image, models and
+    options are the same. What it knows of them lies in `.predict` in the output folder. Each file
+    appears under its name when it is complete.
+
+    Args:
+        model: a run folder, `.keras` file or folder of folds, or several, which are averaged.
+        images: an image file, a TIFF stack, a Zarr array or OME-Zarr image, or a folder of these
+            (or one that holds `images/`).
+        output: folder, made if absent.
+        overwrite: begin anew, and replace whatever has a result's name, but no input. Otherwise
+            only what an earlier call left there, unchanged since, is replaced.
+        progress: called with (tiles done, tiles in all) of all files.
+        say: called with one-line messages: the tile chosen and why, what is skipped or goes on.
+        options: those of `FileOptions`, such as `threshold=0.4`.
+
+    Raises:
+        ConfigError: an option is unknown, out of range or does not fit the images.
+        DataError: an image can't be read or does not fit the model; names the file. What was
+            written for the files before it stays. Or, before anything is written: results would
+            replace files of yours, or each other; names all of them. Or another process is
+            writing there.
+        OSError: the output folder can't be written, or the disk is full.
+    """
+    chosen = make_options(options, FileOptions)
+    if "parquet" in chosen.objects:
+        from keras_unet.inference.objects.tables import require_pyarrow
+
+        require_pyarrow()
+    report = say or (lambda text: None)
+    found = find_inputs(images)
+    models = [model_file(path) for path in listed(model)]
+    if not models:
+        raise ConfigError("found an empty sequence of models, expected at least one")
+    # Hashed before they are loaded: a model that training replaces in between is then taken for
+    # the older one, and the next call predicts again.
+    hashes = tuple(digest(path) for path in models)
+    trained = [load_model(path) for path in models]
+    _check(trained, chosen)
+    with Workplace(Path(output)) as place:
+        for name in tidy(place, [name_of(path) for path in found]):
+            report(f"{name}: is gone, and so is now what was computed of it")
+        records = read_records(place.folder)
+        jobs: list[Job] = []
+        skipped: list[Path] = []
+        for path in without_results(found, place, records, report):
+            identity = Identity(
+                version=__version__,
+                model=hashes,
+                input=fingerprint(path),
+                options=chosen.identity(),
+            )
+            record = records.get(name_of(path))
+            job = make_job(path, identity, record, place, overwrite)
+            if job is not None:
+                jobs.append(job)
+                continue
+            skipped.append(path)
+            if record is not None and record.corrected_in(place.output):
+                report(f"{path.name}: its results were changed since, and are kept")
+        if skipped:
+            report(
+                f"{len(skipped)} of {len(jobs) + len(skipped)} done already, the same model and "
+                "options"
+            )
+        written = []
+        if jobs:
+            common = Predictor(trained, chosen.prediction())
+            headers = [read_header(job.path, common.channels) for job in jobs]
+            require_possible(jobs, headers, skipped, records, place, trained[0], chosen, overwrite)
+            written = _run(jobs, headers, common, trained, chosen, place, progress, report)
+    return Predictions(tuple(written), tuple(skipped))
+
+
+def _run(
+    jobs: list[Job],
+    headers: list[Header],
+    common: Predictor,
+    trained: list[TrainedModel],
+    options: FileOptions,
+    place: Workplace,
+    progress: Callable[[int, int], None] | None,
+    say: Callable[[str], None],
+) -> list[Path]:
+    plans: dict[tuple[int, int], int] = {}
+    counts = []
+    for header in headers:
+        sizes = [shape[:2] for shape in header.shapes]
+        plans |= {size: common.plan(size).tiles for size in set(sizes) - set(plans)}
+        counts.append(sum(plans[size] for size in sizes))
+    for job in jobs:
+        if job.note:
+            say(f"{job.path.name}: {job.note}")
+    largest = max(plans, key=lambda size: size[0] * size[1])
+    say(common.plan(largest).reason)
+    done, total, written = 0, sum(counts), []
+    for job, count in zip(jobs, counts, strict=True):
+        if job.record is None:
+            reset(job, place)
+        elif job.record.tile is not None:
+            same = options.prediction(tile=job.record.tile, batch_size=job.record.batch)
+            job = job._replace(predictor=Predictor(trained, same))
+
+        def advance(tiles: int, done: int = done) -> None:
+            if progress is not None:
+                progress(done + tiles, total)
+
+        with _memory_warnings(say):
+            written.append(segment(job, common, trained[0].card, options, place, advance))
+        done += count
+    return written
+
+
+@contextmanager
+def _memory_warnings(say: Callable[[str], None]) -> Iterator[None]:
+    """Hands on what the predictor warns of when memory runs out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", MemoryWarning)
+        show = warnings.showwarning
+
+        def hand_on(message: Any, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, MemoryWarning):
+                say(str(message))
+            else:
+                show(message, category, *where)
+
+        warnings.showwarning = hand_on  # type: ignore[assignment]
+        yield
+
+
+def _check(trained: list[TrainedModel], options: FileOptions) -> None:
+    classes = len(trained[0].card.classes)
+    if options.threshold is not None and classes != 2:
+        raise DataError(f"a threshold needs a model of two classes, this one has {classes}")
+    names = trained[0].card.classes
+    if options.border is not None and options.border not in names[1:]:
+        raise ConfigError(f"border is {options.border!r}; expected one of {', '.join(names[1:])}")

@@ -1,0 +1,1 @@
+"""Objects from masks: found, measured, outlined, written for other programs."""
