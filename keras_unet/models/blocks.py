@@ -11,6 +11,8 @@ from typing import Any, Literal
 import keras
 from keras import initializers, layers
 
+from keras_unet.models.normalization import BatchNormalization
+
 Normalization = Literal["batch", "group", "layer"] | None
 Upsampling = Literal["transpose", "bilinear", "nearest"]
 
@@ -53,7 +55,7 @@ def convolution(
     if normalization is None:
         return x
     if normalization == "batch":
-        norm = layers.BatchNormalization(momentum=BATCH_MOMENTUM, dtype=dtype, name=f"{name}_norm")
+        norm = BatchNormalization(momentum=BATCH_MOMENTUM, dtype=dtype, name=f"{name}_norm")
     elif normalization == "group":
         norm = layers.GroupNormalization(math.gcd(32, filters), dtype=dtype, name=f"{name}_norm")
     else:  # over the channels of each pixel: the same for a tile as for a whole image
