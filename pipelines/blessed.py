@@ -1,30 +1,47 @@
-"""Which model a new one must hold its own against: the latest blessed one before it."""
+"""Which model a new one must hold its own against: the latest blessed one that is not itself."""
 
 from __future__ import annotations
 
 import ml_metadata as mlmd
+from tfx.components.evaluator import constants
+from tfx.components.util import model_utils
 from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
     LatestBlessedModelStrategy,
 )
 from tfx.types import Artifact
 
 
-class LatestBlessedBefore(LatestBlessedModelStrategy):
-    """TFX's strategy without the `candidate` itself and what came after it.
+class LatestBlessedOther(LatestBlessedModelStrategy):
+    """TFX's strategy without the `candidate` itself, and without what no server could serve.
 
     TFX's own would, when nothing has changed, compare a blessed model with itself: it would be
-    evaluated again at every run, and a gain that is asked for would take its blessing back.
+    evaluated again at every run, and a gain that is asked for would take its blessing back. And a
+    model that the InfraValidator refused was never published: it must not be the measure.
+
+    Newer models than the candidate count, too: where settings go back to older ones, their model
+    comes from the cache, and must not be published again over a better one without a comparison.
     """
 
     def resolve_artifacts(
         self, store: mlmd.MetadataStore, input_dict: dict[str, list[Artifact]]
     ) -> dict[str, list[Artifact]] | None:
         """Of `model` and `model_blessing` one or none each; `candidate` as it is."""
-        candidate = input_dict["candidate"]
-        newest = max((one.id for one in candidate), default=0)
-        before = {
-            "model": [one for one in input_dict["model"] if one.id < newest],
+        candidate, infra = input_dict["candidate"], input_dict["infra_blessing"]
+        itself = {one.id for one in candidate}
+        others = {
+            "model": [
+                one
+                for one in input_dict["model"]
+                if one.id not in itself and not refused(one, infra)
+            ],
             "model_blessing": list(input_dict["model_blessing"]),
         }
-        found = super().resolve_artifacts(store, before)
-        return found and {**found, "candidate": candidate}
+        found = super().resolve_artifacts(store, others)
+        return found and {**found, "candidate": candidate, "infra_blessing": []}
+
+
+def refused(model: Artifact, blessings: list[Artifact]) -> bool:
+    """Whether the InfraValidator judged a model, and never for it. TFX's own names no model."""
+    key = constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY
+    own = [one for one in blessings if one.get_int_custom_property(key) == model.id]
+    return bool(own) and not any(model_utils.is_infra_validated(one) for one in own)

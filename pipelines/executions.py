@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,10 +29,14 @@ def open_store(path: Path) -> MetadataStore:
 
 
 def runs(store: MetadataStore, pipeline: str) -> list[str]:
-    """Identifiers of a pipeline's runs, oldest first."""
-    found = store.get_contexts_by_type("pipeline_run")
-    own = [c for c in found if c.properties["pipeline"].string_value in ("", pipeline)]
-    return [c.name for c in sorted(own, key=lambda c: c.id)]
+    """Identifiers of a pipeline's runs, oldest first; a store may hold several pipelines."""
+    own = {execution.id for execution in _of(store, pipeline)}
+    found = sorted(store.get_contexts_by_type("pipeline_run"), key=lambda context: context.id)
+    return [
+        run.name
+        for run in found
+        if any(execution.id in own for execution in store.get_executions_by_context(run.id))
+    ]
 
 
 def steps(store: MetadataStore, run: str) -> list[Step]:
@@ -66,9 +69,10 @@ def tidy(store: MetadataStore, pipeline: str, root: Path) -> list[str]:
     Returns the names of the components.
     """
     left = []
-    for execution, component in _of(store, pipeline):
+    for execution in _of(store, pipeline):
         if _state(execution) not in ("RUNNING", "NEW"):
             continue
+        component = _component(store, execution)
         execution.last_known_state = type(execution).CANCELED
         store.put_executions([execution])
         for pattern in (f"*/{execution.id}", f".system/*/{execution.id}"):
@@ -78,10 +82,10 @@ def tidy(store: MetadataStore, pipeline: str, root: Path) -> list[str]:
     return left
 
 
-def _of(store: MetadataStore, pipeline: str) -> Iterator[tuple[Any, str]]:
+def _of(store: MetadataStore, pipeline: str) -> list[Any]:
+    """Its executions."""
     context = store.get_context_by_type_and_name("pipeline", pipeline)
-    for execution in store.get_executions_by_context(context.id) if context else ():
-        yield execution, _component(store, execution)
+    return store.get_executions_by_context(context.id) if context else []
 
 
 def _component(store: MetadataStore, execution: Any) -> str:

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -31,7 +31,10 @@ from keras_unet.errors import DataError, KerasUnetError, ServingError
 from keras_unet.models.bundle import TrainedModel
 from keras_unet.models.unet import structure
 from keras_unet.serving import golden
+from keras_unet.serving.bundle import rounded
+from keras_unet.serving.card import read_served_card
 from keras_unet.serving.client import Client
+from keras_unet.serving.graph import Precision
 from pipelines import models
 from pipelines.server_process import Addresses, NoServer, serving, tail
 
@@ -61,14 +64,19 @@ def ServerInfraValidator(
         number: of records. seconds: for all of it. split: of the examples.
 
     Raises:
-        NoServer: no server could be started here, whatever the model; its log is in the message.
+        NoServer: no server could be started here, or it was killed, whatever the model; its log is
+            in the message.
+        DataError: there is nothing to ask, or nothing to compare with: no records, no Keras model.
     """
     records = artifact_utils.get_split_uri([examples], split)
     log = logging.getLogger("absl")
+    deadline = time.monotonic() + seconds
+    trained = models.load(model.uri)
+    with models.local_copy(records) as source:
+        requests = [*golden.requests(trained), *real_requests(trained, source, number)]
     with models.local_output(blessing.uri) as folder:
         try:
-            with models.local_copy(records) as source:
-                found = _validate(model.uri, source, folder / "server.log", number, seconds)
+            found = _validate(model.uri, trained, requests, folder / "server.log", deadline)
             message = f"{sum(found['requests'].values())} requests answered as by the Keras model"
             blessed = True
         except NoServer:  # the run fails, and the next one tries again
@@ -80,6 +88,9 @@ def ServerInfraValidator(
         (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         (folder / (BLESSED if blessed else NOT_BLESSED)).write_text("", encoding="utf-8")
     blessing.set_int_custom_property("blessed", int(blessed))
+    blessing.set_string_custom_property(
+        constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri
+    )
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
     blessing.set_string_custom_property(
         constants.ARTIFACT_PROPERTY_BLESSING_MESSAGE_KEY, message[:2000]
@@ -116,22 +127,20 @@ def docker_infra_validator(
     )
 
 
-def _validate(uri: str, records: Path, log: Path, number: int, seconds: float) -> dict[str, Any]:
+def _validate(
+    uri: str, trained: TrainedModel, requests: list[golden.Request], log: Path, deadline: float
+) -> dict[str, Any]:
     """Requests and largest differences by signature; see `ServerInfraValidator` for errors."""
-    deadline = time.monotonic() + seconds
     log.touch()
-    trained = models.load(uri)
-    requests = [*golden.requests(trained), *real_requests(trained, records, number)]
     with tempfile.TemporaryDirectory() as root:
         with models.local_copy(models.serving_folder(uri)) as bundle:
-            try:
-                shutil.copytree(bundle, Path(root, NAME, "1"))
-            except (OSError, shutil.Error) as error:
-                raise DataError(f"{bundle}: the SavedModel cannot be copied ({error})") from error
+            card = read_served_card(bundle)
+            shutil.copytree(bundle, Path(root, NAME, "1"))
         with serving(Path(root), log, deadline - time.monotonic()) as addresses:
             _wait(addresses, log, deadline)
             answers = _ask(addresses, requests, deadline)
-    differences = golden.difference(trained, requests, answers)
+    same = rounded(trained, cast(Precision, card.precision))  # weights as they were exported
+    differences = golden.difference(same, requests, answers)
     wrong = [f"{k} by {v:.2e}" for k, v in differences.items() if not v <= golden.TOLERANCE]
     if wrong:
         raise ServingError(
@@ -181,7 +190,10 @@ def _wait(addresses: Addresses, log: Path, deadline: float) -> None:
             if state["error"]:
                 raise ServingError(f"the server cannot load the model: {state['error']}")
             if time.monotonic() > deadline:
-                raise ServingError(f"the model is {state['state']}, not AVAILABLE: {tail(log)}")
+                raise ServingError(
+                    f"the model was {state['state']}, not AVAILABLE, when the time was up "
+                    f"(infra.seconds): {tail(log)}"
+                )
             time.sleep(0.2)
 
 
@@ -192,9 +204,15 @@ def _ask(
     with Client(f"grpc://{addresses.grpc}", seconds=max(1.0, deadline - time.monotonic())) as grpc:
         for request in requests:
             inputs = {request.name: request.value}
-            answers.append(grpc.run(NAME, inputs, request.signature, version=1))
+            try:
+                answers.append(grpc.run(NAME, inputs, request.signature, version=1))
+            except ServingError as error:
+                raise ServingError(f"{request.signature}: {error}", error.code) from error
             if time.monotonic() > deadline:
-                raise ServingError(f"{len(answers)} of {len(requests)} requests in the time given")
+                raise ServingError(
+                    f"{len(answers)} of {len(requests)} requests answered when the time was up "
+                    "(infra.seconds)"
+                )
     asked = next(r for r in requests if r.signature == "segment_examples")
     with Client(f"http://{addresses.rest}", seconds=max(1.0, deadline - time.monotonic())) as rest:
         (given,) = rest.run(NAME, {asked.name: asked.value}, asked.signature).values()

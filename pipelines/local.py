@@ -42,12 +42,13 @@ def run_local(config: PipelineConfig, say: Callable[[str], None]) -> list[Step]:
         config = settled(config, say)
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 
-        from pipelines.pipeline import create_pipeline
+        from pipelines.pipeline import beam_environment, create_pipeline
 
         if config.metadata_path.exists():
             left = tidy(open_store(config.metadata_path), config.name, root)
             if left:
                 say(f"An earlier run was killed in {', '.join(left)}: going on")
+        os.environ.update(beam_environment(config))
         progress = Progress(say)
         logging.getLogger("absl").addHandler(progress)
         try:

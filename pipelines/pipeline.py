@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tfx import v1 as tfx
 from tfx.dsl.components.base.base_node import BaseNode
+from tfx.dsl.placeholder.placeholder import environment_variable
 from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.types import BaseChannel
-from tfx.types.standard_artifacts import Model, ModelBlessing
+from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing
 
 from keras_unet.errors import ConfigError
 from keras_unet.training.config import make_config
+from keras_unet.training.setup import class_names
 from keras_unet.training.trees import merged
-from pipelines.blessed import LatestBlessedBefore
+from pipelines.blessed import LatestBlessedOther
 from pipelines.bulk_inferrer import MaskInferrer, images_fingerprint
 from pipelines.checks.nodes import DataChecks, data_checks, transform
 from pipelines.checks.settings import CheckSettings
 from pipelines.config import PipelineConfig, train_tree
 from pipelines.evaluator.component import SegmentationEvaluator
+from pipelines.evaluator.known import require_known
+from pipelines.evaluator.kubeflow import KubeflowEvaluator
 from pipelines.evaluator.policy import EvaluationPolicy
 from pipelines.examples import ExampleOptions, ImageExampleGen
 from pipelines.infra_validator import ServerInfraValidator, docker_infra_validator
@@ -44,8 +50,21 @@ def create_pipeline(config: PipelineConfig) -> tfx.dsl.Pipeline:
         components=components(config),
         enable_cache=config.cache,
         metadata_connection_config=store,
-        beam_pipeline_args=config.beam.flags,
+        beam_pipeline_args=beam_flags(config),
     )
+
+
+def beam_environment(config: PipelineConfig) -> dict[str, str]:
+    """What a local run needs in its environment: see `beam_flags`."""
+    return {f"KERAS_UNET_BEAM_{k}": flag for k, flag in enumerate(config.beam.flags)}
+
+
+def beam_flags(config: PipelineConfig) -> list[Any]:
+    """Beam's flags. A local run's are read where a step is executed, since TFX's cache takes those
+    that are written out for a part of each step: another number of workers would train again."""
+    if config.runner != "local":
+        return config.beam.flags
+    return [environment_variable(name) for name in beam_environment(config)]
 
 
 def components(config: PipelineConfig) -> list[BaseNode]:
@@ -56,8 +75,9 @@ def components(config: PipelineConfig) -> list[BaseNode]:
     transformed = transform(records, checks, _channels(config), config.data.normalization)
     learnt = _training(config, transformed)
     model = learnt[-1].outputs["model"]
-    baseline = _baseline(model, local=config.runner == "local")
-    evaluator = SegmentationEvaluator(
+    local = config.runner == "local"
+    baseline = _baseline(model, local=local)
+    evaluator = (SegmentationEvaluator if local else KubeflowEvaluator)(
         examples=records,
         model=model,
         baseline_model=baseline.outputs["model"],
@@ -70,7 +90,7 @@ def components(config: PipelineConfig) -> list[BaseNode]:
         model_blessing=blessing,
         infra_blessing=infra.outputs["blessing"],
         destination=config.destination,
-        metadata=str(config.metadata_path) if config.runner == "local" else "",
+        metadata=str(config.metadata_path) if local else "",
         keep=config.push.keep or 0,
     ).with_id("Pusher")
     nodes = [examples, *checks.nodes, transformed, *learnt, baseline, evaluator, infra, pusher]
@@ -81,7 +101,7 @@ def components(config: PipelineConfig) -> list[BaseNode]:
                 model=model,
                 model_blessing=blessing,
                 images=new,
-                fingerprint=images_fingerprint(new),
+                fingerprint=images_fingerprint(new) if local else "",
             ).with_id("BulkInferrer")
         )
     return nodes
@@ -105,6 +125,7 @@ def _examples(config: PipelineConfig) -> BaseNode:
             sigma=loss.sigma,
             separation=loss.separation,
             max_bad_share=config.data.max_bad_share,
+            seed=config.data.seed,
         ),
         pattern=pattern,
         eval_share=config.data.eval_share,
@@ -185,18 +206,25 @@ def _baseline(model: BaseChannel, *, local: bool) -> BaseNode:
     if not local:  # of custom strategies, Kubeflow's compiler knows none
         strategy = tfx.dsl.experimental.LatestBlessedModelStrategy
         return tfx.dsl.Resolver(strategy_class=strategy, **channels).with_id(BASELINE)
-    return tfx.dsl.Resolver(
-        strategy_class=LatestBlessedBefore, candidate=model, **channels
-    ).with_id(BASELINE)
+    channels["infra_blessing"] = tfx.dsl.Channel(type=InfraBlessing)
+    return tfx.dsl.Resolver(strategy_class=LatestBlessedOther, candidate=model, **channels).with_id(
+        BASELINE
+    )
 
 
 def _policy(config: PipelineConfig) -> EvaluationPolicy:
-    return EvaluationPolicy.model_validate(config.evaluation.model_dump())
+    policy = EvaluationPolicy.model_validate(config.evaluation.model_dump())
+    rule = config.data.rule
+    assert rule is not None
+    train = make_config(merged(train_tree(config), {"data": {"images": "records"}}))
+    classes = class_names(train, rule.resolve(rule.stated() or (0,)))
+    require_known(policy, classes, instances=rule.kind == "instances")
+    return policy
 
 
 def _infra(config: PipelineConfig, model: BaseChannel, records: BaseChannel) -> BaseNode:
     if config.infra.server == "docker":
-        return docker_infra_validator(model, records)
+        return docker_infra_validator(model, records, seconds=config.infra.seconds)
     return ServerInfraValidator(
         model=model, examples=records, seconds=config.infra.seconds
     ).with_id("InfraValidator")

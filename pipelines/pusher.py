@@ -17,6 +17,7 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.types import system_executions
 from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing, PushedModel
 
+from keras_unet.errors import ConfigError
 from keras_unet.serving.bundle import fingerprint
 from keras_unet.serving.lineage import FILE, Origin
 from keras_unet.serving.publish import publish_bundle
@@ -51,6 +52,7 @@ def VersionPusher(
 
     Raises:
         ExportError: the model does not answer as the Keras model did; nothing is published.
+        ConfigError: the destination is no folder here.
     """
     reason = refusal(model, model_blessing, infra_blessing)
     if reason is not None:
@@ -58,13 +60,19 @@ def VersionPusher(
         pushed_model.set_string_custom_property(REASON, reason)
         logging.getLogger("absl").warning("Pusher: not pushed: %s", reason)
         return
+    folder = models.mounted(destination)
+    if "://" in folder:
+        raise ConfigError(
+            f"{destination}: versions are published by renaming; expected a local folder, or gs:// "
+            "where /gcs is mounted"
+        )
     with models.local_copy(models.serving_folder(model.uri)) as bundle:
         origin = Origin(
             metadata=metadata, model=model.id, uri=model.uri, fingerprint=fingerprint(bundle)
         )
         version = publish_bundle(
             bundle,
-            Path(models.mounted(destination)),
+            Path(folder),
             keep=keep or None,
             files={FILE: origin.model_dump_json(indent=1) + "\n"},
         )
@@ -77,17 +85,21 @@ def VersionPusher(
 def refusal(
     model: Model, model_blessing: ModelBlessing, infra_blessing: InfraBlessing
 ) -> str | None:
-    """Why a model may not be pushed, or None."""
-    key = constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY
+    """Why a model may not be pushed, or None.
+
+    A blessing names its model by the place: Kubeflow rounds numbers of models to 53 bits, or turns
+    them into names. TFX's InfraValidator names none.
+    """
+    key = constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY
     said = constants.ARTIFACT_PROPERTY_BLESSING_MESSAGE_KEY
     for who, blessing, good in (
         ("the Evaluator", model_blessing, model_utils.is_model_blessed(model_blessing)),
         ("the InfraValidator", infra_blessing, model_utils.is_infra_validated(infra_blessing)),
     ):
         if blessing.has_custom_property(key):
-            blessed = blessing.get_int_custom_property(key)
-            if blessed != model.id:
-                return f"{who} judged model {blessed}; expected this one, {model.id}"
+            judged = blessing.get_string_custom_property(key)
+            if judged != model.uri:
+                return f"{who} judged another model, {judged}; expected this one, {model.uri}"
         if not good:
             return f"{who}: {blessing.get_string_custom_property(said) or 'not blessed'}"
     return None

@@ -31,6 +31,7 @@ class DataSettings(Section):
         None, description="pattern: images whose names match in equal text stay together"
     )
     eval_share: float = Field(0.2, gt=0.0, lt=1.0, description="of the images (or groups)")
+    seed: int = Field(0, description="another one splits in another way")
     label_kind: Kind | None = Field(
         None, description="are the numbers classes, or objects; None: settled from the files"
     )
@@ -79,6 +80,13 @@ class DataSettings(Section):
             re.compile(self.groups or "")
         except re.error as error:
             raise ValueError(f"groups is no regular expression: {error}") from error
+        if "://" in (self.images or ""):
+            raise ValueError(
+                f"images is {self.images}; expected a path: images are read as files, so mount "
+                "the bucket (Vertex AI has gs://bucket at /gcs/bucket)"
+            )
+        if self.span is not None and "{" not in (self.images or ""):
+            raise ValueError(f"span is {self.span}, but images is {self.images}, without {{SPAN}}")
         return self
 
 
@@ -153,21 +161,25 @@ class BulkSettings(Section):
 class BeamSettings(Section):
     """The engine of the data-parallel steps."""
 
-    workers: int = Field(1, ge=1, description="processes of Beam's direct runner on this machine")
+    workers: int = Field(1, ge=1, description="processes on this machine")
     args: tuple[AnyText, ...] = Field(
         (), description='Beam\'s own flags instead, e.g. "--runner=FlinkRunner"'
     )
 
     @property
     def flags(self) -> list[str]:
-        """As Beam takes them."""
-        if self.args or self.workers == 1:
-            return [*(self.args or ("--runner=DirectRunner", "--direct_num_workers=1"))]
-        return [
-            "--runner=DirectRunner",
-            "--direct_running_mode=multi_processing",
+        """As Beam takes them.
+
+        Not Beam's DirectRunner: that first tries Prism, a program that it downloads from GitHub,
+        and which knows nothing of a number of workers.
+        """
+        mode = "multi_processing" if self.workers > 1 else "in_memory"
+        own = [
+            "--runner=FnApiRunner",
+            f"--direct_running_mode={mode}",
             f"--direct_num_workers={self.workers}",
         ]
+        return list(self.args) or own
 
 
 class VertexSettings(Section):

@@ -31,7 +31,7 @@ main()
 
 
 class NoServer(ServingError):
-    """The server could not be started here: not a word on the model."""
+    """The server could not be started here, or was stopped: not a word on the model."""
 
 
 class Addresses(NamedTuple):
@@ -45,15 +45,21 @@ class Addresses(NamedTuple):
 def serving(folder: Path, log: Path, seconds: float) -> Iterator[Addresses]:
     """Serves the models in `folder` on free ports of this machine while the block lasts.
 
+    On the CPU: the process that started it may hold the GPU, and a GPU rounds otherwise.
+
     Args:
-        log: where the server's JSON lines go. seconds: until it must listen.
+        log: where the server's JSON lines go. seconds: until it must listen, and its limit for one
+            request.
 
     Raises:
-        NoServer: it ended, or did not listen in time; the message has the log's end.
+        NoServer: it ended, or did not listen in time, or was stopped from outside while the block
+            lasted; the message has the log's end.
+        ServingError: it crashed while the block lasted; likewise.
     """
     command = [sys.executable, "-c", _SERVE, str(os.getpid()), "serve", str(folder)]
     command += ["--grpc-port", "0", "--rest-port", "0", "--engine", "embedded"]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command += ["--timeout", f"{max(60.0, seconds):.0f}"]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
@@ -64,9 +70,35 @@ def serving(folder: Path, log: Path, seconds: float) -> Iterator[Addresses]:
             start_new_session=True,  # a Ctrl-C is for this process, which stops it
         )
     try:
-        yield _addresses(process, log, time.monotonic() + seconds)
+        with _past_proxies():
+            yield _addresses(process, log, time.monotonic() + seconds)
+    except NoServer:
+        raise
+    except ServingError as error:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the connection may break before
+            process.wait(1)
+        if process.returncode is None:
+            raise
+        stopped = process.returncode in (0, -signal.SIGTERM, -signal.SIGKILL)  # no memory left, say
+        kind = NoServer if stopped else ServingError
+        said = f"the server ended with {process.returncode} ({error}): {tail(log)}"
+        raise kind(said, "UNAVAILABLE") from error
     finally:
         _stop(process)
+
+
+@contextlib.contextmanager
+def _past_proxies() -> Iterator[None]:
+    """Meanwhile a proxy that the environment names is not asked for this machine's own server."""
+    before = os.environ.get("no_proxy")
+    others = os.environ.get("NO_PROXY") if before is None else before
+    os.environ["no_proxy"] = ",".join(filter(None, (others, "127.0.0.1")))
+    try:
+        yield
+    finally:
+        del os.environ["no_proxy"]
+        if before is not None:
+            os.environ["no_proxy"] = before
 
 
 def _addresses(process: subprocess.Popen[bytes], log: Path, deadline: float) -> Addresses:

@@ -31,18 +31,21 @@ def settled(config: PipelineConfig, say: Callable[[str], None]) -> PipelineConfi
     dtypes come from the check of `keras-unet train` on up to 32 of the images, where not given.
 
     Raises:
-        ConfigError: images are remote and something is left open.
+        ConfigError: no images are given for Vertex AI.
         DataError: there are no images, or their labels need a setting; says which.
     """
     data, train = config.data, config.train
     if data.images is None:
+        if config.runner == "vertex":
+            raise ConfigError("data.images: expected a folder or a manifest, found nothing")
         made = {"images": str(_synthetic(config)), "label_kind": "instances"}
         data = data.model_copy(update=made)
         train = merged(QUICK if "steps" in train else {**QUICK, "minutes": 2.0}, train)
         say(f"No data given: synthetic cells in {data.images}")
     meant = data.label_values is not None or data.label_kind == "instances"
     if not meant or data.channels is None or not data.dtypes:
-        report = _looked_at(data)
+        rule = data.rule or LabelRule(ignore=data.label_ignore)
+        report = check_data(some_pairs(data), rule)
         data = _filled(data, report)
         say(_told(data, report))
     data = DataSettings.model_validate(data.model_dump())
@@ -60,29 +63,21 @@ def _synthetic(config: PipelineConfig) -> Path:
     return folder / "train"
 
 
-def _looked_at(data: DataSettings) -> DataReport:
-    if "://" in str(data.images):
-        raise ConfigError(
-            f"data.images is {data.images}: remote images are not looked at beforehand; set "
-            'data.label_values, or data.label_kind = "instances", data.channels and '
-            "data.dtypes"
-        )
-    return check_data(some_pairs(data), data.rule or LabelRule(ignore=data.label_ignore))
-
-
 def some_pairs(data: DataSettings) -> list[Pair]:
     """Up to so many pairs of files, evenly among those that a run will read.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none; names what stands in the way.
     """
-    from pipelines.examples.items import list_source
+    from pipelines.examples.items import list_source, listed_lines
 
-    items = _evenly(list_source(*resolved_source(data)).items)
+    listing = list_source(*resolved_source(data))
+    items = _evenly(listing.items)
     found = [pages(item.image, item.label, item.name, item.group) for item in items]
     pairs = _evenly([pair for own, _ in found for pair in own])
     if not pairs:
-        raise DataError(f"{data.images}: found no image that can be read")
+        problems = [*listing.problems, *(problem for _, own in found for problem in own)]
+        raise DataError(f"{data.images}: found no image with labels:{listed_lines(problems)}")
     return pairs
 
 
@@ -110,7 +105,7 @@ def _evenly(items: Sequence[T]) -> list[T]:
 
 def _filled(data: DataSettings, report: DataReport) -> DataSettings:
     mapping = report.mapping
-    if mapping is None:
+    if mapping is None or not report.summary.channels:
         report.raise_if_bad()
         raise DataError(f"{data.images}: found no labels; expected labels/ beside images/")
     channels = max(report.summary.channels, key=lambda c: report.summary.channels[c])

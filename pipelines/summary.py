@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from keras_unet.serving import versions
 from pipelines.config import PipelineConfig
 from pipelines.executions import Step
 
@@ -41,7 +42,9 @@ def _lines(
     if runs is not None:
         yield f"Training  tensorboard --logdir {quote(runs.uri)}"
     masks = _output(by_name, "BulkInferrer", "masks")
-    if masks is not None:
+    if masks is not None and _text(masks, "reason"):
+        yield f"No masks: {_text(masks, 'reason')}"
+    elif masks is not None:
         yield f"Masks     {masks.uri}/masks, {masks.uri}/summary.csv"
     yield from _published(config, _output(by_name, "Pusher", "pushed_model"))
 
@@ -55,7 +58,13 @@ def _published(config: PipelineConfig, pushed: Any | None) -> Iterator[str]:
     if not Path(version).is_dir():
         yield f"Published {version}, which is not there any more; --set cache=false makes it anew"
         return
-    yield f"Published {version}"
+    newest = max(versions(Path(version).parent))
+    if newest != int(Path(version).name):
+        yield f"Published {version} in an earlier run; a server takes the newest, {newest}"
+        folder, number = Path(version).parent, Path(version).name
+        yield f"Go back   keras-unet rollback {quote(str(folder))} --to {number}"
+    else:
+        yield f"Published {version}"
     yield f"Serve it  keras-unet serve {quote(str(Path(config.destination).parent))}"
     yield f"Origin    keras-unet lineage {quote(version)}"
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from keras_unet.errors import ConfigError
 from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.trees import merged, nested
 
+CODE = "code.json"  # of a run: which code it was begun with
 FORGET_DAYS = 30.0  # a killed run that nobody went on with
 _OF_THE_PIPELINE = ("images", "labels", "validation", "validation_labels", "held_out", "groups")
 _OPTIONS = ("train", "name", "runs", "export")
@@ -77,7 +79,7 @@ def run_fn(fn_args: Any) -> None:
             f"Trainer: custom_config has {sorted(options)}; expected {sorted(_OPTIONS)}, of "
             "pipelines.trainer.trainer_config"
         )
-    runs = Path(options["runs"])
+    runs = local_runs(options["runs"])
     config = run_config(
         merged(options["train"], hyperparameters(fn_args.hyperparameters)),
         fn_args.train_files,
@@ -90,7 +92,10 @@ def run_fn(fn_args: Any) -> None:
     assert config.name is not None
     folder = runs / config.name
     forget(runs, besides=folder)
-    result = train(resume=folder) if (folder / "run.json").is_file() else train(config)
+    if (folder / "run.json").is_file():
+        result = train(resume=folder)
+    else:
+        result = train(config, files={CODE: _json(code())})
     if result.interrupted:  # Ctrl-C ends the pipeline's run; the next one goes on with the training
         raise KeyboardInterrupt
     export = dict(options["export"])
@@ -102,7 +107,7 @@ def run_fn(fn_args: Any) -> None:
         shutil.copyfile(folder / "best.keras", place / models.FILE)
     with models.local_output(fn_args.model_run_dir) as place:
         shutil.copytree(folder, place, dirs_exist_ok=True, ignore=_not_kept)
-        (place / "code.json").write_text(json.dumps(code(), indent=1) + "\n", encoding="utf-8")
+        (place / CODE).write_text(_json(_codes(folder)), encoding="utf-8")
     shutil.rmtree(folder)
 
 
@@ -142,45 +147,67 @@ def hyperparameters(found: Mapping[str, Any] | None) -> dict[str, Any]:
     return nested((found or {}).get("values") or {})
 
 
-def forget(runs: Path, besides: Path) -> None:
+def local_runs(place: str) -> Path:
+    """The folder of unfinished runs; of a remote root a temporary one, from which none goes on."""
+    return Path(tempfile.gettempdir(), place.partition("://")[2]) if "://" in place else Path(place)
+
+
+def forget(runs: Path, besides: Path, record: str = "run.json") -> None:
     """Deletes runs that were killed long ago and are not gone on with."""
     from keras_unet.training.run_folder import RunLock
 
-    for record in runs.glob("*/run.json"):
-        folder = record.parent
+    for found in runs.glob(f"*/{record}"):
+        folder = found.parent
         newest = max(path.stat().st_mtime for path in folder.iterdir())
         if folder != besides and time.time() - newest > FORGET_DAYS * 86400:
             with RunLock(folder):
                 shutil.rmtree(folder)
 
 
+def _codes(run: Path) -> dict[str, Any]:
+    """The code that a run was begun with, and that it was ended with where it is another."""
+    kept, now = run / CODE, code()
+    begun = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+    return begun if begun == now else {**begun, "ended_with": now}
+
+
+def _json(tree: Mapping[str, Any]) -> str:
+    return json.dumps(tree, indent=1) + "\n"
+
+
 def code() -> dict[str, str]:
-    """Which code trains: versions, and the commit where it is a checkout of git."""
+    """Which code trains: versions, and the commit where it is a checkout of git.
+
+    A copy installed into an environment inside of some other checkout has no commit of its own.
+    """
     from tfx.version import __version__ as tfx_version
 
     from keras_unet.training.prepare import versions
 
     found = {**versions(), "tfx": tfx_version}
-    for key, arguments in (
-        ("commit", ("rev-parse", "HEAD")),
-        ("changed", ("status", "--porcelain", "--untracked-files=no")),
-    ):
-        try:
-            done = subprocess.run(
-                ["git", *arguments],
-                cwd=Path(__file__).parent,
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=True,
-            )
-        except (OSError, subprocess.SubprocessError):
-            break
-        if key == "commit":
-            found[key] = done.stdout.strip()
-        elif done.stdout.strip():
-            found[key] = "yes: files differ from the commit"
+    try:
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        found["commit"] = _git("rev-parse", "HEAD").strip()
+        changes = _git("diff", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return found
+    if changes:
+        digest = hashlib.sha256(changes.encode("utf-8", "surrogateescape")).hexdigest()
+        found["changed"] = f"yes: sha256 of git diff HEAD is {digest}"
     return found
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=30,
+        check=True,
+    )
+    return done.stdout
 
 
 def _single(files: Sequence[str], split: str) -> str:

@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_unet.errors import ConfigError
+from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.trees import merged, nested
-from pipelines.trainer import run_config, trainer_config
+from pipelines.trainer import forget, local_runs, run_config, trainer_config
+from pipelines.trouble import message
 
 if TYPE_CHECKING:
     import keras_tuner
 
+_SEARCH = "search"  # keras-tuner's folder in that of a search
 # what a set of images most often wants otherwise: step size, regularisation, border weight
 SPACE: Mapping[str, Sequence[Any]] = {
     "learning_rate": (3e-4, 1e-3, 3e-3),
@@ -43,7 +45,7 @@ def tuner_config(
 
     Args:
         train, name, runs: as for `trainer_config`.
-        space: values to try, by setting; None: `SPACE`.
+        space: values to try, by setting, numbers or text; None: `SPACE`.
         trials: how many combinations are tried, drawn at random.
         steps: of each training.
 
@@ -52,8 +54,13 @@ def tuner_config(
     """
     chosen = {key: list(values) for key, values in (SPACE if space is None else space).items()}
     for key, values in chosen.items():
-        if not values or len({type(value) for value in values}) != 1:
-            raise ConfigError(f"tuner: {key} is {values}; expected values of one type, one or more")
+        if key.partition(".")[0] in ("data", "output", "name"):
+            raise ConfigError(f"tuner: {key}: the pipeline sets it; it cannot be searched for")
+        kinds = {type(value) for value in values}
+        if len(kinds) != 1 or not kinds <= {bool, int, float, str}:
+            raise ConfigError(
+                f"tuner: {key} is {values}; expected one or more numbers, or texts, of one type"
+            )
         for value in values:
             tree = merged(train, nested({key: value, "data.images": "records"}))
             make_config(tree, f"tuner: {key}")
@@ -74,7 +81,7 @@ def tuner_fn(fn_args: Any) -> Any:
         raise ConfigError(
             f"Tuner: custom_config has {sorted(options)}; expected that of tuner_config"
         )
-    runs = Path(options["runs"])
+    runs = local_runs(options["runs"])
     config = run_config(
         merged(options["train"], {"steps": options["steps"]}),
         fn_args.train_files,
@@ -86,9 +93,9 @@ def tuner_fn(fn_args: Any) -> Any:
     )
     searched = json.dumps([options["space"], options["trials"]], sort_keys=True)
     digest = hashlib.sha256(searched.encode()).hexdigest()[:8]
-    tuner = make_tuner(
-        config, options["space"], options["trials"], runs / f"{config.name}-{digest}"
-    )
+    folder = runs / f"{config.name}-{digest}"
+    forget(runs, besides=folder, record=_SEARCH)
+    tuner = make_tuner(config, options["space"], options["trials"], folder)
     return TunerFnResult(tuner=tuner, fit_kwargs={})
 
 
@@ -111,13 +118,25 @@ def make_tuner(
             shutil.rmtree(place, ignore_errors=True)  # of a search that was killed
             settings = {"output": str(place.parent), "name": place.name}
             result = train(make_config(merged(tree, merged(chosen, settings))))
+            if result.interrupted:  # Ctrl-C ends the search; its score is of half a training
+                raise KeyboardInterrupt
             shutil.rmtree(place)
             score = result.evaluation.total[config.monitor]
             return {monitor: 0.0 if score is None else float(score)}
 
         def search(self, *args: Any, **kwargs: Any) -> None:
-            super().search(*args, **kwargs)
+            try:
+                super().search(*args, **kwargs)
+                tried = list(self.oracle.trials.values())
+                if not any(trial.status == "COMPLETED" for trial in tried):
+                    raise RuntimeError(tried[-1].message)
+            except RuntimeError as error:  # all have failed, or three one after the other
+                shutil.rmtree(folder)  # else the next search would count them, too
+                raise TrainingError(f"the tuner's trainings fail: {message(error)}") from error
             shutil.rmtree(folder)  # TFX writes what came of it
+
+        def results_summary(self, *args: Any, **kwargs: Any) -> None:
+            """Nothing: keras-tuner's names the folder, which is gone, and makes it again."""
 
     spoken = keras_tuner.HyperParameters()
     for key, values in space.items():
@@ -125,10 +144,10 @@ def make_tuner(
     return TrainTuner(
         objective=keras_tuner.Objective(monitor, "max"),
         max_trials=trials,
-        seed=config.seed,
+        seed=config.seed + 1,  # 0 would be another one each time
         hyperparameters=spoken,
         tune_new_entries=False,
         directory=str(folder),
-        project_name="search",
+        project_name=_SEARCH,
         overwrite=False,
     )

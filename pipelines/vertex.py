@@ -14,8 +14,8 @@ def compile_pipeline(config: PipelineConfig, output: Path) -> dict[str, Any]:
 
     Args:
         config: with runner "vertex" and nothing left open. Every step runs in the container
-            `vertex.image`, which holds TFX and this package; root, images and the destination are
-            places that all of them reach, such as gs://….
+            `vertex.image`, which holds TFX and this package. The root is a place that all of them
+            reach, gs://…; images and destination are paths there, /gcs/….
 
     Raises:
         ConfigError: a setting that Kubeflow has no counterpart of.

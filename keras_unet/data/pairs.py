@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -176,10 +177,12 @@ def _by_stem(folder: Path, problems: list[Problem], notes: list[str]) -> dict[st
     ignored: list[str] = []
     for path in sorted(folder.iterdir(), key=lambda p: (natural_key(p.name), p.name)):
         if path.name.startswith(".") or path.suffix.lower() not in EXTENSIONS or path.is_dir():
-            ignored.append(path.name)
+            ignored.append(_printable(path.name))
             continue
         stem = stem_of(path)
-        if stem in found:
+        if _printable(path.name) != path.name:  # no file or terminal could be told of it
+            problems.append(_problem(path, "has a name that is not UTF-8", "another name"))
+        elif stem in found:
             problems.append(
                 _problem(path, f"has the same name as {found[stem].name}", "each name once")
             )
@@ -193,4 +196,9 @@ def _by_stem(folder: Path, problems: list[Problem], notes: list[str]) -> dict[st
 
 
 def _problem(path: Path, found: str, expected: str) -> Problem:
-    return Problem(file=str(path), found=found, expected=expected)
+    return Problem(file=_printable(path), found=found, expected=expected)
+
+
+def _printable(path: str | Path) -> str:
+    """A path with the bytes that are not UTF-8 as \\xb5."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

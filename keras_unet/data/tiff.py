@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -238,13 +239,19 @@ def _compression(page: tifffile.TiffPage) -> str:
 
 
 class _Complaints(logging.Handler):
-    """Listens while tifffile works: it only logs that a file is cut off, and goes on."""
+    """Listens while tifffile works: it only logs that a file is cut off, and goes on.
+
+    What other threads read at the same time is no concern of it.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
+        self._thread = threading.get_ident()
         self.cut_off = self.short = False
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.thread != self._thread:
+            return
         text = record.getMessage()
         self.cut_off |= "invalid page offset" in text or "invalid offset to page" in text
         self.short |= "read_segments: expected" in text

@@ -65,7 +65,7 @@ def write_bundle(
     write_card(card, folder)
     requests = golden.requests(model, tile)
     golden.write_warmup(requests, card.name, folder)
-    golden.write_expected(golden.expected(_rounded(model, precision), requests), folder)
+    golden.write_expected(golden.expected(rounded(model, precision), requests), folder)
     check_bundle(folder)
 
 
@@ -113,8 +113,8 @@ def fingerprint(folder: str | Path) -> str:
     return found.hexdigest()
 
 
-def _rounded(model: TrainedModel, precision: Precision) -> TrainedModel:
-    """The Keras model with the weights that were stored."""
+def rounded(model: TrainedModel, precision: Precision) -> TrainedModel:
+    """The Keras model with the weights as a bundle of that precision stores them."""
     if precision == "float32":
         return model
     twin = keras.models.clone_model(model.network)

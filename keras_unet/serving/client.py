@@ -28,7 +28,8 @@ class Client:
         token: the bearer token of `keras-unet serve --token-file`; send it over TLS only.
         certificate: PEM of the authority that signed the server's certificate; None: the
             system's.
-        seconds: deadline of one call, retries included.
+        seconds: deadline of one call, retries included; over REST an answer that has begun to
+            come is read to its end.
         retries: how often a call is repeated that found the server busy or away; the wait
             doubles, with jitter.
 

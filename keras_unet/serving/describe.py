@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from keras_unet.errors import ExportError
 from keras_unet.serving import wire
 from keras_unet.serving.card import CARD, ServedCard, read_served_card
+from keras_unet.serving.folders import versions
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -63,8 +64,8 @@ def describe(folder: str | Path) -> Description:
         raise ExportError(f"{folder}: no such folder; expected a version such as saved_models/x/3")
     path = folder / "saved_model.pb"
     if not path.is_file():
-        inside = sorted(p.name for p in folder.iterdir() if p.name.isdigit())
-        hint = f"; did you mean {folder / inside[-1]}?" if inside else ""
+        inside = versions(folder)
+        hint = f"; did you mean {folder / str(inside[-1])}?" if inside else ""
         raise ExportError(f"{folder}: no saved_model.pb in it; expected a SavedModel{hint}")
     graph = _graph(path)
     if not (folder / "variables" / "variables.index").is_file():

@@ -8,13 +8,15 @@ one that goes is renamed before it is deleted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from keras_unet.errors import ConfigError
+from keras_unet.errors import ConfigError, ExportError
 
 UNFINISHED = ".unfinished-"
 REMOVED = ".removed-"
@@ -33,15 +35,19 @@ def versions(folder: str | Path) -> list[int]:
 def unfinished(folder: Path) -> Iterator[Path]:
     """Where to make the next version: a path in `folder`, not yet there, under the folder's lock.
 
-    Clears what a killed publisher left (the lock says that it is dead). Whatever is at the path
-    when the block ends is deleted: see `place`.
+    Clears what a killed publisher left (the lock says that it is dead), as far as it can: on a
+    network file system, files that a server is reading stay. Whatever is at the path when the
+    block ends is deleted: see `place`.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        sync_folder(path.parent)
     with locked(folder / ".lock"):
         for pattern in (UNFINISHED, REMOVED):
             for left in folder.glob(f"{pattern}*"):
-                shutil.rmtree(left)
-        beside = folder / f"{UNFINISHED}{os.getpid()}"
+                shutil.rmtree(left, ignore_errors=True)
+        beside = folder / f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
         try:
             yield beside
         finally:
@@ -72,10 +78,10 @@ def retire(folder: Path, keep: int, pinned: Collection[int] = ()) -> list[int]:
     for number in gone:
         for path in folder.iterdir():  # "7" and "007" are the same version
             if path.name.isascii() and path.name.isdigit() and int(path.name) == number:
-                away = path.with_name(f"{REMOVED}{path.name}")
+                away = path.with_name(f"{REMOVED}{path.name}-{secrets.token_hex(4)}")
                 path.rename(away)
                 sync_folder(folder)
-                shutil.rmtree(away)
+                shutil.rmtree(away, ignore_errors=True)  # the next publisher clears what stays
     return gone
 
 
@@ -87,9 +93,19 @@ def check_keep(keep: int | None) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits for the lock file and holds it; a process that dies lets go of it."""
+    """Waits for the lock file and holds it; a process that dies lets go of it.
+
+    Raises:
+        ExportError: the file system has no locks.
+    """
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # ENOLCK, ENOTSUP, ENOSYS
+            raise ExportError(
+                f"{path}: cannot be locked ({error.strerror}), so two publishers could take one "
+                "number; expected a file system with locks"
+            ) from error
         yield
 
 
@@ -122,5 +138,8 @@ def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which says that this file system syncs files only
+            raise
     finally:
         os.close(handle)

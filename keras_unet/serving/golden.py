@@ -8,13 +8,14 @@ SavedModel can be proved later, without Keras.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,11 +139,23 @@ def answers(folder: Path) -> list[dict[str, np.ndarray]]:
 def expected(model: TrainedModel, found: Sequence[Request]) -> list[list[np.ndarray]]:
     """The probabilities that `predict` gives, float32 [H, W, K], for each image of each request."""
     known: dict[int, np.ndarray] = {}  # several signatures are asked about the same image
-    for request in found:
-        for image in request.images:
-            if id(image) not in known:
-                known[id(image)] = predict(model, image)
+    with _full_products():
+        for request in found:
+            for image in request.images:
+                if id(image) not in known:
+                    known[id(image)] = predict(model, image)
     return [[known[id(image)] for image in request.images] for request in found]
+
+
+@contextlib.contextmanager
+def _full_products() -> Iterator[None]:
+    """Without TF32: a GPU would round factors to 11 bits, and differ by more than `TOLERANCE`."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def write_expected(found: Sequence[Sequence[np.ndarray]], folder: Path) -> None:

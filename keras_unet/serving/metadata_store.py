@@ -23,7 +23,9 @@ _CONTENTS = {
     "ModelEvaluation": "verdict.json",
     "InfraBlessing": "report.json",
 }
-_CHECKS = ("ExampleStatistics", "ExampleAnomalies", "DataPages")  # of examples, beside the model
+# of examples, beside the model
+_CHECKS = ("ExampleStatistics", "ExampleAnomalies", "keras_unet.DataPages")
+_MEASURES = {"baseline_model", "baseline_statistics", "baseline"}  # inputs: what others are held to
 _LARGEST = 1 << 20  # bytes of such a file
 _INPUTS = (mlmd.Event.INPUT, mlmd.Event.DECLARED_INPUT)
 _OUTPUTS = (mlmd.Event.OUTPUT, mlmd.Event.DECLARED_OUTPUT)
@@ -73,7 +75,7 @@ class _History:
         upstream = self._upstream(trainer)
         numbers = {*upstream, *self._consumers([origin.model])}
         examples = [a for n in upstream for a in self._artifacts(n, _OUTPUTS, ("Examples",))]
-        # later ones belong to later data, which is compared with these
+        # later ones came of another setting of the checks: they were not known to this model
         numbers |= {number for number in self._checks(examples) if number < trainer}
         executions = self._store.get_executions_by_id(sorted(numbers))
         near = [trainer, *self._consumers([origin.model])]
@@ -98,9 +100,13 @@ class _History:
         return found
 
     def _consumers(self, artifacts: Sequence[int]) -> set[int]:
-        """The complete executions that an artifact was given to, those that used the cache not."""
+        """The complete executions that an artifact was given to, those that used the cache not.
+
+        Nor those of other models and other data, which it was only the measure of.
+        """
         events = self._store.get_events_by_artifact_ids(artifacts) if artifacts else []
-        numbers = sorted({e.execution_id for e in events if e.type in _INPUTS})
+        given = [e for e in events if e.type in _INPUTS and not _MEASURES.issuperset(_keys(e))]
+        numbers = sorted({e.execution_id for e in given})
         return {
             one.id
             for one in (self._store.get_executions_by_id(numbers) if numbers else ())
@@ -140,7 +146,8 @@ class _History:
         outputs: list[int] = []
         for event in self._store.get_events_by_execution_ids([execution.id]):
             if event.type in _INPUTS:
-                inputs.setdefault(_key(event), []).append(event.artifact_id)
+                for key in _keys(event):
+                    inputs.setdefault(key, []).append(event.artifact_id)
             elif event.type in _OUTPUTS:
                 outputs.append(event.artifact_id)
         nodes = [c.name for c in self._contexts(execution.id) if self._context_type(c) == "node"]
@@ -173,8 +180,9 @@ class _History:
         )
 
 
-def _key(event: Any) -> str:
-    return next((step.key for step in event.path.steps if step.key), "")
+def _keys(event: Any) -> list[str]:
+    """What an artifact was given as; twice where it is compared with itself."""
+    return [step.key for step in event.path.steps if step.key] or [""]
 
 
 def _properties(one: Any) -> dict[str, Any]:

@@ -54,13 +54,15 @@ def export(
     Raises:
         DataError: there is no trained model at the path.
         ConfigError: an option is out of range.
-        ExportError: the SavedModel does not load, or a signature differs from the Keras model
-            with the same weights by more than 1e-5; nothing is published then.
+        ExportError: `models.config` is damaged, the SavedModel does not load, or a signature
+            differs from the Keras model with the same weights by more than 1e-5; nothing is
+            published then.
     """
     check_keep(keep)
+    folder = Path(folder)
+    pinned_versions(folder)  # a damaged models.config is found before anything is published
     if not isinstance(model, TrainedModel):
         model = load_model(model)
-    folder = Path(folder)
     with unfinished(folder) as beside:
         write_bundle(
             model,
@@ -98,11 +100,13 @@ def publish_bundle(
 
     Raises:
         ConfigError: `keep` is less than 1.
-        ExportError: the bundle is damaged, was made for another name, does not load here, or
-            does not answer as the Keras model did; nothing is published then.
+        ExportError: `models.config` or the bundle is damaged, the bundle was made for another
+            name, does not load here, or does not answer as the Keras model did; nothing is
+            published then.
     """
     check_keep(keep)
     bundle, folder = Path(bundle), Path(folder)
+    pinned_versions(folder)  # as in `export`
     card = read_served_card(bundle)
     if card.name != folder.resolve().name:
         raise ExportError(f"{bundle}: made for {card.name!r}; expected {folder.resolve().name!r}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -154,8 +155,8 @@ class Rest:
         self._session = requests.Session()
         if certificate is not None:
             self._session.verify = str(certificate)
-        if token:
-            self._session.headers["Authorization"] = f"Bearer {token}"
+        if token:  # as `auth`: a header would give way to what ~/.netrc says of the host
+            self._session.auth = _bearer(token)
 
     def predict(
         self,
@@ -175,50 +176,73 @@ class Rest:
             "signature_name": signature,
             "inputs": {key: _listed(array) for key, array in inputs.items()},
         }
-        found = self._call("POST", f"{place}:predict", seconds, json=document)
-        outputs = found.get("outputs")
+        outputs = self._call("POST", f"{place}:predict", seconds, "outputs", document)
         if not isinstance(outputs, dict):  # a lone output has no name in JSON
             outputs = {"": outputs}
         return {key: _array(value) for key, value in outputs.items()}
 
     def status(self, name: str, seconds: float) -> list[dict[str, Any]]:
         """See `Transport`."""
-        found = self._call("GET", f"/v1/models/{quote(name, safe='')}", seconds)
+        place = f"/v1/models/{quote(name, safe='')}"
+        found = self._call("GET", place, seconds, "model_version_status")
         return [
             {
                 "version": int(one["version"]),
                 "state": one["state"],
                 "error": one["status"]["error_message"],
             }
-            for one in found["model_version_status"]
+            for one in found
         ]
 
     def close(self) -> None:
         """See `Transport`."""
         self._session.close()
 
-    def _call(self, method: str, path: str, seconds: float, **body: Any) -> Any:
+    def _call(self, method: str, path: str, seconds: float, key: str, document: Any = None) -> Any:
+        """What the answer holds under `key`."""
         import requests
+        from urllib3 import Timeout
 
         url = self._url + path
+        options: Any = {"timeout": Timeout(total=seconds)}  # to connect, and until it answers
+        if document is not None:  # requests itself would refuse NaN, without a reason
+            options["data"] = json.dumps(document).encode()
+            options["headers"] = {"Content-Type": "application/json"}
         try:
-            response = self._session.request(method, url, timeout=seconds, **body)
+            response = self._session.request(method, url, **options)
         except requests.Timeout:
             raise ServingError(
                 f"{url}: no answer in {seconds:.3g} s", "DEADLINE_EXCEEDED"
             ) from None
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
             raise Passing(f"{url}: UNAVAILABLE: {error}", "UNAVAILABLE") from None
-        try:
-            document = response.json()
-        except ValueError:
-            document = {"error": response.text[:200]}
-        if response.ok:
-            return document
-        code = _CODES.get(response.status_code, "UNKNOWN")
-        message = document.get("error", document) if isinstance(document, dict) else document
-        kind = Passing if response.status_code in _PASSING else ServingError
-        raise kind(f"{url}: {code}: {message}", code)
+        except requests.RequestException as error:
+            raise ServingError(f"{url}: {error}") from None
+        return _value(url, response, key)
+
+
+def _value(url: str, response: Any, key: str) -> Any:
+    status = response.status_code
+    try:
+        document = response.json()
+    except ValueError:
+        document = {"error": response.text[:200]}
+    if response.ok and isinstance(document, dict) and key in document:
+        return document[key]
+    code = _CODES.get(status, "UNKNOWN")
+    message = document.get("error", document) if isinstance(document, dict) else document
+    if response.ok:
+        message = f"expected TensorFlow Serving's {key!r}, found {str(message)[:200]}"
+    kind = Passing if status in _PASSING else ServingError
+    raise kind(f"{url}: {code}: {message}", code)
+
+
+def _bearer(token: str) -> Callable[[Any], Any]:
+    def add(request: Any) -> Any:
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    return add
 
 
 def _listed(array: np.ndarray) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ml_metadata as mlmd
 from tfx.dsl.components.common.resolver import ResolverStrategy
+from tfx.dsl.io import fileio
 from tfx.types import Artifact
 
 APPROVED = "statistics_id"  # property of what AnomalyGate approves: the id of the original
@@ -27,6 +28,7 @@ class LastApproved(ResolverStrategy):
         own = [one.id for one in approved if one.get_int_custom_property(APPROVED) in ids]
         before = [one for one in approved if not own or one.id < own[0]]
         span = max((one.span for one in current), default=0)
-        before = [one for one in before if one.span <= span]
+        # files of old batches may have been deleted
+        before = [one for one in before if one.span <= span and fileio.exists(one.uri)]
         newest = max(before, key=lambda one: (one.span, one.id), default=None)
         return {"statistics": current, "approved": [newest] if newest else []}

@@ -11,6 +11,7 @@ def bound_batches() -> None:
 
     A record of 512 x 512 pixels has 1 MB of border weights alone: 1,000 are a gigabyte, twice
     over while they are parsed. The size is fixed where a step's Beam graph is built, in the
-    process that runs the step; workers get it from there. Idempotent.
+    process that runs the step; workers get it from there. (Not on Kubeflow, where that process is
+    not the one that makes the pipeline: TFX's own limits stay.) Idempotent.
     """
     flags.FLAGS.set_default("tfxio_use_byte_size_batching", True)

@@ -22,6 +22,7 @@ from keras_unet.errors import ConfigError, DataError
 from keras_unet.serving.grey_values import parameters
 
 SHIFT, SCALE, METHOD = "image/shift", "image/scale", "image/normalization"
+MOST_PIXELS = 2**31 - 1  # no limit: ImageExampleGen has read these very images
 _IMAGE = ("encoded", "format", "height", "width", "channels")
 _RANGES = {np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32)}
 
@@ -82,7 +83,7 @@ def _of_image(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
     """Each image by its own mean and standard deviation: the serving graph's own operations."""
 
     def one(record: Mapping[str, Any]) -> Any:
-        image, _ = records.decode_image(record, channels)
+        image, _ = records.decode_image(record, channels, MOST_PIXELS)
         shift, scale = parameters(image[None], Normalization())
         return tf.reshape(shift, [channels]), tf.reshape(scale, [channels])
 
@@ -100,7 +101,7 @@ def _of_dataset(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
     pivot = tf.cast(tft.mean(inputs["image/mean"], name="pivot"), tf.float64)
 
     def one(record: Mapping[str, Any]) -> Any:
-        image, _ = records.decode_image(record, channels)
+        image, _ = records.decode_image(record, channels, MOST_PIXELS)
         rest = tf.cast(image, tf.float64) - pivot
         count = tf.cast(tf.size(image, tf.int64) // channels, tf.float64)
         return tf.reduce_sum(rest, [0, 1]), tf.reduce_sum(rest**2, [0, 1]), count

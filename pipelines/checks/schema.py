@@ -11,6 +11,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.dsl.io import fileio
 from tfx.proto import distribution_validator_pb2
 
+from keras_unet.errors import ConfigError
 from pipelines.checks.settings import CheckSettings
 
 Comparison = Literal["skew", "drift"]
@@ -27,9 +28,17 @@ def adapted_schema(settings: CheckSettings) -> schema_pb2.Schema:
 
     A domain of TensorFlow Data Validation knows no gaps: where label values have some (0 and 255),
     `findings.of_values` looks at what is between.
+
+    Raises:
+        ConfigError: `tolerated` names what is no feature.
     """
     schema = curated_schema()
     by_name = {feature.name: feature for feature in schema.feature}
+    unknown = [name for name in settings.tolerated if name not in by_name]
+    if unknown:
+        raise ConfigError(
+            f"checks.tolerated names {', '.join(unknown)}; expected features: {', '.join(by_name)}"
+        )
     channels = by_name["image/channels"].int_domain
     channels.min = channels.max = settings.channels
     if settings.dtypes:

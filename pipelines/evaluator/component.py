@@ -21,7 +21,7 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.types import artifact_utils, system_executions
 from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelEvaluation
 
-from keras_unet.errors import ConfigError
+from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.comparing import compare
 from keras_unet.evaluation.reading import LabelledImages
 from keras_unet.evaluation.record import Evaluation, write_text
@@ -63,11 +63,10 @@ def SegmentationEvaluator(
     records = artifact_utils.get_split_uri([examples], split)
     with models.local_copy(records) as source, models.local_output(evaluation.uri) as folder:
         trained = models.load(model.uri)
+        older = None if baseline_model is None else _load_baseline(baseline_model, trained)
         found, observed = _evaluate(trained, source, folder, rules)
         before = None
-        if baseline_model is not None:
-            older = models.load(baseline_model.uri)
-            _require_same_classes(trained, older)
+        if older is not None:
             before, _ = _evaluate(older, source, folder / "baseline", rules)
             compare(folder / "baseline", folder, output=folder / "comparison.html")
         parts = slices(observed.traits, rules.density)
@@ -108,13 +107,33 @@ def _evaluate(
     return found, observed
 
 
-def _require_same_classes(model: TrainedModel, baseline: TrainedModel) -> None:
+def _load_baseline(artifact: Model, model: TrainedModel) -> TrainedModel:
+    """The latest blessed model, which must be comparable with this one."""
+    try:
+        baseline = models.load(artifact.uri)
+    except DataError as error:
+        raise DataError(
+            f"the latest blessed model, {artifact.id}, cannot be compared with: {error}. Put its "
+            "folder back, or give the pipeline another root, whose first is compared with none"
+        ) from error
+    _require_comparable(model, baseline)
+    return baseline
+
+
+def _require_comparable(model: TrainedModel, baseline: TrainedModel) -> None:
     ours, theirs = model.card.classes, baseline.card.classes
     if ours != theirs or model.card.labels.as_rule() != baseline.card.labels.as_rule():
         raise ConfigError(
             f"the latest blessed model has the classes {', '.join(theirs)}, this one "
             f"{', '.join(ours)}, or reads labels otherwise: they cannot be compared. Give the "
             "pipeline another name, whose first model is compared with none"
+        )
+    channels = [structure(one.network).channels for one in (model, baseline)]
+    if channels[0] != channels[1]:
+        raise ConfigError(
+            f"the latest blessed model takes images of {channels[1]} channels, this one of "
+            f"{channels[0]}: they cannot be compared. Give the pipeline another name, whose first "
+            "model is compared with none"
         )
 
 

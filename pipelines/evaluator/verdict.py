@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -54,7 +54,7 @@ def judge(
         model, baseline: scores by the name of the slice; baseline None: there is no blessed model.
 
     Raises:
-        ConfigError: a threshold names a score that this evaluation does not have.
+        ConfigError: see `require_scores`.
     """
     if not thresholds:
         return Verdict(
@@ -63,12 +63,8 @@ def judge(
             findings=(),
         )
     findings: list[Finding] = []
+    require_scores(thresholds, model[""])
     for threshold in thresholds:
-        if threshold.score not in model[""]:
-            known = ", ".join(model[""])
-            raise ConfigError(
-                f"threshold on {threshold.score!r}: no such score; expected one of {known}"
-            )
         over = [part for part in parts if _covers(threshold, part)]
         if not over:
             found = ", ".join(part.name for part in parts if part.name) or "none"
@@ -77,15 +73,29 @@ def judge(
             before = None if baseline is None else baseline[part.name]
             findings += _findings(threshold, part, model[part.name], before)
     failed = [finding for finding in findings if finding.outcome == "fails"]
-    judged = any(finding.outcome == "holds" for finding in findings)
+    held = sum(finding.outcome == "holds" for finding in findings)
     if failed:
         message = "not blessed: " + "; ".join(_said(finding) for finding in failed)
-    elif not judged:
+    elif not held:
         message = "not blessed: no threshold could be judged (slices too small, or undefined)"
     else:
         against = "the latest blessed model" if baseline is not None else "none (it is the first)"
-        message = f"blessed: {len(findings)} conditions hold; compared with {against}"
-    return Verdict(blessed=not failed and judged, message=message, findings=tuple(findings))
+        how = f"{held} of {len(findings)} conditions hold, the others could not be judged"
+        how = "every condition holds" if held == len(findings) else how
+        message = f"blessed: {how}; compared with {against}"
+    return Verdict(blessed=bool(held) and not failed, message=message, findings=tuple(findings))
+
+
+def require_scores(thresholds: Sequence[Threshold], names: Collection[str]) -> None:
+    """Raises ConfigError: a threshold is on none of the scores, or on a gain of a mere count."""
+    for threshold in thresholds:
+        if threshold.score not in names:
+            raise ConfigError(
+                f"threshold on {threshold.score!r}: no such score; expected one of "
+                f"{', '.join(names)}"
+            )
+        if threshold.min_gain is not None and not describe(_path(threshold.score)).better:
+            raise ConfigError(f"min_gain on {threshold.score!r}: neither high nor low is better")
 
 
 def _covers(threshold: Threshold, part: Slice) -> bool:
@@ -161,10 +171,8 @@ def _gain(
         return True, "there is no blessed model yet"
     if before is None:
         return None, "undefined for the latest blessed model"
-    better = describe(_path(score)).better
-    if not better:
-        raise ConfigError(f"min_gain on {score!r}: neither high nor low is better")
-    gain = value - before if better == "higher" else before - value
+    higher = describe(_path(score)).better == "higher"
+    gain = value - before if higher else before - value
     return round(gain, 9) >= least, f"gain {gain:+.4f}"
 
 

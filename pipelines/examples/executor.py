@@ -20,12 +20,11 @@ from keras_unet.data.pairs import Pair
 from keras_unet.data.report import Problem
 from keras_unet.errors import DataError
 from pipelines.examples import shards
-from pipelines.examples.items import list_source
+from pipelines.examples.items import list_source, listed_lines
 from pipelines.examples.options import ExampleOptions
 from pipelines.examples.plan import list_pairs, make_shards, split_pairs, to_lines
 
 LETTERS, SUMMARY = "dead_letters.jsonl", "summary.json"
-FIRST = 10  # bad images that the message names
 
 
 class Executor(BaseBeamExecutor):
@@ -87,7 +86,7 @@ class Executor(BaseBeamExecutor):
         shards.write_text(f"{uri}/{SUMMARY}", json.dumps(summary, indent=1) + "\n")
         logging.info("ImageExampleGen: %s", summary)
         empty = [name for name, count in written.items() if not count]
-        if len(bad) <= most * images and not empty:
+        if len(bad) / images <= most and not empty:
             return
         if self._context and self._context.executor_output_uri:  # TFX removes what failed
             place = f"{self._context.executor_output_uri.rpartition('/')[0]}/{LETTERS}"
@@ -97,11 +96,9 @@ class Executor(BaseBeamExecutor):
             if not empty
             else f"expected some for the split {' and '.join(empty)}"
         )
-        first = "".join(f"\n  - {problem}" for problem in problems[:FIRST])
-        more = f"\n  - … ({len(problems)} in all)" if len(problems) > FIRST else ""
         raise DataError(
             f"{len(bad)} of {images} images cannot be used ({len(bad) / images:.1%}); {why}:"
-            f"{first}{more}\nAll of them: {place}"
+            f"{listed_lines(problems)}\nAll of them: {place}"
         )
 
 
@@ -117,7 +114,12 @@ def _deal(
         bad += [[problem] for problem in problems]
     if wanted.split_config.splits:
         buckets = {split.name: split.hash_buckets for split in wanted.split_config.splits}
-        dealt = split_pairs(_all(dealt), buckets, options.seed)
+        try:
+            dealt = split_pairs(_all(dealt), buckets, options.seed)
+        except DataError as error:  # perhaps because the others cannot be used
+            others = [problem for image in bad for problem in image]
+            besides = f"\nWhat cannot be used:{listed_lines(others)}" if others else ""
+            raise DataError(f"{error}{besides}") from None
     else:
         _require_apart(dealt)
     return dealt, bad

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from keras_unet.data.images import EXTENSIONS
 from keras_unet.data.pairs import match_files, stem_of
 from keras_unet.data.report import Problem
 from keras_unet.errors import DataError
 
 MANIFEST = ".csv"
+FIRST = 10  # problems that a message names
 
 
 class Item(NamedTuple):
@@ -65,7 +68,8 @@ def list_source(base: str, pattern: str) -> Listing:
         )
     matched = match_files(place)
     items = [Item(image, label, stem_of(image)) for image, label in matched.files]
-    files = [path for part in ("images", "labels") for path in sorted((place / part).glob("*"))]
+    files = [path for part in ("images", "labels") for path in (place / part).glob("*.*")]
+    files = [p for p in files if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")]
     return Listing(tuple(items), matched.problems, tuple(files))
 
 
@@ -83,8 +87,14 @@ def fingerprint(files: Sequence[Path]) -> str:
         except OSError:
             size, time = -1, -1  # a file of a manifest that is missing
         total += max(size, 0)
-        digest.update(f"{path}\0{size}\0{time}\n".encode())
+        digest.update(os.fsencode(path) + f"\0{size}\0{time}\n".encode())
     return f"num_files:{len(files)},total_bytes:{total},sha256:{digest.hexdigest()[:32]}"
+
+
+def listed_lines(problems: Sequence[Problem]) -> str:
+    """The first of them, one a line, and how many there are."""
+    lines = "".join(f"\n  - {problem}" for problem in problems[:FIRST])
+    return lines + (f"\n  - … ({len(problems)} in all)" if len(problems) > FIRST else "")
 
 
 def _files(items: Sequence[Item]) -> list[Path]:

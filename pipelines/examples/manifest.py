@@ -82,6 +82,8 @@ def _wrong(row: dict[str, str]) -> tuple[str, str] | None:
         value = row[column]
         if not value:
             return f"names no {column}", "a path"
-        if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
-            return f"has the {column} {value}", "a path within the manifest's folder"
+        path = PurePosixPath(value)
+        if path.is_absolute() or ".." in path.parts or not path.name or "\0" in value:
+            shown = value.replace("\0", "\\0")
+            return f"has the {column} {shown}", "a path within the manifest's folder"
     return None

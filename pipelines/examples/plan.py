@@ -18,6 +18,7 @@ from pipelines.examples.options import ExampleOptions
 
 NEIGHBOURS = 8  # pages of a stack that stay together where nothing says what belongs together
 THREADS = 16  # that ask files how many pages they have: mostly waiting for the disk
+AT_ONCE = 1024  # files that are asked before the next are: a future of each is in memory
 
 
 def list_pairs(listing: Listing, options: ExampleOptions) -> tuple[list[Pair], tuple[Problem, ...]]:
@@ -25,9 +26,10 @@ def list_pairs(listing: Listing, options: ExampleOptions) -> tuple[list[Pair], t
     pairs: list[Pair] = []
     problems = list(listing.problems)
     with ThreadPoolExecutor(THREADS) as threads:
-        for found, wrong in threads.map(_pages, listing.items):
-            pairs += found
-            problems += wrong
+        for first in range(0, len(listing.items), AT_ONCE):
+            for found, wrong in threads.map(_pages, listing.items[first : first + AT_ONCE]):
+                pairs += found
+                problems += wrong
     return [_grouped(pair, options.groups) for pair in pairs], tuple(problems)
 
 

@@ -34,6 +34,8 @@ def make_record(raw: RawPair, options: ExampleOptions) -> tuple[bytes | None, li
     try:
         sample = raw.sample(mapping)
         assert sample is not None and raw.labels is not None  # there are no problems
+        if mapping.ignore is not None and set(raw.values) == {mapping.ignore}:
+            raise DataError("has no pixel that counts; expected some beside label_ignore")
         weights = border_term(sample, options.sigma, options.separation)
         record = encode_example(
             sample.name,
@@ -63,8 +65,9 @@ def statistics(sample: Sample, values: dict[int, int], mapping: LabelMapping) ->
     area = np.bincount(cells.ravel())[1:]
     area = area[area > 0]
     counted = np.count_nonzero(classes >= 0)
-    semantic = mapping.kind == "semantic"
-    stored = values.keys() - {mapping.ignore} if semantic else {int(v > 0) for v in values}
+    stored = values.keys() - {mapping.ignore}
+    if mapping.kind == "instances":
+        stored = {int(value > 0) for value in stored}
     found: dict[str, Values] = {
         "image/mean": [float(image.mean(dtype=np.float64))],
         "image/std": [float(image.std(dtype=np.float64))],

@@ -2,7 +2,7 @@
 
 An element is a shard's task, a few paths; the images of a shard are read one after the other by
 the worker that writes them. Beam's own `WriteToTFRecord` (behind TFX's `WriteSplit`, after a
-shuffle of the records) holds all records in the runner's memory on the DirectRunner, and on the
+shuffle of the records) holds all records in memory where Beam runs on one machine, and on the
 DaskRunner it loses what a bundle's end returns and all outputs but the last. Here no record is ever
 an element, so every runner needs the memory of a few images for each worker, and there is one
 output.

@@ -76,7 +76,8 @@ def test_a_copy_and_damaged_records(tmp_path):
 def store(tmp_path):
     """A pipeline's history as TFX writes it: two runs, the second took all but the push from cache.
 
-    Examples -> Statistics; Examples -> Trainer -> Evaluator, Pusher; and an older model beside.
+    Examples -> Statistics -> pages; Examples -> Trainer -> Evaluator, Pusher; beside an older model
+    and a newer one of other data, of which the model and its statistics were the measure.
     """
     pytest.importorskip("ml_metadata")
     from ml_metadata.metadata_store import MetadataStore
@@ -107,7 +108,9 @@ def store(tmp_path):
             return there.id
         return held.put_contexts([mlmd.Context(type_id=number, name=name)])[0]
 
-    def execute(component: str, run: str, inputs=(), outputs=(), cached=False, **properties):
+    def execute(
+        component: str, run: str, inputs=(), outputs=(), cached=False, keys=(), **properties
+    ):
         kind = held.put_execution_type(mlmd.ExecutionType(name=f"tfx.{component}"))
         state = mlmd.Execution.CACHED if cached else mlmd.Execution.COMPLETE
         one = mlmd.Execution(type_id=kind, last_known_state=state)
@@ -115,10 +118,12 @@ def store(tmp_path):
             one.custom_properties[key].string_value = value
         number = held.put_executions([one])[0]
         for way, artifacts in ((mlmd.Event.INPUT, inputs), (mlmd.Event.OUTPUT, outputs)):
-            for each in artifacts:
+            for each in dict.fromkeys(artifacts):  # one event, though given twice
                 event = mlmd.Event(artifact_id=each, execution_id=number, type=way)
-                event.path.steps.add(key="data")
-                event.path.steps.add(index=0)
+                names = [k for k, one in zip(keys, artifacts, strict=False) if one == each]
+                for key in names if way == mlmd.Event.INPUT and names else ["data"]:
+                    event.path.steps.add(key=key)
+                    event.path.steps.add(index=0)
                 held.put_events([event])
         for each in (("pipeline", "cells"), ("pipeline_run", run), ("node", f"cells.{component}")):
             link = mlmd.Association(execution_id=number, context_id=context(*each))
@@ -133,6 +138,8 @@ def store(tmp_path):
     examples = artifact("Examples", "/root/ex/1", span="0", input_fingerprint="abc")
     letters = artifact("keras_unet.DeadLetters", str(dead))
     statistics = artifact("ExampleStatistics", "/root/stats/2")
+    anomalies = artifact("ExampleAnomalies", "/root/skew/2")
+    pages = artifact("keras_unet.DataPages", "/root/pages/2")
     model = artifact("Model", "/root/Trainer/model/4")
     older = artifact("Model", "/root/Trainer/model/3")
     blessing = artifact("ModelBlessing", "/root/bless/5", blessed=1, blessing_message="all hold")
@@ -140,11 +147,21 @@ def store(tmp_path):
     config = json.dumps({"train": {"steps": 4, "loss": {"w0": 5.0}}, "name": "cells"})
     execute("ImageExampleGen", "first", (), (examples, letters))
     execute("StatisticsGen", "first", (examples,), (statistics,))
+    measured = {"keys": ("baseline_statistics", "statistics")}
+    execute("SkewValidator", "first", (statistics, statistics), (anomalies,), **measured)
+    execute("DataReport", "first", (statistics, anomalies), (pages,), keys=("statistics", "skew"))
+    other = artifact("ExampleStatistics", "/root/stats/9")
+    drift = artifact("ExampleAnomalies", "/root/drift/9")
+    execute("DriftValidator", "other", (statistics, other), (drift,), **measured)
     execute("Other", "first", (examples,), (older,))
     execute("Trainer", "first", (examples,), (model,), custom_config=config)
     execute("Evaluator", "first", (model, examples), (blessing,))
     execute("Trainer", "second", (examples,), (model,), cached=True, custom_config=config)
     execute("Pusher", "second", (model, blessing), (pushed,))
+    newer = artifact("Model", "/root/Trainer/model/9")
+    refused = artifact("ModelBlessing", "/root/bless/9", blessed=0, blessing_message="it is worse")
+    compared = {"keys": ("model", "baseline_model")}
+    execute("Evaluator", "other", (newer, model), (refused,), **compared)
     return path, model
 
 
@@ -155,12 +172,14 @@ def test_the_way_back_through_the_store(store, tmp_path):
     found = lineage(folder)
     assert found.pipeline == "cells" and set(found.runs) == {"first", "second"}
     names = [step.component for step in found.steps]
-    assert names == ["ImageExampleGen", "StatisticsGen", "Trainer", "Evaluator", "Pusher"]
+    checks = ["StatisticsGen", "SkewValidator", "DataReport"]
+    assert names == ["ImageExampleGen", *checks, "Trainer", "Evaluator", "Pusher"]
     steps = dict(zip(names, found.steps, strict=True))
     examples, letters = steps["ImageExampleGen"].outputs
     assert examples.properties == {"input_fingerprint": "abc", "span": "0", "tfx_version": "1.21.0"}
     assert letters.content["written"] == {"train": 6, "eval": 2}
     assert steps["Trainer"].inputs == {"data": (examples.id,)}
+    assert set(steps["SkewValidator"].inputs) == {"statistics", "baseline_statistics"}
     assert steps["Trainer"].properties["custom_config"]["train"]["steps"] == 4
     said = show(folder)
     for text in (
@@ -170,6 +189,7 @@ def test_the_way_back_through_the_store(store, tmp_path):
         "train 6, eval 2",
     ):
         assert text in said, said
+    assert "it is worse" not in said
     assert json.loads(show(folder, "--json"))["steps"][-1]["component"] == "Pusher"
 
 
@@ -178,7 +198,7 @@ def test_another_store_is_told_apart(store, tmp_path):
     path, number = store
     folder = version(tmp_path / "3", origin(str(tmp_path / "gone.sqlite"), number))
     assert "--metadata" in lineage(folder).missing and lineage(folder).steps == ()
-    assert len(lineage(folder, path).steps) == 5
+    assert len(lineage(folder, path).steps) == 7
     other = version(tmp_path / "4", origin("", number, "/elsewhere"))
     with pytest.raises(ExportError, match=r"holds no model \d at /elsewhere"):
         lineage(other, path)

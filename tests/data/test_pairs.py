@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pytest
 import tifffile
@@ -55,6 +58,22 @@ def test_names_that_never_match_are_shown(tmp_path):
     _touch(tmp_path / "images", "a.png")
     _touch(tmp_path / "labels", "a_mask.png")
     assert "names found there: a_mask.png" in str(find_pairs(tmp_path).problems[0])
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="no file has such a name there")
+def test_a_name_that_is_not_utf_8_is_told(tmp_path):
+    """As an archive made on Windows leaves "20µm": in Latin-1."""
+    for folder in (tmp_path / "images", tmp_path / "labels"):
+        _touch(folder, "a.png")
+        name = os.fsdecode(b"20\xb5m.png")
+        (folder / name).write_bytes((folder / "a.png").read_bytes())
+        (folder / os.fsdecode(b"\xb5.txt")).touch()
+    found = find_pairs(tmp_path)
+    assert [pair.name for pair in found] == ["a"]
+    assert [str(p).rpartition("/")[2] for p in found.problems] == [
+        "20\\xb5m.png: has a name that is not UTF-8; expected another name"
+    ] * 2
+    assert "\n".join([*map(str, found.problems), *found.notes]).encode()
 
 
 def test_other_entries_are_left_out_and_counted(tmp_path):

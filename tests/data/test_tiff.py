@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -17,6 +18,23 @@ RNG = np.random.default_rng(4)
 STACK = RNG.integers(0, 60000, (7, 24, 33)).astype(np.uint16)
 COLOUR = RNG.integers(0, 255, (4, 24, 33, 3)).astype(np.uint8)
 PLANAR = np.moveaxis(COLOUR, -1, 1)
+
+
+def test_a_torn_file_does_not_condemn_what_other_threads_read(tmp_path, monkeypatch):
+    """tifffile only logs that a file is torn, and its log is that of the whole process."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, STACK, photometric="minisblack")
+    opened = tifffile.TiffFile
+
+    def beside(*given, **more):
+        said = ("<TiffPages> invalid page offset 99",)
+        other = threading.Thread(target=logging.getLogger("tifffile").warning, args=said)
+        other.start()
+        other.join()
+        return opened(*given, **more)
+
+    monkeypatch.setattr(tifffile, "TiffFile", beside)
+    assert count_pages(path) == len(STACK)
 
 
 @pytest.mark.parametrize(

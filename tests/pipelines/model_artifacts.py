@@ -140,6 +140,18 @@ def altered(folder: Path, number: int) -> Any:
     return artifact(standard_artifacts.Model, folder, number)
 
 
+def exported(folder: Path, **options: Any) -> Any:
+    """A copy of the trained model, exported with other options of `write_bundle`."""
+    from keras_unet.serving import write_bundle
+
+    one = copied(folder)
+    place = models.serving_folder(one.uri)
+    shutil.rmtree(place)
+    with answers_here():
+        write_bundle(models.load(one.uri), place, name=NAME, **options)
+    return one
+
+
 def copied(folder: Path, number: int = 7) -> Any:
     """A copy of the trained model, for a test to damage."""
     shutil.copytree(trained().uri, folder)

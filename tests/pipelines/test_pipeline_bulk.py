@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -44,7 +46,8 @@ def infer(tmp_path, images, *, blessed=1, name="result", **parameters):
     masks = made.output(standard_artifacts.InferenceResult, tmp_path / name)
     blessing = made.artifact(standard_artifacts.ModelBlessing, tmp_path, 2, blessed=blessed)
     context = BaseBeamExecutor.Context(beam_pipeline_args=BeamSettings().flags)
-    executor = MaskInferrer.EXECUTOR_SPEC.executor_class(context)
+    with mock.patch("sys.argv", sys.argv[:1]):  # Beam's flags are read after pytest's
+        executor = MaskInferrer.EXECUTOR_SPEC.executor_class(context)
     given = {"images": str(images), "fingerprint": images_fingerprint(str(images)), **parameters}
     executor.Do(
         {"model": [made.trained()], "model_blessing": [blessing]}, {"masks": [masks]}, given

@@ -43,6 +43,8 @@ def test_file_then_settings(tmp_path):
         ("train.output=here", "the pipeline sets it"),
         ("train.data.images=here", "the pipeline sets it"),
         ("data.groups=(", "no regular expression"),
+        ("data.images=gs://bucket/cells", "mount the bucket"),
+        ("data.span=3", "span is 3, but images is None, without {SPAN}"),
         ("data.eval_share=1.5", "data.eval_share"),
         ("name=Über", "name"),
         ('evaluation.thresholds=[{score="mean_dice"}]', "expected at_least"),
@@ -64,7 +66,6 @@ def test_bad_settings_are_named(setting, found):
         ("/data/span-{SPAN}", "/data", "span-{SPAN}/*/*"),
         ("/data/span-{SPAN}/v{VERSION}", "/data", "span-{SPAN}/v{VERSION}/*/*"),
         ("/data/{SPAN}/manifest.csv", "/data", "{SPAN}/manifest.csv"),
-        ("gs://bucket/cells", "gs://bucket/cells", "*/*"),
         ("cells.csv", str(Path.cwd()), "cells.csv"),
     ],
 )
@@ -87,7 +88,11 @@ def test_remote_places_stay_as_they_are():
 
 
 def test_beam_flags():
-    assert "--direct_num_workers=4" in load_pipeline_config(None, ["beam.workers=4"]).beam.flags
+    """Never Beam's DirectRunner, which would download another engine and run that."""
+    for workers, mode in ((1, "in_memory"), (4, "multi_processing")):
+        flags = load_pipeline_config(None, [f"beam.workers={workers}"]).beam.flags
+        own = [f"--direct_running_mode={mode}", f"--direct_num_workers={workers}"]
+        assert flags == ["--runner=FnApiRunner", *own]
     given = load_pipeline_config(None, ['beam.args=["--runner=FlinkRunner", "--parallelism=8"]'])
     assert given.beam.flags == ["--runner=FlinkRunner", "--parallelism=8"]
 

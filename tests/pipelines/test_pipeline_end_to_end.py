@@ -20,6 +20,11 @@ from PIL import Image
 pytest.importorskip("tfx")
 
 from keras_unet.data import make_cells
+from keras_unet.inference.files.predicting import predict_files
+from keras_unet.serving.card import read_served_card
+from keras_unet.serving.lineage import Origin, lineage, read_origin
+from keras_unet.training.config import load_config
+from pipelines import models
 from pipelines.config import PipelineConfig, load_pipeline_config
 from pipelines.executions import Step, open_store, runs, steps
 from pipelines.local import run_local
@@ -79,10 +84,10 @@ class World(NamedTuple):
     def run(self, *more: str) -> dict[str, Step]:
         return {s.component: s for s in run_local(self.config(*more), print)}
 
-    def add(self, name: str, seed: int) -> None:
+    def add(self, name: str, seed: int, folder: Path | None = None) -> None:
         image, labels = make_cells(96, seed=seed, diameter=18)
         for kind, values in (("images", image), ("labels", labels.astype(np.uint16))):
-            path = self.folder / "data" / kind / f"{name}.png"
+            path = (folder or self.folder / "data") / kind / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values).save(path)
 
@@ -96,6 +101,16 @@ class World(NamedTuple):
         store = open_store(self.root / "metadata.sqlite")
         names = {t.id: t.name for t in store.get_artifact_types()}
         return Counter(names[a.type_id] for a in store.get_artifacts())
+
+    def origin(self, version: str) -> Origin:
+        """Of which model a version is."""
+        found = read_origin(self.folder / "saved_models" / "tiny" / version)
+        assert found is not None
+        return found
+
+    def told(self, found: dict[str, Step], *more: str) -> str:
+        """What the run says at its end."""
+        return "\n".join(summary(self.config(*more), list(found.values())))
 
     def model(self, found: dict[str, Step]) -> str:
         return found["Trainer"].outputs["model"][0].uri
@@ -129,7 +144,7 @@ def test_first_run_publishes(world, first):
     assert world.versions() == ["1"]
     assert artifacts["Model"] == artifacts["PushedModel"] == artifacts["TransformGraph"] == 1
     assert artifacts["ModelBlessing"] == artifacts["InfraBlessing"] == 1
-    told = "\n".join(summary(world.config(), list(found.values())))
+    told = world.told(found)
     for page in ("statistics.html", "anomalies.html", "verdict.html", "report.html"):
         assert page in told
     assert str(world.folder / "saved_models" / "tiny" / "1") in told
@@ -176,11 +191,105 @@ def test_changed_training_killed_in_the_trainer_then_finished(world, first, capf
 
 
 def test_not_blessed_is_not_pushed(world, first):
+    """The first settings again, whose model comes from the cache: it is compared with the newer."""
+    before = world.versions()
     found = world.run('evaluation.thresholds=[{score="mean_dice",at_least=1.01}]')
     assert executed(found) == {"Evaluator", "Pusher"}
-    assert "1" in world.versions() and "3" not in world.versions()
-    told = "\n".join(summary(world.config(), list(found.values())))
-    assert "Not published" in told and "mean_dice" in told
+    assert world.versions() == before
+    assert "Not published" in world.told(found) and "mean_dice" in world.told(found)
+    blessing = found["Evaluator"].outputs["blessing"][0].custom_properties
+    assert blessing["current_model_id"].int_value == world.origin(before[0]).model
+    others = [world.origin(number).model for number in before[1:]]
+    assert blessing["baseline_model_id"].int_value == max(others, default=0)
+
+
+def test_not_infra_blessed_is_not_pushed(world, first):
+    """The Keras model is good enough; but what would be served refuses images of their size."""
+    before = world.versions()
+    found = world.run("export.max_pixels=6000")
+    assert executed(found) == MODEL_STEPS
+    assert found["Evaluator"].outputs["blessing"][0].custom_properties["blessed"].int_value == 1
+    infra = Path(found["InfraValidator"].outputs["blessing"][0].uri)
+    assert (infra / "INFRA_NOT_BLESSED").is_file() and (infra / "server.log").stat().st_size
+    assert not json.loads((infra / "report.json").read_text())["blessed"]
+    assert world.versions() == before
+    told = world.told(found)
+    assert "Not published: the InfraValidator: serving_default: " in told
+    assert "image of 96 x 96 pixels; expected 1 to 6000 in all" in told
+
+
+def test_the_tuners_best_is_trained_and_segments_new_images(world, first, tmp_path):
+    """After a model that was refused: this one is published, and was compared with a published."""
+    before = world.versions()
+    new = world.folder / "new"
+    for seed in (31, 32):
+        world.add(f"new_{seed}", seed, new)
+    rates = (0.0021, 0.0043)  # neither is the default
+    more = (
+        "tuner.enabled=true",
+        "tuner.trials=2",
+        "tuner.steps=2",
+        f"tuner.space.learning_rate={list(rates)}",
+        f"bulk.images={new / 'images'}",
+    )
+    found = world.run(*more)
+    assert executed(found) == MODEL_STEPS | {"Tuner", "BulkInferrer"}
+    assert cached(found) == DATA_STEPS
+
+    tuner = {key: Path(one[0].uri) for key, one in found["Tuner"].outputs.items()}
+    tried = json.loads((tuner["tuner_results"] / "tuner_results.json").read_text())
+    assert sorted(trial["learning_rate"] for trial in tried) == list(rates)
+    best = max(tried, key=lambda trial: trial["score"])["learning_rate"]
+    run = Path(found["Trainer"].outputs["model_run"][0].uri)
+    assert load_config(run / "config.toml").learning_rate == best
+    assert not list((world.root / "tuner").iterdir())
+    assert world.versions() == [*before, str(int(before[-1]) + 1)]
+    version = world.folder / "saved_models" / "tiny" / world.versions()[-1]
+    assert read_served_card(version).model.config["learning_rate"] == best
+    blessing = found["Evaluator"].outputs["blessing"][0].custom_properties
+    published = {world.origin(number).model for number in before}
+    assert blessing["baseline_model_id"].int_value in published
+
+    masks = Path(found["BulkInferrer"].outputs["masks"][0].uri)
+    assert f"Masks     {masks}/masks" in world.told(found, *more)
+    keras = Path(world.model(found)) / models.KERAS / models.FILE
+    wanted = predict_files(keras, new / "images", tmp_path / "wanted").written
+    assert [path.name for path in wanted] == ["new_31_mask.png", "new_32_mask.png"]
+    for path in wanted:
+        assert (masks / "masks" / path.name).read_bytes() == path.read_bytes()
+
+    world.add("new_33", 33, new)
+    found = world.run(*more)
+    assert executed(found) == {"BulkInferrer"}
+    table = Path(found["BulkInferrer"].outputs["masks"][0].uri, "summary.csv").read_text()
+    assert [line.partition(",")[0] for line in table.splitlines()[1:]] == [
+        "new_31.png",
+        "new_32.png",
+        "new_33.png",
+    ]
+
+
+def test_each_version_tells_its_own_history(world, first):
+    """Its data, checks, code and settings; not those of the models that it was the measure of."""
+    seeds = []
+    for number in world.versions():
+        version = world.folder / "saved_models" / "tiny" / number
+        found = lineage(version)
+        assert found.missing is None and found.pipeline == "tiny"
+        steps: dict[str, list] = {}
+        for step in found.steps:
+            steps.setdefault(step.component, []).append(step)
+        assert set(steps) - {"Tuner", "BulkInferrer"} == ALL
+        model = world.origin(number).model
+        for name in ("Evaluator", "InfraValidator", "Pusher"):
+            assert {step.inputs["model"] for step in steps[name]} == {(model,)}
+        pushed = [note.properties for step in steps["Pusher"] for note in step.outputs]
+        assert str(version) in [one.get("pushed_destination") for one in pushed]
+        (trainer,) = steps["Trainer"]
+        seeds.append(trainer.properties["custom_config"]["train"].get("seed", 0))
+        (code,) = [note.content for note in trainer.outputs if note.type == "ModelRun"]
+        assert code["keras_unet"] and code["tfx"]
+    assert seeds[:2] == [0, 1]
 
 
 def test_new_image_beside_a_bad_one(world, first):

@@ -18,13 +18,19 @@ from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
 from tfx.types import standard_artifacts
 
 from keras_unet import evaluate
-from keras_unet.errors import ConfigError
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation.settings import ScoreSettings
+from keras_unet.models import build_unet, save_model
 from pipelines import models
 from pipelines.evaluator.component import SegmentationEvaluator
+from pipelines.evaluator.known import score_names
+from pipelines.evaluator.kubeflow import KubeflowEvaluator
 from pipelines.evaluator.policy import EvaluationPolicy, Threshold
 
 
-def evaluated(folder: Path, *thresholds, model=None, baseline=None, **policy):
+def evaluated(
+    folder: Path, *thresholds, model=None, baseline=None, component=SegmentationEvaluator, **policy
+):
     outputs = {
         "evaluation": made.output(standard_artifacts.ModelEvaluation, folder / "evaluation"),
         "blessing": made.output(standard_artifacts.ModelBlessing, folder / "blessing"),
@@ -37,7 +43,7 @@ def evaluated(folder: Path, *thresholds, model=None, baseline=None, **policy):
         "model": made.trained() if model is None else model,
         "baseline_model": baseline,
     }
-    made.run(SegmentationEvaluator, inputs, outputs, policy=rules.model_dump_json())
+    made.run(component, inputs, outputs, policy=rules.model_dump_json())
     return outputs["blessing"], outputs["evaluation"]
 
 
@@ -57,6 +63,9 @@ def test_scores_slices_and_blessing(tmp_path):
     parts = {one["slice"]: one for one in json.loads((folder / "slices.json").read_text())}
     assert list(parts) == ["", "group=mouse1", "group=mouse2", "density=low", "density=high"]
     assert [one["images"] for one in parts.values()][:3] == [4, 2, 2]
+    classes = models.load(made.trained().uri).card.classes
+    known = score_names(ScoreSettings(), classes, instances=True)  # before the training
+    assert set(parts[""]["scores"]) == set(known)
     records = Path(made.examples().uri) / "Split-eval"
     whole = evaluate(models.load(made.trained().uri), records, settings={"resamples": 0})
     assert parts[""]["scores"]["mean_iou"] == whole.total["mean_iou"]
@@ -71,7 +80,8 @@ def test_scores_slices_and_blessing(tmp_path):
 
 
 def test_without_a_threshold_nothing_is_blessed(tmp_path):
-    blessing, evaluation = evaluated(tmp_path)
+    """And Kubeflow's form of the component does the very same."""
+    blessing, evaluation = evaluated(tmp_path, component=KubeflowEvaluator)
     assert not model_utils.is_model_blessed(blessing)
     assert [path.name for path in (tmp_path / "blessing").iterdir()] == ["NOT_BLESSED"]
     assert "no threshold is given" in blessing.get_string_custom_property("blessing_message")
@@ -106,8 +116,21 @@ def test_models_of_other_classes_are_not_compared(tmp_path):
     other = made.copied(tmp_path / "other", 3)
     trained = models.load(other.uri)
     card = trained.card.model_copy(update={"classes": ("background", "nucleus")})
-    from keras_unet.models import save_model
-
     save_model(trained._replace(card=card), tmp_path / "other" / models.KERAS / models.FILE)
     with pytest.raises(ConfigError, match="classes background, nucleus, this one"):
         evaluated(tmp_path / "a", Threshold(score="mean_iou", at_least=0), baseline=other)
+
+
+def test_a_baseline_that_cannot_be_compared_with_is_named(tmp_path):
+    """Before anything is scored: its folder was deleted, or it takes colour images."""
+    limit = Threshold(score="mean_iou", min_gain=0)
+    gone = made.artifact(standard_artifacts.Model, tmp_path / "gone", 3)
+    with pytest.raises(DataError, match="the latest blessed model, 3, cannot be compared with: "):
+        evaluated(tmp_path / "a", limit, baseline=gone)
+    other = made.copied(tmp_path / "other", 3)
+    trained = models.load(other.uri)
+    colour = build_unet((None, None, 3), 2, filters=2, depth=1)
+    save_model(trained._replace(network=colour), Path(other.uri) / models.KERAS / models.FILE)
+    with pytest.raises(ConfigError, match="takes images of 3 channels, this one of 1"):
+        evaluated(tmp_path / "b", limit, baseline=other)
+    assert not list(tmp_path.rglob("evaluation.json"))

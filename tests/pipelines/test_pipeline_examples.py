@@ -1,9 +1,8 @@
-"""ImageExampleGen itself: its executor on Beam, and spans and caching by TFX's local runner."""
+"""ImageExampleGen itself: its executor on Beam, and what it compiles to."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -13,10 +12,8 @@ from PIL import Image
 
 pytest.importorskip("tfx")
 
-from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
-from tfx.orchestration import metadata, pipeline
-from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration import pipeline
 from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
@@ -26,13 +23,14 @@ from keras_unet.data.targets import targets
 from keras_unet.errors import ConfigError, DataError
 from pipelines.examples import DeadLetters, ExampleOptions, ImageExampleGen
 from pipelines.examples.executor import Executor
+from pipelines.sections import BeamSettings
 
 pytestmark = pytest.mark.tfx
 
 RULE = LabelRule(kind="instances")
 
 
-def produce(base, out: Path, options: ExampleOptions, beam_args=(), **given):
+def produce(base, out: Path, options: ExampleOptions, **given):
     """Runs the executor as TFX does; the artifacts are in `out`."""
     component = ImageExampleGen(str(base), options, **given)
     examples, letters = standard_artifacts.Examples(), DeadLetters()
@@ -41,7 +39,7 @@ def produce(base, out: Path, options: ExampleOptions, beam_args=(), **given):
         (out / name).mkdir(parents=True)
     (out / "system").mkdir()
     context = BaseBeamExecutor.Context(
-        beam_pipeline_args=list(beam_args),
+        beam_pipeline_args=BeamSettings().flags,
         unique_id="1",
         executor_output_uri=str(out / "system" / "executor_output.pb"),
     )
@@ -141,6 +139,18 @@ def test_more_bad_ones_than_tolerated_fail_the_run(spoilt, tmp_path):
     assert len(kept.read_text().splitlines()) == 3
 
 
+def test_a_split_without_images_is_told_with_what_cannot_be_used(cells, tmp_path):
+    folder = tmp_path / "other names"
+    shutil.copytree(cells / "train", folder)
+    for path in (folder / "labels").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_mask"))
+    with pytest.raises(DataError, match="the split train and eval gets none of 0 images") as error:
+        produce(folder, tmp_path / "out", ExampleOptions(rule=RULE))
+    said = str(error.value).splitlines()
+    assert said[1] == "What cannot be used:" and "has no labels; expected" in said[2]
+    assert len(said) == 2 + 10 + 1 and said[-1] == "  - … (24 in all)"
+
+
 def test_a_manifest_with_groups(cells, tmp_path):
     folder = tmp_path / "listed"
     shutil.copytree(cells / "train", folder)
@@ -222,51 +232,3 @@ def test_it_compiles_for_kubeflow(tmp_path):
     assert (
         "span-{SPAN}/*/*" in given["input_config"]["runtimeValue"]["constantValue"]["stringValue"]
     )
-
-
-def run_pipeline(root: Path, data: Path):
-    """Runs a pipeline of ImageExampleGen alone; the states and artifacts of all runs so far."""
-    options = ExampleOptions(rule=RULE, max_bad_share=0)
-    component = ImageExampleGen(str(data), options, pattern="span-{SPAN}/*/*", eval_share=0.3)
-    connection = metadata.sqlite_metadata_connection_config(str(root / "metadata.sqlite"))
-    try:
-        LocalDagRunner().run(
-            pipeline.Pipeline(
-                pipeline_name="images",
-                pipeline_root=str(root / "root"),
-                components=[component],
-                enable_cache=True,
-                metadata_connection_config=connection,
-            )
-        )
-    finally:
-        with metadata.Metadata(connection) as handle:
-            states = [e.last_known_state for e in handle.store.get_executions()]
-            artifacts = handle.store.get_artifacts_by_type("Examples")
-    names = metadata_store_pb2.Execution.State.Name
-    spans = [artifact.custom_properties["span"].int_value for artifact in artifacts]
-    return [names(state) for state in states], spans
-
-
-def test_spans_and_caching(cells, tmp_path):
-    data = tmp_path / "data"
-    shutil.copytree(cells / "train", data / "span-1")
-    assert run_pipeline(tmp_path, data) == (["COMPLETE"], [1])
-    assert run_pipeline(tmp_path, data) == (["COMPLETE", "CACHED"], [1])
-
-    label = next((data / "span-1" / "labels").iterdir())
-    found = label.stat()
-    os.utime(label, ns=(found.st_atime_ns, found.st_mtime_ns + 10**6))  # a label, by a millisecond
-    assert run_pipeline(tmp_path, data) == (["COMPLETE", "CACHED", "COMPLETE"], [1, 1])
-
-    shutil.copytree(data / "span-1", data / "span-2")
-    states, spans = run_pipeline(tmp_path, data)
-    assert (states[3:], spans) == (["COMPLETE"], [1, 1, 2])
-
-    next((data / "span-2" / "labels").iterdir()).unlink()
-    with pytest.raises(DataError, match="1 of 12 images cannot be used") as error:
-        run_pipeline(tmp_path, data)
-    kept = Path(str(error.value).rpartition("All of them: ")[2])
-    assert "has no labels" in kept.read_text()
-    with pytest.raises(DataError, match="no data to read"):
-        run_pipeline(tmp_path, tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""What ImageExampleGen decides before and without Beam: pairs, groups, splits, shards, records."""
+"""What ImageExampleGen decides before and without Beam: pairs, groups, splits, shards."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from keras_unet.data import LabelRule, Pair, find_pairs, load_samples
-from keras_unet.data.reading import PairReader
-from keras_unet.data.record_files import read_record
+from keras_unet.data import LabelRule, Pair, find_pairs
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.data.targets import border_term
 from keras_unet.errors import ConfigError, DataError
 from pipelines.examples import ExampleOptions
 from pipelines.examples.items import fingerprint, list_source
 from pipelines.examples.plan import from_lines, list_pairs, make_shards, split_pairs, to_lines
-from pipelines.examples.record import make_record
 
 CELLS = ExampleOptions(rule=LabelRule(kind="instances"))
 BUCKETS = {"train": 800, "eval": 200}
@@ -76,6 +71,7 @@ def test_a_manifest_says_what_belongs_together(folder):
         f"images/{c},/etc/passwd,",
         f"images/{c},,",
         f"images/{c}",
+        f"images/{c},.,",
     )
     assert [(p.name, p.group) for p in pairs] == [
         (f"images/{a[:-4]}", "mouse 1"),
@@ -83,12 +79,13 @@ def test_a_manifest_says_what_belongs_together(folder):
     ]
     assert pairs[0].label == folder / "labels" / a
     said = [str(problem).partition("cells.csv, line ")[2] for problem in problems]
-    assert [line[:2] for line in said] == ["4:", "5:", "6:", "7:", "8:"]
+    assert [line[:2] for line in said] == ["4:", "5:", "6:", "7:", "8:", "9:"]
     assert "again, after line 2" in said[0]
     assert "has the image ../" in said[1] and "within the manifest's folder" in said[1]
     assert "has the label /etc/passwd" in said[2]
     assert "names no label" in said[3]
     assert "another number of fields" in said[4]
+    assert "has the label ." in said[5]
 
 
 @pytest.mark.parametrize(
@@ -187,106 +184,15 @@ def test_the_fingerprint_knows_names_labels_and_times(folder):
     assert third not in (first, second)
     (folder / "images" / "other.png").rename(image)
     assert now() == second
+    for other in (".a.png", "Thumbs.db"):  # nobody reads them
+        (folder / "images" / other).touch()
+    assert now() == second
     (folder / "m.csv").write_text(f"image,label\nimages/{image.name},labels/{image.name}\n")
     before = now("m.csv")
     os.utime(folder / "labels" / image.name, ns=(1, 1))
     assert now("m.csv") != before
     (folder / "labels" / image.name).unlink()
     assert now("m.csv") != before
-
-
-def raws(folder, rule):
-    with PairReader() as reader:
-        return [reader.read(pair, rule) for pair in find_pairs(folder)]
-
-
-def test_a_record_is_the_librarys_reading_bit_for_bit(folder):
-    options = ExampleOptions(rule=CELLS.rule, sigma=3.3, separation=1)
-    expected, report = load_samples(folder, rule=options.rule)
-    for sample, raw in zip(expected, raws(folder, options.rule), strict=True):
-        data, problems = make_record(raw, options)
-        assert not problems
-        back = read_record(data, folder, 0, options.rule)
-        assert back.image.dtype == raw.image.dtype
-        np.testing.assert_array_equal(back.image, raw.image)
-        np.testing.assert_array_equal(back.labels, raw.labels)
-        assert (back.digest, back.values) == (raw.digest, raw.values)
-        found = back.sample(report.mapping)
-        np.testing.assert_array_equal(found.instances, sample.instances)
-        np.testing.assert_array_equal(found.border.weights, border_term(sample, 3.3, 1))
-        assert found.border.weights.max() > 0.1
-        assert (np.float32(found.border.sigma), found.border.separation) == (np.float32(3.3), 1)
-
-
-def features(data):
-    import tensorflow as tf
-
-    found = tf.train.Example.FromString(data).features.feature
-    kinds = {key: value.WhichOneof("kind") for key, value in found.items()}
-    return {key: list(getattr(found[key], kind).value) for key, kind in kinds.items() if kind}
-
-
-def written(tmp_path, image, labels):
-    for kind, array in (("images", image), ("labels", labels)):
-        (tmp_path / kind).mkdir(exist_ok=True)
-        Image.fromarray(array).save(tmp_path / kind / "a.png")
-    return tmp_path
-
-
-def test_statistics_are_those_of_the_image(tmp_path):
-    image = np.zeros((10, 20), np.uint8)
-    image[:, :5] = 200
-    labels = np.zeros((10, 20), np.uint8)
-    labels[:3, :3], labels[5:, 10:14] = 4, 7
-    (raw,) = raws(written(tmp_path, image, labels), CELLS.rule)
-    found = features(make_record(raw, CELLS)[0])
-    assert found["image/mean"] == [50]
-    np.testing.assert_allclose(found["image/std"], image.std(), rtol=1e-6)
-    assert (found["image/low"], found["image/high"]) == ([0], [200])
-    assert (found["label/values"], found["label/cells"]) == ([0, 1], [2])
-    np.testing.assert_allclose(found["label/foreground"], 29 / 200, rtol=1e-6)
-    across = 2 * np.sqrt(np.array([9, 20]) / np.pi)
-    np.testing.assert_allclose(found["label/diameter"], across.mean(), rtol=1e-6)
-    assert found["image/group"] == [b""]
-
-    rule = LabelRule(values=(0, 4), ignore=7)
-    (raw,) = raws(tmp_path, rule)
-    found = features(make_record(raw, ExampleOptions(rule=rule))[0])
-    assert (found["label/values"], found["label/cells"]) == ([0, 4], [1])
-    np.testing.assert_allclose(found["label/foreground"], 9 / 180, rtol=1e-6)
-
-    (raw,) = raws(written(tmp_path, image, 0 * labels), CELLS.rule)
-    empty = features(make_record(raw, CELLS)[0])
-    assert (empty["label/values"], empty["label/cells"]) == ([0], [0])
-    assert "label/diameter" not in empty
-
-
-@pytest.mark.parametrize("value", [1, 255, 7])
-def test_the_border_term_does_not_depend_on_how_a_set_is_settled(tmp_path, value):
-    """An image's only object in two pieces: in a mask two cells, in numbered labels one."""
-    labels = np.zeros((10, 30), np.uint8)
-    labels[3:7, 3:9], labels[3:7, 12:18] = value, value
-    (raw,) = raws(written(tmp_path, labels, labels), CELLS.rule)
-    stored = read_record(make_record(raw, CELLS)[0], tmp_path, 0, CELLS.rule).border
-    for found in ({0, value}, {0, 1, 2, 3}):  # of the whole set
-        sample = raw.sample(CELLS.rule.resolve(found))
-        np.testing.assert_array_equal(stored.weights, border_term(sample, 5.0, 2))
-    assert (stored.weights.max() > 0) == (value != 7)
-
-
-@pytest.mark.parametrize(
-    ("rule", "values", "said"),
-    [
-        (LabelRule(num_classes=2), (0, 2), "holds label values out of range: 2"),
-        (LabelRule(values=(0, 5, 9)), (0, 7), "holds label values out of range: 7"),
-    ],
-)
-def test_labels_that_do_not_fit_the_rule_are_bad(tmp_path, rule, values, said):
-    labels = np.resize(np.array(values, np.uint8), (8, 8))
-    (raw,) = raws(written(tmp_path, labels, labels), rule)
-    data, problems = make_record(raw, ExampleOptions(rule=rule))
-    assert data is None
-    assert f"a.png: {said}" in str(problems[0])
 
 
 def test_options_are_checked():

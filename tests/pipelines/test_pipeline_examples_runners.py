@@ -24,6 +24,7 @@ from pipelines.examples import DeadLetters, ExampleOptions, ImageExampleGen, sha
 from pipelines.examples.executor import Executor
 from pipelines.examples.items import list_source
 from pipelines.examples.plan import list_pairs, to_lines
+from pipelines.sections import BeamSettings
 
 pytestmark = pytest.mark.tfx
 
@@ -47,7 +48,8 @@ def produce(cells, out: Path, *beam_args):
     examples, letters = standard_artifacts.Examples(), DeadLetters()
     examples.uri, letters.uri = str(out / "examples"), str(out / "letters")
     (out / "letters").mkdir(parents=True)
-    context = BaseBeamExecutor.Context(beam_pipeline_args=list(beam_args), unique_id="1")
+    flags = list(beam_args or BeamSettings().flags)
+    context = BaseBeamExecutor.Context(beam_pipeline_args=flags, unique_id="1")
     outputs = {"examples": [examples], "dead_letters": [letters]}
     Executor(context).Do({}, outputs, dict(component.exec_properties))
     records = {
@@ -73,7 +75,7 @@ def test_bad_and_written_ones_are_counted_by_beam(cells, tmp_path):
     plan = tmp_path / "plan.jsonl"
     plan.write_text(to_lines(pairs))
     task = shards.ShardTask("train", str(plan), str(tmp_path / "a.gz"), str(tmp_path / "told"))
-    pipeline = beam.Pipeline()
+    pipeline = beam.Pipeline(argv=BeamSettings().flags)
     _ = pipeline | beam.Create([task]) | beam.ParDo(shards.WriteShard(OPTIONS.model_dump_json()))
     result = pipeline.run()
     result.wait_until_finish()
@@ -83,8 +85,8 @@ def test_bad_and_written_ones_are_counted_by_beam(cells, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_worker_processes_of_the_direct_runner(cells, expected, tmp_path):
-    flags = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+def test_two_worker_processes(cells, expected, tmp_path):
+    flags = BeamSettings(workers=2).flags
     assert produce(cells, tmp_path / "out", *flags) == (expected, (8, 1))
 
 

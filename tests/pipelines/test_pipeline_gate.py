@@ -21,6 +21,7 @@ from tfx.orchestration.metadata import sqlite_metadata_connection_config
 
 from pipelines.checks.nodes import data_checks
 from pipelines.checks.settings import CheckSettings
+from pipelines.sections import BeamSettings
 from pipelines.trouble import message
 
 SPLITS = {"train": 60, "eval": 50}
@@ -41,6 +42,10 @@ def shifted_labels(split, k, image, labels):
 
 def empty_masks(split, k, image, labels):
     return image, (np.zeros_like(labels) if k % 4 == 0 else labels)
+
+
+def no_masks_at_all(split, k, image, labels):
+    return image, np.zeros_like(labels)
 
 
 def brighter(split, k, image, labels):
@@ -85,6 +90,7 @@ class Weeks:
                 components=[examples, *checks.nodes],
                 enable_cache=True,
                 metadata_connection_config=sqlite_metadata_connection_config(self.database),
+                beam_pipeline_args=BeamSettings().flags,
             )
         )
 
@@ -160,6 +166,15 @@ def test_empty_masks_stop_the_run(weeks):
     weeks.add(4, empty_masks, seed=0)
     text = weeks.stopped(4)
     assert "train: label/diameter: found it in 45 of 60 images (75%); expected it in 90%" in text
+
+
+@pytest.mark.slow
+def test_an_export_without_any_mask_stops_the_run(weeks):
+    weeks.add(7, no_masks_at_all, seed=0)
+    text = weeks.stopped(7)
+    for split in SPLITS:
+        (line,) = re.findall(rf"- {split}: label/diameter: (.*)", text)
+        assert line == "found it in no image; expected it in 90% or more"
 
 
 def test_drift_stops_the_run_until_it_is_said_to_be_meant(weeks):

@@ -24,6 +24,7 @@ from tfx.proto import infra_validator_pb2
 from tfx.types import channel_utils, standard_artifacts
 from tfx.utils import proto_utils
 
+from keras_unet.errors import DataError, ServingError
 from keras_unet.serving.server.servable import Servable
 from pipelines import infra_validator, models, server_process
 from pipelines.infra_validator import ServerInfraValidator, docker_infra_validator
@@ -47,29 +48,40 @@ def validated(folder: Path, model, **parameters):
 
 
 def servers() -> list[int]:
-    """Processes of this user that serve a model under the name of the test."""
+    """Processes that this one started to serve a model, orphans of such among them."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
+            command = (process / "cmdline").read_bytes()
             parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             continue
-        if b"serve" in command and parent in (os.getpid(), 1):
+        orphan = parent == 1 and b"sys.argv.pop" in command
+        if b"\0serve\0" in command and (parent == os.getpid() or orphan):
             found.append(int(process.name))
     return found
 
 
-def test_a_model_that_answers_is_blessed(tmp_path):
-    blessing, report = validated(tmp_path / "blessing", made.trained(), number=2)
+def test_a_model_that_answers_is_blessed(tmp_path, monkeypatch):
+    """Compared with the weights as they were exported: those of the training differ by 1e-3.
+
+    And asked directly, where the environment names a proxy for everything.
+    """
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    model = made.exported(tmp_path / "model", precision="bfloat16")
+    blessing, report = validated(tmp_path / "blessing", model, number=2)
     assert model_utils.is_infra_validated(blessing)
     assert blessing.get_int_custom_property("current_model_id") == 7
+    assert blessing.get_string_custom_property("current_model") == model.uri
     assert (tmp_path / "blessing" / "INFRA_BLESSED").is_file()
     assert set(report["requests"]) == SIGNATURES
     assert report["requests"]["segment_examples"] == 3  # two records and the golden one
     assert max(report["differences"].values()) <= 1e-5
     last = (tmp_path / "blessing" / "server.log").read_text().splitlines()[-1]
     assert json.loads(last)["event"] == "stopping"
+    assert "no_proxy" not in os.environ
 
 
 def test_a_model_that_does_not_load_is_not_blessed(tmp_path):
@@ -80,6 +92,17 @@ def test_a_model_that_does_not_load_is_not_blessed(tmp_path):
     assert (tmp_path / "blessing" / "INFRA_NOT_BLESSED").is_file()
     assert "cannot load the model" in report["message"]
     assert blessing.get_string_custom_property("blessing_message") == report["message"]
+
+
+def test_without_records_no_verdict_is_given(tmp_path):
+    """It is not the model's fault."""
+    examples = made.artifact(standard_artifacts.Examples, tmp_path, split_names='["eval"]')
+    (tmp_path / "Split-eval").mkdir()
+    blessing = made.output(standard_artifacts.InfraBlessing, tmp_path / "blessing")
+    inputs = {"model": made.trained(), "examples": examples}
+    with pytest.raises(DataError, match="no records; expected images to try the server with"):
+        made.run(ServerInfraValidator, inputs, {"blessing": blessing})
+    assert not blessing.has_custom_property("blessed")
 
 
 def test_a_model_that_answers_otherwise_is_not_blessed(tmp_path):
@@ -104,6 +127,31 @@ def test_a_server_that_does_not_start_fails_the_run(tmp_path, monkeypatch):
     with pytest.raises(NoServer, match="ended with 1: no such extra"):
         validated(tmp_path / "absent", made.trained(), number=1)
     assert not servers()
+
+
+FAKE = """
+import json, time
+print(json.dumps({"event": "serving", "grpc": "127.0.0.1:1", "rest": "127.0.0.1:2"}), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGKILL, NoServer), (signal.SIGSEGV, ServingError)]
+)
+def test_a_server_that_ends_meanwhile_is_told_of(tmp_path, monkeypatch, number, kind):
+    """Killed, for want of memory perhaps: no verdict. Crashed: one, and it says so."""
+    monkeypatch.setattr(server_process, "_SERVE", FAKE)
+    ended = f"ended with -{int(number)} .no connection.: "
+    with (
+        pytest.raises(ServingError, match=ended) as raised,
+        server_process.serving(tmp_path, tmp_path / "log", 60) as addresses,
+    ):
+        assert addresses == ("127.0.0.1:1", "127.0.0.1:2")
+        (child,) = servers()
+        os.kill(child, number)
+        raise ServingError("no connection")
+    assert type(raised.value) is kind
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's notice of a parent's death")

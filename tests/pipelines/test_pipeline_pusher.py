@@ -12,7 +12,7 @@ pytest.importorskip("tfx")
 import model_artifacts as made
 from tfx.types import standard_artifacts
 
-from keras_unet.errors import ExportError
+from keras_unet.errors import ConfigError, ExportError
 from keras_unet.serving import publish, versions
 from keras_unet.serving.bundle import fingerprint
 from keras_unet.serving.lineage import read_origin
@@ -20,18 +20,21 @@ from pipelines import models
 from pipelines.pusher import VersionPusher
 
 
-def blessings(tmp_path, model=True, infra=True, number=7, infra_number=7):
-    """Of the Evaluator and the InfraValidator; None leaves the property out, as TFX does."""
+def blessings(tmp_path, model=True, infra=True, judged=None, infra_judged=None):
+    """Of the Evaluator and the InfraValidator, of the trained model unless told otherwise.
+
+    A blessing of None and a judged model of "" leave the property out, as TFX does.
+    """
 
     def one(kind, blessed, judged):
         properties = {} if blessed is None else {"blessed": int(blessed)}
-        if judged is not None:
-            properties["current_model_id"] = judged
+        if judged != "":
+            properties["current_model"] = judged or made.trained().uri
         return made.artifact(kind, tmp_path / kind.TYPE_NAME, 3, **properties)
 
     return {
-        "model_blessing": one(standard_artifacts.ModelBlessing, model, number),
-        "infra_blessing": one(standard_artifacts.InfraBlessing, infra, infra_number),
+        "model_blessing": one(standard_artifacts.ModelBlessing, model, judged),
+        "infra_blessing": one(standard_artifacts.InfraBlessing, infra, infra_judged),
     }
 
 
@@ -63,7 +66,7 @@ def test_a_model_blessed_twice_is_published_once(tmp_path):
     assert versions(folder) == [1]
     assert {path.name for path in folder.iterdir()} == {"1", ".lock"}
     other = made.altered(tmp_path / "other", 8)
-    push(tmp_path, blessings(tmp_path, number=8, infra_number=None), other, name="third", keep=1)
+    push(tmp_path, blessings(tmp_path, judged=other.uri, infra_judged=""), other, "third", keep=1)
     assert versions(folder) == [2]
 
 
@@ -73,8 +76,8 @@ def test_a_model_blessed_twice_is_published_once(tmp_path):
         ({"model": False}, "the Evaluator: not blessed"),
         ({"infra": False}, "the InfraValidator: not blessed"),
         ({"model": None}, "the Evaluator: not blessed"),
-        ({"number": 6}, "the Evaluator judged model 6; expected this one, 7"),
-        ({"infra_number": 6}, "the InfraValidator judged model 6"),
+        ({"judged": "/model/6"}, "the Evaluator judged another model, /model/6; expected this one"),
+        ({"infra_judged": "/model/6"}, "the InfraValidator judged another model, /model/6"),
     ],
 )
 def test_what_is_not_blessed_twice_is_not_published(tmp_path, blessed, reason):
@@ -82,6 +85,14 @@ def test_what_is_not_blessed_twice_is_not_published(tmp_path, blessed, reason):
     assert refused.get_int_custom_property("pushed") == 0
     assert reason in refused.get_string_custom_property("reason")
     assert not (tmp_path / "saved_models").exists()
+
+
+def test_a_bucket_is_no_destination(tmp_path):
+    """It was taken for a folder called `gs:` here, and the model for pushed."""
+    result = made.output(standard_artifacts.PushedModel, tmp_path / "pushed")
+    inputs = {"model": made.trained(), **blessings(tmp_path)}
+    with pytest.raises(ConfigError, match="gs://bucket/cells: versions are published by renaming"):
+        made.run(VersionPusher, inputs, {"pushed_model": result}, destination="gs://bucket/cells")
 
 
 def test_nothing_is_half_pushed(tmp_path, monkeypatch):
@@ -105,7 +116,7 @@ def test_nothing_is_half_pushed(tmp_path, monkeypatch):
     weights = Path(models.serving_folder(damaged.uri)) / "variables/variables.data-00000-of-00001"
     weights.write_bytes(weights.read_bytes()[::-1])
     with pytest.raises(ExportError):
-        push(tmp_path, blessings(tmp_path), damaged, name="damaged_push")
+        push(tmp_path, blessings(tmp_path, judged=damaged.uri, infra_judged=""), damaged, "second")
     assert versions(folder) == []
     push(tmp_path, blessings(tmp_path), name="last")
     assert {path.name for path in folder.iterdir()} == {"1", ".lock"}

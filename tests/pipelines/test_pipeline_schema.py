@@ -91,6 +91,8 @@ def test_settings_follow_the_label_rule(labels, values):
 
 
 def test_settings_refuse_what_they_cannot_check():
+    with pytest.raises(ConfigError, match="names image/men; expected features: image/encoded"):
+        adapted_schema(CheckSettings(tolerated=("image/mean", "image/men")))
     with pytest.raises(ConfigError, match="num_classes"):
         CheckSettings.of(LabelRule(), 1)
     with pytest.raises(ValidationError, match="min_labeled"):

@@ -81,11 +81,30 @@ def test_nothing_there(tmp_path):
         settle(tmp_path)
 
 
-def test_remote_images_need_their_meaning():
-    with pytest.raises(ConfigError, match=r"data\.label_kind"):
-        settle("gs://bucket/cells", "data.num_classes=2")
+def test_labels_of_other_names_are_told(tmp_path):
+    folder = write(tmp_path, 2)
+    for path in (folder / "labels").iterdir():
+        path.rename(path.with_stem(f"{path.stem}_mask"))
+    with pytest.raises(DataError, match="found no image with labels") as error:
+        settle(folder)
+    assert "000.png: has no labels" in str(error.value) and "000_mask.png" in str(error.value)
+
+
+def test_images_that_are_all_damaged_are_told(tmp_path):
+    folder = write(tmp_path, 2, lambda labels: labels > 0)
+    for path in (folder / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"images/000\.png: truncated or damaged"):
+        settle(folder)
+
+
+def test_what_is_settled_needs_no_look(tmp_path):
+    """As for a bucket that is mounted where the pipeline will run, and not here."""
     given = ("data.label_values=[0,255]", "data.channels=1", 'data.dtypes=["uint8"]')
-    assert settle("gs://bucket/cells", *given).data.label_values == (0, 255)
+    data = settle(tmp_path / "not there", *given).data
+    assert data.label_values == (0, 255)
+    with pytest.raises(ConfigError, match=r"data\.images: expected a folder"):
+        settled(load_pipeline_config(None, ["runner=vertex"]), print)
 
 
 def test_made_up_cells_stay_as_they_are(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,8 @@ def test_a_killed_trainer_goes_on_to_the_same_weights(tmp_path, monkeypatch, cap
     monkeypatch.undo()
     assert not (tmp_path / "first" / "model").exists()
     (folder,) = runs.glob("cells-*")
+    begun = json.loads((folder / "code.json").read_text())
+    monkeypatch.setattr(trainer, "code", lambda: {**begun, "commit": "later"})
     with RunLock(folder), pytest.raises(ConfigError, match="is training in this folder"):
         trainer.run_fn(made.fn_args(tmp_path / "second", runs))
     capsys.readouterr()
@@ -73,6 +76,38 @@ def test_a_killed_trainer_goes_on_to_the_same_weights(tmp_path, monkeypatch, cap
     for one, other in zip(found, whole, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not folder.exists()
+    code = json.loads((tmp_path / "third" / "model_run" / "code.json").read_text())
+    assert code == {**begun, "ended_with": {**begun, "commit": "later"}}
+
+
+def test_the_commit_is_that_of_this_code(tmp_path, monkeypatch):
+    """Not of a checkout that the environment happens to lie in."""
+
+    def git(*arguments):
+        author = ["-c", "user.name=a", "-c", "user.email=a"]
+        done = subprocess.run(
+            ["git", *author, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    copy = tmp_path / "env" / "trainer.py"
+    copy.parent.mkdir()
+    copy.write_text("first")
+    (tmp_path / ".gitignore").write_text("env\n")
+    git("init")
+    git("add", ".gitignore")
+    git("commit", "-m", "somebody else's")
+    monkeypatch.setattr(trainer, "__file__", str(copy))
+    assert not {"commit", "changed"} & set(trainer.code())
+    git("add", "-f", "env/trainer.py")
+    git("commit", "-m", "ours")
+    first = trainer.code()
+    assert first["commit"] == git("rev-parse", "HEAD") and "changed" not in first
+    copy.write_text("second")
+    second = trainer.code()
+    copy.write_text("third")
+    assert second["commit"] == first["commit"]
+    assert len({second["changed"], trainer.code()["changed"]}) == 2
 
 
 def test_an_interrupted_training_is_not_exported(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from keras_unet.errors import ConfigError
+from pipelines.evaluator.known import require_known
 from pipelines.evaluator.pages import verdict_page
 from pipelines.evaluator.policy import EvaluationPolicy, Threshold
 from pipelines.evaluator.slices import Slice, Trait, slices
@@ -31,6 +32,7 @@ def scored(whole, x, low):
         ({"at_least": 0.5}, (None, 1, 1), None, False, "is undefined"),
         ({"at_least": 1, "slice": "group", "min_images": 2}, (1, 0, 1), None, False, "small"),
         ({"min_gain": 0.0}, (0.5, 0, 0), (0.5, 0, 0), True, "compared with the latest"),
+        ({"min_gain": 0.0}, (0.5, 0, 0), (None, 0, 0), False, "could be judged"),
         ({"min_gain": 0.01}, (0.505, 0, 0), (0.5, 0, 0), False, "gain +0.0050"),
         ({"min_gain": -0.01}, (0.49, 0, 0), (0.5, 0, 0), True, ""),
         ({"min_gain": -0.01, "slice": "group"}, (1, 0.4, 0), (0, 0.5, 0), False, "group=x"),
@@ -43,6 +45,14 @@ def test_each_kind_of_threshold(threshold, model, baseline, blessed, why):
     verdict = judge([rule], PARTS, scored(*model), before)
     assert verdict.blessed is blessed
     assert why in verdict.message
+
+
+def test_a_blessing_says_how_many_conditions_were_judged():
+    rules = [Threshold(score="mean_iou", at_least=0), Threshold(score="iou.a.b", min_gain=0)]
+    before = scored(None, 0, 0)
+    verdict = judge(rules, PARTS, scored(1, 1, 1), before)
+    assert verdict.blessed
+    assert "1 of 2 conditions hold, the others could not be judged" in verdict.message
 
 
 def test_what_is_lower_when_better_and_names_with_dots():
@@ -97,3 +107,39 @@ def test_the_page_names_conditions_and_slices():
     )
     alone = verdict_page(judge([], parts, model, None), parts, model, None)
     assert "no threshold is given" in alone and ">before<" not in alone
+
+
+@pytest.mark.parametrize(
+    ("policy", "instances", "message"),
+    [
+        ({"score": "mean_dise", "at_least": 0.5}, True, "no such score; .*mean_dice"),
+        ({"score": "iou.nucleus", "at_least": 0.5}, True, "no such score; .*iou.cell"),
+        ({"score": "objects.f1", "at_least": 0.5}, False, "no such score"),
+        ({"score": "objects.merged", "min_gain": 0}, True, "neither high nor low is better"),
+        ({"score": "mean_iou", "at_least": 0, "slice": "density=q1"}, True, "density=middle"),
+    ],
+)
+def test_what_will_not_be_there_is_found_before_the_training(policy, instances, message):
+    classes = ("background", "cell")
+    with pytest.raises(ConfigError, match=message):
+        require_known(EvaluationPolicy(thresholds=[policy]), classes, instances=instances)
+
+
+def test_what_will_be_there_is_known():
+    scores = ["mean_dice", "iou.cell", "objects.f1", "objects.average_precision.0.5", "brier"]
+    policy = EvaluationPolicy(
+        thresholds=[
+            *({"score": score, "at_least": 0.0} for score in scores),
+            {"score": "mean_iou", "min_gain": 0.0, "slice": "density=q4"},
+            {"score": "mean_iou", "min_gain": 0.0, "slice": "group=anything"},
+        ],
+        density=(1.0, 2.0, 3.0),
+    )
+    require_known(policy, ("background", "cell"), instances=True)
+    wrong = EvaluationPolicy(scores={"isbi": True})
+    with pytest.raises(ConfigError, match="two classes"):
+        require_known(wrong, ("background", "a", "b"), instances=False)
+    with pytest.raises(ConfigError, match="symmetry: unknown"):
+        require_known(
+            EvaluationPolicy(prediction={"symmetry": "flips"}), ("a", "b"), instances=True
+        )

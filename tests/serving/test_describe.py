@@ -104,6 +104,10 @@ def test_a_damaged_version_is_named(version, tmp_path, file, data, message):
 def test_what_is_no_version_is_named(version, tmp_path):
     with pytest.raises(ExportError, match="no such folder"):
         describe(tmp_path / "absent")
+    for number in ("9", "10"):
+        (tmp_path / "many" / number).mkdir(parents=True)
+    with pytest.raises(ExportError, match="did you mean .*many/10"):
+        describe(tmp_path / "many")
     with pytest.raises(ExportError, match=f"did you mean {version}"):
         describe(version.parent)
     shutil.copytree(version, tmp_path / "3")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import stat
 
 import pytest
 
-from keras_unet.errors import ConfigError
+from keras_unet.errors import ConfigError, ExportError
 from keras_unet.serving import folders
 
 
@@ -49,7 +52,7 @@ def test_a_version_is_renamed_before_it_is_deleted(tmp_path, monkeypatch):
     fill(tmp_path / "1")
     fill(tmp_path / "2")
 
-    def killed(path):
+    def killed(path, **_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(shutil, "rmtree", killed)
@@ -57,9 +60,70 @@ def test_a_version_is_renamed_before_it_is_deleted(tmp_path, monkeypatch):
         folders.retire(tmp_path, 1)
     monkeypatch.undo()
     assert folders.versions(tmp_path) == [2]
-    assert (tmp_path / ".removed-1" / "variables" / "a").exists()
+    (away,) = tmp_path.glob(".removed-1-*")
+    assert (away / "variables" / "a").exists()
     with folders.unfinished(tmp_path):  # the next publisher clears it
         assert {p.name for p in tmp_path.iterdir()} == {"2", ".lock"}
+
+
+def test_files_that_cannot_be_deleted_yet_hold_up_nobody(tmp_path, monkeypatch):
+    """As on a network file system while a server reads them."""
+    fill(tmp_path / "1")
+    fill(tmp_path / "2")
+
+    def busy(*_, **__):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    assert folders.retire(tmp_path, 1) == [1]
+    with folders.unfinished(tmp_path) as beside:
+        assert not beside.exists()
+        fill(beside)
+        assert folders.place(beside) == tmp_path / "3"
+    assert len(list(tmp_path.glob(".removed-1-*"))) == 1
+    fill(tmp_path / "1")  # the number again, where somebody started anew
+    assert folders.retire(tmp_path, 1) == [1, 2]
+    monkeypatch.undo()
+    with folders.unfinished(tmp_path):
+        assert {p.name for p in tmp_path.iterdir()} == {"3", ".lock"}
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(folders.fcntl, "flock", none)
+    with (
+        pytest.raises(ExportError, match=r"\.lock: cannot be locked \(No locks available\)"),
+        folders.unfinished(tmp_path / "unet"),
+    ):
+        pass
+
+
+def test_new_folders_are_synced_in_those_above(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(folders, "sync_folder", synced.append)
+    with folders.unfinished(tmp_path / "models" / "unet"):
+        assert synced == [tmp_path / "models", tmp_path]
+    with folders.unfinished(tmp_path / "models" / "unet"):
+        assert len(synced) == 2
+
+
+def test_a_file_system_that_does_not_sync_folders_is_used(tmp_path, monkeypatch):
+    sync, wrong = os.fsync, [errno.EINVAL]
+
+    def files_only(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(wrong[0], "not here")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    with folders.unfinished(tmp_path) as beside:
+        fill(beside)
+        assert folders.place(beside).name == "1"
+    wrong[0] = errno.EIO
+    with pytest.raises(OSError, match="not here"):
+        folders.sync_folder(tmp_path)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from keras_unet.serving import (
     export,
     golden,
     graph,
+    publish_bundle,
     rollback,
     versions,
     write_saved_model,
@@ -166,6 +167,14 @@ def test_a_model_of_float_images_is_published(tmp_path):
         update={"normalization": Normalization(method="range", scale=1.0), "image_dtype": "float32"}
     )
     assert export(TrainedModel(trained.network, card), tmp_path).name == "1"
+
+
+def test_a_damaged_config_is_found_before_anything_is_done(tmp_path):
+    (tmp_path / "models.config").write_text("model_config_list { confg {} }")
+    for publish in (export, publish_bundle):
+        with pytest.raises(ExportError, match=r"models\.config: is no model configuration"):
+            publish(tmp_path / "no such model", tmp_path / "unet")
+    assert [p.name for p in tmp_path.iterdir()] == ["models.config"]
 
 
 def test_a_bad_option_publishes_nothing(tmp_path):

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ import numpy as np
 from keras_unet.serving.server.codes import Code, Refused, as_refused
 from keras_unet.serving.server.servable import Servable
 from keras_unet.serving.server.settings import Batching
+
+# Of one run, even where batches are smaller: a request of many images is computed in parts, since a
+# network's activations take hundreds of bytes a pixel.
+_AT_ONCE = 1 << 19
 
 
 @dataclass(eq=False)
@@ -183,6 +187,10 @@ class Scheduler:
         seconds = max(task.deadline for task in batch) - time.monotonic()
         if first.rows is None:
             return [first.servable.run(first.signature, first.inputs, first.outputs, seconds)]
+        most = self._most_rows(first)
+        if first.rows > most:  # alone, then
+            parts = [self._compute([_part(first, n, most)])[0] for n in range(0, first.rows, most)]
+            return [[np.concatenate(pieces) for pieces in zip(*parts, strict=True)]]
         sizes = [task.rows or 0 for task in batch]
         pad = self._padding(sum(sizes))
         joined = list(first.inputs)
@@ -197,9 +205,22 @@ class Scheduler:
             for size, end in zip(sizes, ends, strict=True)
         ]
 
+    def _most_rows(self, task: Task) -> int:
+        """Images of one run: as many as a batch holds, or as `_AT_ONCE` does; at least one."""
+        each = max(1, task.pixels // (task.rows or 1))
+        pixels = max(self._settings.max_batch_pixels, _AT_ONCE)
+        return max(1, min(self._settings.max_batch_size, pixels // each))
+
     def _padding(self, rows: int) -> int:
         """Rows to add up to the next allowed batch size."""
         return min((n - rows for n in self._settings.allowed_batch_sizes if n >= rows), default=0)
+
+
+def _part(task: Task, start: int, rows: int) -> Task:
+    inputs = [array[start : start + rows] for array in task.inputs]
+    rows = inputs[0].shape[0]
+    pixels = task.pixels * rows // (task.rows or 1)
+    return replace(task, inputs=inputs, rows=rows, pixels=pixels)
 
 
 def _join(parts: Sequence[np.ndarray], pad: int) -> np.ndarray:

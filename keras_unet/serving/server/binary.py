@@ -10,7 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
-from keras_unet.serving.server.models import ServedModel, discover
+from keras_unet.serving.server.models import ServedModel, discover, read_config
 from keras_unet.serving.server.settings import Batching, Limits, ServerSettings
 
 NAME = "tensorflow_model_server"
@@ -35,6 +35,8 @@ def cannot(settings: ServerSettings) -> str | None:
         return "it has no limits but the time for a request"
     if settings.log_requests:
         return "it does not log requests"
+    if settings.model_config_file is not None and _relative(settings.model_config_file):
+        return f"it takes absolute paths only, and {settings.model_config_file} has others"
     return None
 
 
@@ -44,9 +46,10 @@ def command(binary: str, settings: ServerSettings, work: Path, *, batching: bool
     Args:
         batching: write the batching parameters (TensorFlow Serving does not batch otherwise).
     """
-    config = settings.model_config_file
+    config, seconds = settings.model_config_file, max(1, round(settings.poll_seconds))
+    read_again = [f"--model_config_file_poll_wait_seconds={seconds}"]
     if config is None:
-        config = work / "models.config"
+        config, read_again = work / "models.config", []
         config.write_text(_config(discover(settings.folder)), encoding="utf-8")
     monitoring = work / "monitoring.config"
     path = "/monitoring/prometheus/metrics"
@@ -59,8 +62,9 @@ def command(binary: str, settings: ServerSettings, work: Path, *, batching: bool
         f"--rest_api_port={settings.rest_port or 0}",
         f"--rest_api_timeout_in_ms={int(settings.limits.seconds * 1000)}",
         f"--model_config_file={config.resolve()}",
+        *read_again,
         f"--monitoring_config_file={monitoring}",
-        f"--file_system_poll_wait_seconds={max(1, round(settings.poll_seconds))}",
+        f"--file_system_poll_wait_seconds={seconds}",
         f"--max_num_load_retries={settings.load_retries}",
         f"--load_retry_interval_micros={int(settings.load_retry_seconds * 1e6)}",
         "--allow_version_labels_for_unavailable_models=true",
@@ -87,6 +91,18 @@ def command(binary: str, settings: ServerSettings, work: Path, *, batching: bool
 def replace_process(arguments: list[str]) -> None:
     """Becomes the binary: signals and the exit code are its own."""
     os.execv(arguments[0], arguments)
+
+
+def _relative(config_file: Path) -> bool:
+    """Whether a model config has paths that start at the file's folder, as only we read them."""
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    read_config(config_file)  # says what is wrong with it
+    config = model_server_config_pb2.ModelServerConfig()
+    text_format.Parse(config_file.read_text(encoding="utf-8"), config)
+    paths = [one.base_path for one in config.model_config_list.config]
+    return not all(path.startswith("/") or "://" in path for path in paths)
 
 
 def _config(models: list[ServedModel]) -> str:

@@ -46,7 +46,7 @@ HTTP_STATUS = {
     Code.DATA_LOSS: 500,
     Code.UNAUTHENTICATED: 401,
 }
-LONGEST = 2000  # characters of a message: gRPC sends it as a header, which is limited
+LONGEST = 2000  # bytes of a message: gRPC sends it as a header of at most 8 KiB, some as three
 
 
 class Refused(Exception):
@@ -56,7 +56,8 @@ class Refused(Exception):
     """
 
     def __init__(self, code: Code, message: str, *, http_status: int | None = None) -> None:
-        message = message if len(message) <= LONGEST else message[:LONGEST] + " …"
+        text = message.encode("utf-8", "replace")
+        message = text[:LONGEST].decode("utf-8", "ignore") + (" …" if len(text) > LONGEST else "")
         super().__init__(message)
         self.code = code
         self.message = message
@@ -80,6 +81,8 @@ def as_refused(error: BaseException) -> Refused:
     code, message = getattr(error, "error_code", None), getattr(error, "message", None)
     if isinstance(code, int) and isinstance(message, str) and 0 < code <= Code.UNAUTHENTICATED:
         return Refused(Code(code), message.removeprefix("Graph execution error:").strip())
+    if isinstance(error, UnicodeError):
+        return invalid(f"text that is not Unicode: {error}")
     if isinstance(error, MemoryError):
         return Refused(Code.RESOURCE_EXHAUSTED, "out of memory")
     return Refused(Code.INTERNAL, f"{type(error).__name__}: {error}")

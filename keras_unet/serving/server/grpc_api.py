@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,8 @@ class GrpcApi:
         self._record = record
         self._root = root.resolve()
         self._prefer_content = prefer_tensor_content
+        # one after the other, and not in the threads that predictions need: loading takes long
+        self._reloading = ThreadPoolExecutor(1, thread_name_prefix="reload")
 
     def handlers(self) -> list[Any]:
         """To be added to a server."""
@@ -159,7 +163,8 @@ class GrpcApi:
                     Code.PERMISSION_DENIED,
                     f"model {one.name}: {one.base_path} is outside the served folder",
                 )
-        await self._predictor.aside(self._predictor.manager.reload, models)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reloading, self._predictor.manager.reload, models)
         return model_management_pb2.ReloadConfigResponse().SerializeToString()
 
 
@@ -186,10 +191,11 @@ class _Guard(aio.ServerInterceptor):
     def __init__(self, token: Token) -> None:
         self._token = token
 
-        async def refuse(request: Any, context: Any) -> None:
+        async def refuse(requests: Any, context: Any) -> None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a bearer token is needed")
 
-        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+        # a stream, so that the message is not waited for and held first
+        self._refusal = grpc.stream_unary_rpc_method_handler(refuse)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         given = dict(handler_call_details.invocation_metadata or ()).get("authorization", "")

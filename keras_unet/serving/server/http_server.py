@@ -1,9 +1,11 @@
-"""uvicorn, with a time limit for clients that open a connection and then say little."""
+"""uvicorn, with a time limit for clients that say little, or do not read their answer."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ _HEADERS = 16 << 10  # bytes of a request's headers
 def protocol(seconds: float) -> type[asyncio.Protocol]:
     """An HTTP protocol that closes connections whose request headers take longer than this.
 
-    uvicorn itself waits without end for the first request, and for headers that trickle in.
+    Or of whose answer the client takes nothing for so long. uvicorn itself waits without end for
+    the first request, for headers that trickle in, and for an answer to be taken.
     """
 
     class PatientOnce(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _unsent = 0  # bytes of the answer when the timer was set
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -43,10 +47,14 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def _watch(self) -> None:
             busy = self.cycle is not None and not self.cycle.response_complete
-            if busy or self.transport.is_closing():
+            if busy:
                 self._forget()
-            elif self._timer is None:
-                self._timer = self.loop.call_later(seconds, self._close)
+            elif self._timer is None:  # also while it is closing: that waits for the answer, too
+                self._wait()
+
+        def _wait(self) -> None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self._timer = self.loop.call_later(seconds, self._close)
 
         def _forget(self) -> None:
             if self._timer is not None:
@@ -55,13 +63,19 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
 
         def _close(self) -> None:
             self._timer = None
-            self.transport.close()
+            left = self.transport.get_write_buffer_size()
+            if left == 0:
+                self.transport.close()
+            elif left < self._unsent:
+                self._wait()
+            else:  # `close` would keep the answer until the client takes it
+                self.transport.abort()
 
     return PatientOnce
 
 
 class HttpServer(uvicorn.Server):
-    """A uvicorn server on a socket of ours; signals are the caller's business."""
+    """A uvicorn server on a socket of ours."""
 
     def __init__(
         self,
@@ -91,8 +105,10 @@ class HttpServer(uvicorn.Server):
             )
         )
 
-    def install_signal_handlers(self) -> None:
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
         """None: see `EmbeddedServer.run`."""
+        yield
 
 
 def listen(host: str, port: int) -> socket.socket:

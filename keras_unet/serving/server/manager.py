@@ -49,6 +49,7 @@ class Manager:
         self._retry_seconds = retry_seconds
         self._configured: dict[str, ServedModel] = {}
         self._versions: dict[str, dict[int, Version]] = {}
+        self._complaints: dict[str, str] = {}  # of the last poll
         self._lock = threading.RLock()  # the dictionaries
         self._polling = threading.Lock()  # one poll at a time
         self._stopped = threading.Event()
@@ -65,7 +66,8 @@ class Manager:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(timeout=max(1.0, drain_seconds))
-        versions = [v for of in self._versions.values() for v in of.values()]
+        with self._lock:
+            versions = [v for of in self._versions.values() for v in of.values()]
         for version in versions:
             version.retire()
         until = time.monotonic() + drain_seconds
@@ -82,7 +84,7 @@ class Manager:
         """
         models = list(models)
         for model in models:
-            if not model.wanted():
+            if not _has_versions(model):
                 raise Refused(
                     Code.NOT_FOUND, f"model {model.name}: no versions in {model.base_path}"
                 )
@@ -169,13 +171,17 @@ class Manager:
             )
 
     def poll(self) -> None:
-        """Compares what is wanted with what is served, and makes it so."""
+        """Compares what is wanted with what is served, and makes it so.
+
+        What cannot be read, for a moment perhaps, changes nothing of what is served.
+        """
         with self._polling:
             try:
                 models = {model.name: model for model in self._models()}
-            except (ConfigError, OSError) as error:  # a folder that is away for a moment
-                self._event("poll_failed", error=str(error))
+            except (ConfigError, OSError) as error:
+                self._complain("", error)
                 return
+            self._complaints.pop("", None)
             with self._lock:
                 self._configured = models
                 gone = [name for name in self._versions if name not in models]
@@ -183,7 +189,19 @@ class Manager:
                 for version in self._of(name):
                     self._retire(version)
             for model in models.values():
-                self._update(model)
+                try:
+                    wanted = model.wanted()
+                except OSError as error:
+                    self._complain(model.name, error)
+                    continue
+                self._complaints.pop(model.name, None)
+                self._update(model, wanted)
+
+    def _complain(self, about: str, error: Exception) -> None:
+        """Tells what is wrong once, not at every poll."""
+        if self._complaints.get(about) != str(error):
+            self._complaints[about] = str(error)
+            self._event("poll_failed", level="error", error=str(error))
 
     def _labelled(self, name: str, label: str) -> int:
         model = self._configured.get(name)
@@ -191,8 +209,7 @@ class Manager:
             raise invalid(f"Unrecognized servable version label: {label}")
         return model.labels[label]
 
-    def _update(self, model: ServedModel) -> None:
-        wanted = model.wanted()
+    def _update(self, model: ServedModel, wanted: dict[int, Path]) -> None:
         for number in sorted(wanted, reverse=True):
             version = self._versions.get(model.name, {}).get(number)
             if version is None or (
@@ -263,7 +280,19 @@ class Manager:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._poll_seconds):
-            self.poll()
+            try:
+                self.poll()
+            except Exception as error:  # whatever it is, the next version must be found
+                self._complain("*", error)
+            else:
+                self._complaints.pop("*", None)
+
+
+def _has_versions(model: ServedModel) -> bool:
+    try:
+        return bool(model.wanted())
+    except OSError:
+        return False
 
 
 def _without(model: ServedModel, labels: set[str]) -> ServedModel:

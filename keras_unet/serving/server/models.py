@@ -24,7 +24,11 @@ class ServedModel(BaseModel):
     labels: dict[str, int] = {}
 
     def wanted(self) -> dict[int, Path]:
-        """The versions that should be served now: {number: folder}."""
+        """The versions that should be served now: {number: folder}.
+
+        Raises:
+            OSError: the folder is not there, or cannot be read.
+        """
         found = scan(self.base_path)
         if self.specific:
             return {n: found[n] for n in self.specific if n in found}
@@ -33,13 +37,13 @@ class ServedModel(BaseModel):
 
 
 def scan(base_path: Path) -> dict[int, Path]:
-    """Folders with an integer name, as TensorFlow Serving reads them (00000123 is 123)."""
+    """Folders with an integer name, as TensorFlow Serving reads them (00000123 is 123).
+
+    Raises:
+        OSError: the folder is not there, or cannot be read: which is not the same as empty.
+    """
     found: dict[int, Path] = {}
-    try:
-        entries = sorted(base_path.iterdir())
-    except OSError:
-        return {}
-    for entry in entries:
+    for entry in sorted(base_path.iterdir()):
         name = entry.name
         if name.isascii() and name.isdigit() and len(name) < 40 and int(name) <= _LARGEST:
             try:
@@ -55,16 +59,22 @@ def discover(folder: Path) -> list[ServedModel]:
 
     Raises:
         ConfigError: there is no such folder.
+        OSError: a folder cannot be read; one that may not be is left out.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected one that holds published models")
     if scan(folder):
         return [ServedModel(name=folder.resolve().name, base_path=folder)]
-    return [
-        ServedModel(name=entry.name, base_path=entry)
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".") and scan(entry)
-    ]
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.name.startswith("."):
+            try:
+                there = scan(entry)
+            except (PermissionError, FileNotFoundError):  # "lost+found", or deleted just now
+                continue
+            if there:
+                found.append(ServedModel(name=entry.name, base_path=entry))
+    return found
 
 
 def read_config(file: Path) -> list[ServedModel]:

@@ -183,7 +183,7 @@ def _wanted(definition: Any, output_filter: Sequence[str]) -> tuple[str, ...]:
             )
         if name in output_filter[:place]:
             raise invalid(f"duplicate output tensor alias: {name}")
-    return tuple(output_filter)
+    return tuple(sorted(output_filter))  # one callable for each set of them, in whatever order
 
 
 def _check_shape(name: str, array: np.ndarray, info: Any) -> None:

@@ -20,6 +20,7 @@ from keras_unet.serving.server import json_tensors
 from keras_unet.serving.server.access import Token
 from keras_unet.serving.server.answers import metadata, status
 from keras_unet.serving.server.budget import Budget
+from keras_unet.serving.server.clients import Lingering, unless_gone
 from keras_unet.serving.server.codes import Code, Refused, as_refused, invalid
 from keras_unet.serving.server.metrics import UNKNOWN
 from keras_unet.serving.server.page import page
@@ -29,8 +30,8 @@ _NAME = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _ASK = re.compile(_NAME + r":(classify|regress|predict)", re.IGNORECASE)
 _TELL = re.compile(_NAME + r"(/metadata)?", re.IGNORECASE)
 _JSON = "application/json"
-_LINGER = 2.0  # seconds
 _INT64 = 2**63 - 1
+_DOCUMENTS = 2  # JSON bodies that are lists at a time: these take up to twenty times their text
 
 Record = Callable[[str, str, str, str, float], None]
 
@@ -63,6 +64,7 @@ class RestApi:
         self._metrics = metrics
         self._slow_seconds = slow_seconds
         self._token = token
+        self._documents = asyncio.Semaphore(_DOCUMENTS)
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -146,8 +148,8 @@ class RestApi:
                 await self._read(request, body)
             except Refused as refused:
                 answer = _error(refused)
-                return _Lingering(answer.body, answer.status_code, media_type=_JSON)
-            return await self._answer(spec, bytes(body))
+                return Lingering(answer.body, answer.status_code, media_type=_JSON)
+            return await unless_gone(request, self._answer(spec, body))
         finally:
             self._budget.give(len(body))
 
@@ -170,17 +172,32 @@ class RestApi:
             self._budget.take(len(chunk))
             body += chunk
 
-    async def _answer(self, spec: Any, body: bytes) -> Response:
-        document = await self._predictor.aside(json_tensors.parse, body)
-        spec.signature_name = json_tensors.signature_name(document) or DEFAULT
-        rows = False
+    async def _answer(self, spec: Any, body: bytearray) -> Response:
+        loop, rows, open_ = asyncio.get_running_loop(), False, True
+        await self._documents.acquire()
 
-        def decode(infos: Any) -> Any:
-            nonlocal rows
-            rows, inputs = json_tensors.inputs_of(document, infos)
-            return inputs
+        def close() -> None:
+            nonlocal open_
+            if open_:
+                open_ = False
+                self._documents.release()
 
-        prediction = await self._predictor.predict(spec, decode)
+        try:
+            document = await self._predictor.aside(json_tensors.parse, body)
+            spec.signature_name = json_tensors.signature_name(document) or DEFAULT
+
+            def decode(infos: Any) -> Any:
+                nonlocal rows
+                try:
+                    rows, inputs = json_tensors.inputs_of(document, infos)
+                    return inputs
+                finally:  # the arrays may wait for long, and take far less
+                    document.clear()
+                    loop.call_soon_threadsafe(close)
+
+            prediction = await self._predictor.predict(spec, decode)
+        finally:
+            close()
         answer = await self._predictor.aside(json_tensors.answer, rows, prediction.outputs)
         return _json(answer)
 
@@ -190,29 +207,6 @@ class RestApi:
         response = _error(Refused(Code.UNAUTHENTICATED, "a bearer token is needed"))
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
-
-
-class _Lingering(Response):
-    """Answers at once, then throws away what the client still sends, for a moment.
-
-    A connection that is closed while a client sends is reset, and the answer may be lost with it.
-    """
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """The ASGI call."""
-        headers = self.raw_headers
-        start = {"type": "http.response.start", "status": self.status_code, "headers": headers}
-        await send(start)
-        await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        until = time.monotonic() + _LINGER
-        while (left := until - time.monotonic()) > 0:
-            try:
-                message = await asyncio.wait_for(receive(), left)
-            except asyncio.TimeoutError:
-                break
-            if not message.get("more_body"):
-                break
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def _fill(spec: Any, name: str, version: str | None, label: str | None) -> None:

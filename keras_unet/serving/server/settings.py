@@ -39,7 +39,9 @@ class Batching(BaseModel):
     max_batch_size: int = Field(16, ge=1)
     batch_timeout_micros: int = Field(0, ge=0)
     max_enqueued_batches: int = Field(8, ge=1)
-    num_batch_threads: int = Field(1, ge=1)
+    num_batch_threads: int = Field(
+        2, ge=1, description="Batches at once: one is computed while the other comes and goes."
+    )
     allowed_batch_sizes: tuple[int, ...] = ()
     max_batch_pixels: int = Field(
         1 << 17, ge=1, description="Of a batch; a core's caches hold no more, a GPU wants 2^22."
@@ -88,6 +90,8 @@ class ServerSettings(BaseModel):
             raise ValueError("nothing to serve: both gRPC and REST are off")
         if self.grpc_port and self.grpc_port == self.rest_port:
             raise ValueError(f"gRPC and REST cannot share port {self.grpc_port}")
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+            raise ValueError("a token is one line of printable ASCII; others no client can send")
         return self
 
     @property

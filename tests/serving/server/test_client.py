@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
+import threading
 import time
 
 import numpy as np
@@ -117,8 +120,6 @@ def test_a_server_that_is_away_is_tried_again(root, protocol):
             client.predict("toy", IMAGE)
         assert caught.value.code == "UNAVAILABLE"
     with Client(f"{protocol}://{address}", retries=30, seconds=30) as client:
-        import threading
-
         name = "grpc_port" if protocol == "grpc" else "rest_port"
         again = toy_models.serving(root, **{name: port})
         waiting = threading.Timer(0.3, again.__enter__)
@@ -166,6 +167,58 @@ def test_deadlines(root):
                     client.predict("toy", IMAGE)
                 assert caught.value.code == "DEADLINE_EXCEEDED"
         version.leave()
+
+
+def test_numbers_that_are_none_are_refused_by_the_server(client):
+    image = np.full((5, 7), np.nan, np.float32)
+    with pytest.raises(ServingError, match="NaN or infinite") as caught:
+        client.predict("toy", image)
+    assert caught.value.code == "INVALID_ARGUMENT"
+
+
+@contextlib.contextmanager
+def answering(body, length=None):
+    """An HTTP server that is none of TensorFlow's: sends the body, and may promise more."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(length or len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_of_something_else_is_said():
+    for body in (b"<html>Welcome!</html>", b"[1, 2]", b'{"outputs": 3}', b"null"):
+        with answering(body) as url, pytest.raises(ServingError, match="expected TensorFlow"):
+            Client(url).status("toy")
+
+
+def test_an_answer_that_breaks_off_is_a_server_that_is_away():
+    with answering(b'{"model_', length=1000) as url, Client(url, retries=1) as client:
+        with pytest.raises(ServingError) as caught:
+            client.status("toy")
+        assert caught.value.code == "UNAVAILABLE"
+
+
+def test_a_password_file_does_not_replace_the_token(server, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with Client(f"http://{server.rest_address}", token="a long token") as client:
+        assert client.status("toy")[0]["version"] == 1
 
 
 def test_wrong_arguments():

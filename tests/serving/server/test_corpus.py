@@ -191,8 +191,9 @@ def test_the_requests_of_the_corpus_are_answered(post, call):
         assert post(document).status_code == 200
 
 
-def test_an_example_of_bytes_that_are_no_text_is_an_invalid_argument(server):
-    request = predict_pb2.PredictRequest.FromString(message("segment_examples", examples=[b"\xff"]))
+@pytest.mark.parametrize("data", [b"\xff", b"\xff" * 9000], ids=["short", "longer than a header"])
+def test_an_example_of_bytes_that_are_no_text_is_an_invalid_argument(server, data):
+    request = predict_pb2.PredictRequest.FromString(message("segment_examples", examples=[data]))
     with grpc.insecure_channel(server.grpc_address) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:

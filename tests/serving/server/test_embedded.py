@@ -85,11 +85,18 @@ def test_predict_over_grpc(stub):
     assert len(response.outputs["probabilities"].float_val) == 24
 
 
-def test_signatures_filters_and_bytes(stub):
+def test_signatures_filters_and_bytes(stub, server):
     given = ask("other", "two_inputs", ["sum"], a=np.int32([1, 2]), b=np.float32([0.5, 1]))
     response = stub.Predict(given, timeout=20)
     assert dict.fromkeys(response.outputs) == {"sum": None}
     assert list(response.outputs["sum"].float_val) == [1.5, 3.0]
+    for order in (["sum", "name"], ["name", "sum"]):
+        given = ask("other", "two_inputs", order, a=np.int32([1]), b=np.float32([0.5]))
+        assert set(stub.Predict(given, timeout=20).outputs) == {"sum", "name"}
+    version = server.manager.acquire("other")
+    made = [outputs for name, outputs in version.servable._callables if name == "two_inputs"]
+    assert sorted(made) == [("name", "sum"), ("sum",)]  # one of each set, whatever its order
+    version.leave()
     images = [toy_models.png(3, 5, 10), toy_models.png(2, 2, 255)]
     response = stub.Predict(ask("cells", "segment_bytes", image_bytes=images), timeout=20)
     masks = [tf.io.decode_png(m).numpy() for m in response.outputs["mask_bytes"].string_val]
@@ -312,6 +319,38 @@ def test_reloading_the_config(tmp_path, model):
         assert server.manager.names() == ["b"]
 
 
+def test_reloads_that_take_long_do_not_hold_up_predictions(tmp_path, model):
+    for path in ("a/1", "b/1"):
+        toy_models.publish_copy(model, tmp_path / path)
+    (tmp_path / "models.config").write_text(
+        'model_config_list { config { name: "a" base_path: "a" } }'
+    )
+    config = tmp_path / "models.config"
+    with (
+        toy_models.serving(tmp_path, model_config_file=config) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        go, load = threading.Event(), server.manager._load
+        server.manager._load = lambda *a: (go.wait(60), load(*a))[1]
+        request = model_management_pb2.ReloadConfigRequest()
+        for name in ("a", "b"):
+            request.config.model_config_list.config.add(name=name, base_path=name)
+        reload = model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest
+        reloads = [reload.future(request, timeout=60) for _ in range(8)]
+        try:
+            until = time.monotonic() + 20
+            while "b" not in server.manager._versions:  # it is being loaded
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            time.sleep(0.2)  # the others have arrived
+            predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+            assert predict(ask("a", images=IMAGE), timeout=10).model_spec.name == "a"
+        finally:
+            go.set()
+        assert [one.result().status.error_code for one in reloads] == [0] * 8
+        assert server.manager.names() == ["a", "b"]
+
+
 def test_warm_up_requests_are_run_and_must_work(tmp_path, model):
     def warm(folder, request):
         file = folder / "assets.extra" / "tf_serving_warmup_requests"
@@ -343,6 +382,8 @@ def test_settings_that_cannot_be(tmp_path):
         ({"grpc_port": None, "rest_port": None}, "nothing to serve"),
         ({"tls_key": tmp_path / "key"}, "both a certificate and its key"),
         ({"ports": 1}, "Extra inputs are not permitted"),
+        ({"token": "ein schöner Schlüssel"}, "one line of printable ASCII"),
+        ({"token": "two lines\nof a file"}, "one line of printable ASCII"),
     ]:
         with pytest.raises(ValueError, match=message):
             ServerSettings(folder=tmp_path, **wrong)

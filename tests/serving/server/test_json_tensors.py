@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from keras_unet.serving.server.codes import Code, Refused
+from keras_unet.serving.server.codes import Code, Refused, as_refused
 from keras_unet.serving.server.json_tensors import answer, inputs_of, parse, signature_name
 
 
@@ -111,6 +112,34 @@ def test_answers_have_the_documented_form():
     assert json.loads(answer(True, {"s": np.array([b"text"], object)})) == {"predictions": ["text"]}
     with pytest.raises(Refused, match="row format"):
         answer(True, {"a": np.arange(2), "b": np.arange(3)})
+
+
+def test_a_text_among_numbers_takes_no_memory():
+    """NumPy would give each of the numbers the width of the text: 200 MB here."""
+    body = json.dumps({"instances": [1] * 1000 + ["x" * 50_000]}).encode()
+    document = parse(body)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused, match='JSON Value: "xxx.*not of expected type: float'):
+            inputs_of(document, infos(x=tf.float32))
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", [tf.float32, tf.string])
+def test_deep_objects_are_refused(kind):
+    body = b'{"inputs": {"x": ' + b'{"a": ' * 900 + b"1" + b"}" * 902
+    with pytest.raises(Refused) as caught:
+        inputs_of(parse(body), infos(x=kind))
+    assert caught.value.code is Code.INVALID_ARGUMENT and len(caught.value.message) < 300
+
+
+def test_text_that_is_no_unicode_is_an_invalid_argument():
+    document = parse(b'{"instances": ["\\ud800"], "x": NaN}')
+    with pytest.raises(UnicodeError) as caught:
+        inputs_of(document, infos(x=tf.string))
+    assert as_refused(caught.value).code is Code.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("token", [b"[", b'{"instances":', b"NaN["])

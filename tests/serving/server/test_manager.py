@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from keras_unet.errors import ConfigError
@@ -23,11 +25,11 @@ class Bench:
     """A manager of made-up models, polled by hand."""
 
     def __init__(self, root, models=None, **settings):
-        self.log, self.broken = [], set()
+        self.log, self.broken, self.events = [], set(), []
         self.manager = Manager(
             (lambda: models) if models is not None else (lambda: discover(root)),
             self.load,
-            event=lambda name, **_: None,
+            event=lambda name, **fields: self.events.append((name, fields.get("error"))),
             poll_seconds=3600,
             **{"retries": 1, "retry_seconds": 0.0, **settings},
         )
@@ -41,6 +43,13 @@ class Bench:
 
     def states(self, name="m"):
         return {number: state.name for number, state, _, _ in self.manager.status(name)}
+
+
+def wait(condition):
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.005)
 
 
 def versions(root, *paths):
@@ -118,6 +127,62 @@ def test_a_folder_that_is_away_ends_nothing(tmp_path):
     (tmp_path / "root").rename(tmp_path / "away")
     bench.manager.poll()
     assert bench.states() == {1: "AVAILABLE"}
+
+
+def test_a_models_folder_that_is_away_ends_nothing_and_is_told_once(tmp_path):
+    versions(tmp_path, "m/1", "n/1")
+    models = [ServedModel(name=name, base_path=tmp_path / name) for name in ("m", "n")]
+    bench = Bench(tmp_path, models=models)
+    bench.manager.poll()
+    (tmp_path / "m").rename(tmp_path / "away")
+    versions(tmp_path, "n/2")
+    for _ in range(3):
+        bench.manager.poll()
+    assert bench.states("m") == {1: "AVAILABLE"} and bench.manager.acquire("n").number == 2
+    told = [error for name, error in bench.events if name == "poll_failed"]
+    assert len(told) == 1 and str(tmp_path / "m") in told[0]
+    (tmp_path / "away").rename(tmp_path / "m")
+    bench.manager.poll()
+    (tmp_path / "m").rename(tmp_path / "away")
+    bench.manager.poll()
+    assert len([name for name, _ in bench.events if name == "poll_failed"]) == 2
+    versions(tmp_path, "m")  # empty is not away
+    bench.manager.poll()
+    assert bench.states("m") == {1: "END"}
+
+
+def test_a_folder_that_may_not_be_read_is_no_model(tmp_path, monkeypatch):
+    versions(tmp_path, "m/1", "lost+found")
+
+    def guarded(path):
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr("keras_unet.serving.server.models.scan", guarded)
+    assert [model.name for model in discover(tmp_path)] == ["m"]
+
+
+def test_polling_goes_on_whatever_happens(tmp_path):
+    versions(tmp_path, "m/1")
+    model, wrong = ServedModel(name="m", base_path=tmp_path / "m"), []
+
+    def models():
+        if wrong:
+            raise TypeError("nobody thought of it")
+        return [model]
+
+    bench = Bench(tmp_path)
+    bench.manager._models, bench.manager._poll_seconds = models, 0.01
+    bench.manager.start()
+    try:
+        wrong.append(True)
+        wait(lambda: ("poll_failed", "nobody thought of it") in bench.events)
+        wrong.clear()
+        versions(tmp_path, "m/2")
+        wait(lambda: "loaded m/2" in bench.log)
+    finally:
+        bench.manager.stop()
 
 
 def test_unknown_models_and_labels(tmp_path):

@@ -38,7 +38,7 @@ def task(servable, value=1.0, shape=(1, 2, 2, 1), rows=1, seconds=10.0, pixels=4
 
 
 def scheduler(**settings):
-    return Scheduler(Batching(**settings))
+    return Scheduler(Batching(**{"num_batch_threads": 1, **settings}))
 
 
 def wait_until(condition):
@@ -88,6 +88,33 @@ def test_large_images_are_not_joined():
     for future in futures:
         future.result(10)
     assert servable.batches == [1, 1, 1]
+    queue.stop()
+
+
+def test_a_request_of_many_images_is_computed_in_parts():
+    servable, queue = Doubling(), scheduler(max_batch_size=4)
+    image = np.arange(40, dtype=np.float32).reshape(10, 2, 2, 1)
+    many = Task(servable, "s", ("y", "z"), [image], 10, 40, time.monotonic() + 10)
+    result = queue.submit(many).result(10)
+    assert servable.batches == [4, 4, 2]
+    for one in result:
+        np.testing.assert_array_equal(one, 2 * image)
+    large = task(servable, shape=(3, 2, 2, 1), rows=3, pixels=3 << 19)  # 2^19 pixels an image
+    assert queue.submit(large).result(10)[0].shape == (3, 2, 2, 1)
+    assert servable.batches == [4, 4, 2, 1, 1, 1]
+    queue.stop()
+
+
+def test_parts_are_filled_up_to_the_allowed_sizes_and_fail_together():
+    servable, queue = Doubling(), scheduler(max_batch_size=4, allowed_batch_sizes=(2, 4))
+    five = task(servable, 3, shape=(5, 2, 2, 1), rows=5)
+    assert queue.submit(five).result(10)[0].shape == (5, 2, 2, 1)
+    assert servable.batches == [4, 2]
+    image = np.ones((5, 2, 2, 1), np.float32)
+    image[4] = -1
+    bad = Task(servable, "s", ("y",), [image], 5, 20, time.monotonic() + 10)
+    with pytest.raises(Refused, match="negative"):
+        queue.submit(bad).result(10)
     queue.stop()
 
 

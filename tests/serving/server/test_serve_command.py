@@ -15,6 +15,7 @@ import toy_models
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from keras_unet.errors import ConfigError
 from keras_unet.serving.server import Limits, ServerSettings, binary
 
 # what stands for the real server: it writes down how it was called, and the files it was given
@@ -89,6 +90,8 @@ def test_it_serves_until_it_is_told_to_stop(root, tmp_path):
         ([".", "--batching-parameters-file", "nothing"], "not a batching parameters file"),
         ([".", "--model-config-file", "nothing"], "not a model config file"),
         ([".", "--token-file", "nothing"], "No such file"),
+        ([".", "--timeout", 0], "seconds: Input should be greater than 0"),
+        ([".", "--token-file", "short"], "token: String should have at least 8 characters"),
     ],
 )
 def test_it_says_what_is_wrong(tmp_path, monkeypatch, arguments, message):
@@ -98,6 +101,7 @@ def test_it_says_what_is_wrong(tmp_path, monkeypatch, arguments, message):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "short").write_text("secret\n")
     result = CliRunner().invoke(app, ["serve", *map(str, arguments)])
     assert result.exit_code == 1 and message in str(result.exception)
 
@@ -156,6 +160,22 @@ def test_what_the_real_server_cannot_do_is_known(settings, reason):
     given = ServerSettings(**{"folder": Path("models"), "host": "0.0.0.0", **settings})
     said = binary.cannot(given)
     assert (said is None) if reason is None else said.startswith(reason)
+
+
+def test_a_config_file_is_read_again_and_needs_absolute_paths(tmp_path):
+    file, line = tmp_path / "models.config", 'config {{ name: "m" base_path: "{}" }}'
+    given = ServerSettings(folder=tmp_path, host="0.0.0.0", model_config_file=file, poll_seconds=7)
+    file.write_text(f"model_config_list {{ {line.format('/models/m')} {line.format('m')} }}")
+    with pytest.raises(ConfigError, match="named twice"):
+        binary.cannot(given)
+    for path, fits in (("/models/m", True), ("gs://bucket/m", True), ("m", False)):
+        file.write_text(f"model_config_list {{ {line.format(path)} }}")
+        assert (binary.cannot(given) is None) is fits
+    flag = "--model_config_file_poll_wait_seconds=7"
+    assert flag in binary.command("server", given, tmp_path, batching=False)
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    without = given.model_copy(update={"model_config_file": None})
+    assert flag not in binary.command("server", without, tmp_path, batching=False)
 
 
 def test_tls_is_handed_on(root, tmp_path, fake):

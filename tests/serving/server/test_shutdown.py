@@ -74,7 +74,7 @@ def connects(address):
 
 def test_what_waits_is_answered_and_nothing_new_is_taken(tmp_path):
     toy_models.write(tmp_path / "m" / "1")
-    batching = {"max_batch_size": 1, "max_enqueued_batches": 16}
+    batching = {"max_batch_size": 1, "max_enqueued_batches": 16, "num_batch_threads": 1}
     with toy_models.serving(tmp_path, batching=batching, drain_seconds=60.0) as server:
         load = Load(server, 8)
         closing = threading.Thread(target=server.close)
@@ -90,7 +90,8 @@ def test_what_waits_is_answered_and_nothing_new_is_taken(tmp_path):
 
 def test_it_does_not_wait_longer_than_it_was_told(tmp_path):
     toy_models.write(tmp_path / "m" / "1")
-    with toy_models.serving(tmp_path, drain_seconds=0.5, batching={"max_batch_size": 1}) as server:
+    batching = {"max_batch_size": 1, "num_batch_threads": 1}
+    with toy_models.serving(tmp_path, drain_seconds=0.5, batching=batching) as server:
         load = Load(server, 4)
         threading.Timer(20, load.go.set).start()  # far beyond the time that it has
         server.close()
