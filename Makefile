@@ -11,7 +11,7 @@ DATA ?=
 CONFIG ?=
 SET ?=
 
-.PHONY: help demo test test-slow test-browser test-jax pipeline test-pipeline oracles lint format lock clean
+.PHONY: help demo test test-slow test-browser test-jax test-bioimage pipeline test-pipeline oracles lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,16 @@ $(VENV)-jax/.ready: pyproject.toml constraints.txt
 test-jax: $(VENV)-jax/.ready  ## model, losses and metrics on Keras's JAX backend, without TensorFlow
 	KERAS_BACKEND=jax PYTHONPATH=. $(VENV)-jax/bin/python -m pytest \
 		tests/models/test_unet.py tests/test_losses.py tests/test_metrics.py
+
+$(VENV)-bioimage/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-bioimage
+	grep -v '^pydantic' constraints.txt > $(VENV)-bioimage/constraints.txt  # the zoo needs an older one
+	$(VENV)-bioimage/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c $(VENV)-bioimage/constraints.txt -e '.[bioimage]' pytest hypothesis
+	@touch $@
+
+test-bioimage: $(VENV)-bioimage/.ready  ## BioImage Model Zoo packages, checked and run by the zoo's own library
+	$(VENV)-bioimage/bin/python -m pytest -m slow -k model_zoo tests/serving/test_formats.py
 
 $(TFX)/.ready: pyproject.toml pipelines/constraints.txt pipelines/environment.py
 	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed: make PYTHON=/path/to/python3"; exit 1; }
