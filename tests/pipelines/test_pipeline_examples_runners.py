@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -51,7 +52,8 @@ def produce(cells, out: Path, *beam_args):
     flags = list(beam_args or BeamSettings().flags)
     context = BaseBeamExecutor.Context(beam_pipeline_args=flags, unique_id="1")
     outputs = {"examples": [examples], "dead_letters": [letters]}
-    Executor(context).Do({}, outputs, dict(component.exec_properties))
+    with mock.patch("sys.argv", sys.argv[:1]):  # Beam's flags are read after pytest's
+        Executor(context).Do({}, outputs, dict(component.exec_properties))
     records = {
         str(file.relative_to(examples.uri)): list(
             tf.data.TFRecordDataset(str(file), "GZIP").as_numpy_iterator()
