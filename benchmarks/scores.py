@@ -81,9 +81,9 @@ def train(job: Job, args: argparse.Namespace) -> None:
     options, flags = ARMS[job.study][job.arm], FLAGS[job.study]
     args.runs.mkdir(parents=True, exist_ok=True)
     with (args.runs / f"{folder.name}.log").open("a") as log:
+        print(f"{folder.name} ({job.arm}): see {log.name}", file=sys.stderr, flush=True)
 
         def run(command: list[str]) -> None:
-            print(job.study, job.arm, job.seed, "...", file=sys.stderr, flush=True)
             subprocess.run(command, check=True, stdout=log, stderr=log)
 
         where = [str(data / "train"), str(data / "val")]
