@@ -1,0 +1,90 @@
+"""Who may ask: a token, TLS, this machine alone."""
+
+from __future__ import annotations
+
+import threading
+
+import grpc
+import numpy as np
+import pytest
+import requests
+import toy_models
+from bounded_server import (
+    LIMITS,
+    post,
+    publish,
+    refusal,
+    request_of,
+)
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+TOKEN = "a token of this test"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return publish(tmp_path_factory.mktemp("saved_models"))
+
+
+@pytest.fixture(scope="module")
+def server(root):
+    with toy_models.serving(root, limits=LIMITS) as server:
+        yield server
+
+
+def test_a_token_is_asked_for(root):
+    with toy_models.serving(root, token=TOKEN) as server:
+        url = f"http://{server.rest_address}"
+        for path in ("/v1/models/m", "/models", "/metrics", "/v1/models/m/metadata"):
+            for wrong in ({}, {"Authorization": "Bearer x"}, {"Authorization": TOKEN}):
+                response = requests.get(url + path, headers=wrong, timeout=20)
+                assert response.status_code == 401, path
+                assert response.headers["www-authenticate"] == "Bearer"
+            right = {"Authorization": f"Bearer {TOKEN}"}
+            assert requests.get(url + path, headers=right, timeout=20).status_code == 200
+        assert post(server, {"instances": [[[[0.5]]]]}).status_code == 401
+        for path in ("/", "/healthz"):  # nothing secret, and probes have no token
+            assert requests.get(url + path, timeout=20).status_code == 200
+        request = request_of(np.zeros((1, 1, 1, 1), "f"))
+        assert refusal(server, request) == "UNAUTHENTICATED"
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            method = "/tensorflow.serving.PredictionService/Predict"
+            sending, stop = channel.stream_unary(method), threading.Event()
+            with pytest.raises(grpc.RpcError) as caught:  # no message is waited for
+                sending(iter(stop.wait, True), timeout=20)
+            stop.set()
+        assert caught.value.code().name == "UNAUTHENTICATED"
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            metadata = [("authorization", f"Bearer {TOKEN}")]
+            assert stub.Predict(request, timeout=20, metadata=metadata)
+
+
+def test_tls(root, tmp_path):
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    for place, part in enumerate(certificate.cert_chain_pems):
+        part.write_to_path(str(tmp_path / "cert.pem"), append=place > 0)
+    files = {"tls_certificate": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+    with toy_models.serving(root, **files) as server:
+        trusted = {"verify": str(tmp_path / "ca.pem"), "timeout": 20}
+        assert requests.get(f"https://{server.rest_address}/v1/models/m", **trusted).ok
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.get(f"https://{server.rest_address}/v1/models/m", timeout=20)
+        credentials = grpc.ssl_channel_credentials((tmp_path / "ca.pem").read_bytes())
+        with grpc.secure_channel(server.grpc_address, credentials) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            assert stub.Predict(request_of(np.zeros((1, 1, 1, 1), "f")), timeout=20)
+        assert refusal(server, request_of(np.zeros((1, 1, 1, 1), "f")), seconds=3) in (
+            "UNAVAILABLE",
+            "DEADLINE_EXCEEDED",
+        )
+
+
+def test_only_this_machine_can_connect_unless_told_otherwise(server):
+    assert server.settings.loopback
+    assert server.rest_address.startswith("127.0.0.1:")
+    assert server.grpc_address.startswith("127.0.0.1:")
