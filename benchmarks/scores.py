@@ -27,19 +27,19 @@ PEER = "plain U-Net"
 FOLDERS = {"isbi": "isbi2012", "dsb": "dsb2018_fluo", "ablation": "isbi2012"}
 FLAGS = {"isbi": ["--isbi"], "dsb": ["--instances"], "ablation": ["--isbi"]}
 FIXED = {"model.filters": 16, "tile": 572, "batch_size": 2, "steps_per_epoch": 100}
-FIXED |= {"loss.class_weights": "none", "loss.w0": 1, "oversample": 0}
+FIXED |= {"loss.class_weights": "none", "loss.w0": 1, "oversample": 0, "ema_decay": 0.999}
 ARMS: dict[str, dict[str, dict[str, Any] | None]] = {
     "isbi": {"keras_unet": {}, PEER: None},
     "dsb": {"keras_unet": {}, PEER: None},
     "ablation": {
-        "16 filters, valid, batch norm, elastic, w0 = 1": {},
+        "16 filters, valid, batch norm, elastic, w0 = 1, moving average": {},
         "no weight map": {"loss.w0": 0},
         "the paper's weights": {"loss.w0": 10, "loss.class_weights": "balanced"},
         "no elastic field": {"augment_options.elastic_sigma": 0},
         "no batch norm": {"model.normalization": "none"},
         "same padding": {"model.padding": "same", "tile": 384},  # as many labelled pixels a step
         "32 filters": {"model.filters": 32},
-        "moving average of weights": {"ema_decay": 0.99},
+        "no moving average of weights": {"ema_decay": 0},
         "deep supervision": {"model.deep_supervision": True},
         "a third of tiles on membranes": {"oversample": 0.33},
     },

@@ -92,8 +92,11 @@ class TrainConfig(Section):
     gradient_clip: float | None = Field(
         None, gt=0.0, description="greatest norm of all gradients together"
     )
-    ema_decay: float | None = Field(
-        None, gt=0.0, lt=1.0, description="validate and keep a moving average of the weights"
+    ema_decay: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="above 0: validate and keep a moving average of the weights",
     )
     patience: int | None = Field(None, ge=1, description="epochs without a better score")
     monitor: Literal["mean_dice", "mean_iou", "pixel_accuracy"] = Field(

@@ -33,6 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "schedule": "constant",
         "warmup_steps": 0,
+        "ema_decay": 0.0,
     },
 }
 

@@ -197,7 +197,7 @@ def weight_average(
     config: TrainConfig, trained: keras.Model, network: keras.Model
 ) -> WeightAverage | None:
     """The moving average of `network`'s weights while `trained`, which shares them, is trained."""
-    if config.ema_decay is None:
+    if not config.ema_decay:
         return None
     return WeightAverage(network, trained.optimizer, config.ema_decay)
 

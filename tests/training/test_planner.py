@@ -91,6 +91,14 @@ def test_what_is_given_stays_and_the_rest_fits_it():
     geometry.output_size(chosen["tile"], 2, "same")
 
 
+def test_weights_are_averaged_unless_the_paper_is_followed(tmp_path):
+    assert choose()["ema_decay"] == 0.999
+    assert "ema_decay" not in choose(given={"ema_decay": 0.0})
+    data = write_dataset(tmp_path / "cells", train=3, val=1, size=64) / "train"
+    paper = {"preset": "paper", "model": {"depth": 2, "filters": 2}}
+    assert plan(data, label_kind="instances", settings=paper).config.ema_decay == 0.0
+
+
 def test_memory_limits_batch_tile_and_filters_in_turn():
     sizes = []
     for memory in (8e9, 1.7e9, 1.3e9, 1.15e9):
