@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from keras_unet.errors import ConfigError
-from keras_unet.training.config import explain, make_config, read_tree
+from keras_unet.training.config import LISTING as TRAIN_LISTING
+from keras_unet.training.config import TrainConfig, read_tree, source_of
+from keras_unet.training.explanations import NESTED, explain, problems
 from keras_unet.training.sections import Section
 from keras_unet.training.trees import merged
 from pipelines.sections import (
@@ -30,6 +33,7 @@ from pipelines.sections import (
     absolute,
 )
 
+LISTING = "python -m pipelines.run --show-settings"
 OF_THE_PIPELINE = ("output", "name")  # of a training: where its files go
 
 
@@ -70,9 +74,10 @@ class PipelineConfig(Section):
             if key in tree:
                 raise ValueError(f"train.{key}: the pipeline sets it; see [data] and root")
         try:
-            make_config(merged(tree, {"data": {"images": "records"}}))
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
+            TrainConfig.model_validate(merged(tree, {"data": {"images": "records"}}))
+        except ValidationError as error:
+            lines = problems(error, TrainConfig, TRAIN_LISTING, "train.")
+            raise PydanticCustomError(NESTED, "{lines}", {"lines": "\n".join(lines)}) from error
         return tree
 
     @property
@@ -103,12 +108,13 @@ def load_pipeline_config(
         ConfigError: the file cannot be read, a key is unknown, or a value does not fit; names
             every bad key, what was found and what was expected.
     """
+    settings = list(settings)
     tree = read_tree(path, settings, data=data)
     try:
         return PipelineConfig.model_validate(tree)
     except ValidationError as error:
-        listing = "python -m pipelines.run --show-settings"
-        raise ConfigError(explain(error, str(path or "configuration"), listing)) from error
+        source = source_of(path, settings)
+        raise ConfigError(explain(error, source, PipelineConfig, LISTING)) from error
 
 
 def train_tree(config: PipelineConfig) -> dict[str, Any]:

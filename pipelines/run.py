@@ -11,7 +11,7 @@ import typer
 
 from keras_unet.cli.report import say
 from keras_unet.errors import KerasUnetError
-from keras_unet.training.config import describe
+from keras_unet.training.explanations import describe
 from pipelines.config import PipelineConfig, load_pipeline_config
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

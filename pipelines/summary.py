@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
@@ -40,7 +42,7 @@ def _lines(
             yield f"Look at   {found.uri}/{page} ({what})"
     runs = _output(by_name, "Trainer", "model_run")
     if runs is not None:
-        yield f"Training  tensorboard --logdir {quote(runs.uri)}"
+        yield f"Training  {_program('tensorboard')} --logdir {quote(runs.uri)}"
     masks = _output(by_name, "BulkInferrer", "masks")
     if masks is not None and _text(masks, "reason"):
         yield f"No masks: {_text(masks, 'reason')}"
@@ -58,15 +60,24 @@ def _published(config: PipelineConfig, pushed: Any | None) -> Iterator[str]:
     if not Path(version).is_dir():
         yield f"Published {version}, which is not there any more; --set cache=false makes it anew"
         return
+    own = _program("keras-unet")
     newest = max(versions(Path(version).parent))
     if newest != int(Path(version).name):
         yield f"Published {version} in an earlier run; a server takes the newest, {newest}"
         folder, number = Path(version).parent, Path(version).name
-        yield f"Go back   keras-unet rollback {quote(str(folder))} --to {number}"
+        yield f"Go back   {own} rollback {quote(str(folder))} --to {number}"
     else:
         yield f"Published {version}"
-    yield f"Serve it  keras-unet serve {quote(str(Path(config.destination).parent))}"
-    yield f"Origin    keras-unet lineage {quote(version)}"
+    yield f"Serve it  {own} serve {quote(str(Path(config.destination).parent))}"
+    yield f"Origin    {own} lineage {quote(version)}"
+
+
+def _program(name: str) -> str:
+    """As a shell finds it: by its name, or by its path where this environment is not active."""
+    here = Path(sys.executable).with_name(name)
+    found = shutil.which(name)
+    active = found is not None and Path(found).resolve() == here.resolve()
+    return name if active or not here.exists() else quote(str(here))
 
 
 def _output(by_name: dict[str, Step], component: str, key: str) -> Any | None:

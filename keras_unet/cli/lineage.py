@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from keras_unet.serving.lineage import ArtifactNote, Lineage
 
 _LONGEST = 160  # characters of a value
+_WIDE = 4096
 
 
 def lineage(
@@ -31,7 +32,8 @@ def lineage(
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
     else:
-        console.print(_tree(found), soft_wrap=True)
+        # to a file or another program each value goes whole, on one line
+        console.print(_tree(found), width=None if console.is_terminal else _WIDE, crop=False)
 
 
 def _tree(found: Lineage) -> Tree:

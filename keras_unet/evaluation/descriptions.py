@@ -15,6 +15,7 @@ class Description(NamedTuple):
     better: Literal["higher", "lower", ""]
     meaning: str
     digits: int = 4
+    highest: float | None = 1.0  # possible; None: there is no end. The lowest is 0 for all
 
 
 HIGHER: Literal["higher"] = "higher"
@@ -36,10 +37,18 @@ _DESCRIPTIONS: dict[Path, Description] = {
         "boundary F1", HIGHER, "outline pixels within the tolerance of the other outline"
     ),
     ("hausdorff95", "*"): Description(
-        "HD95, px", LOWER, "95 % of outline pixels are at most so far off; mean over images", 2
+        "HD95, px",
+        LOWER,
+        "95 % of outline pixels are at most so far off; mean over images",
+        2,
+        None,
     ),
     ("hausdorff95_undefined", "*"): Description(
-        "HD95 undefined", "", "images where only truth or only the prediction has the class", 0
+        "HD95 undefined",
+        "",
+        "images where only truth or only the prediction has the class",
+        0,
+        None,
     ),
     ("average_precision", "*"): Description(
         "AP", HIGHER, "area under the precision-recall curve of pixels"
@@ -50,7 +59,9 @@ _DESCRIPTIONS: dict[Path, Description] = {
     ("calibration_error",): Description(
         "calibration error", LOWER, "mean gap of confidence and accuracy (ECE, 15 groups)"
     ),
-    ("brier",): Description("Brier score", LOWER, "squared error of the probabilities, 0 to 2"),
+    ("brier",): Description(
+        "Brier score", LOWER, "squared error of the probabilities, 0 to 2", highest=2.0
+    ),
     ("objects", "f1"): Description("object F1", HIGHER, "at IoU 0.5"),
     ("objects", "precision"): Description(
         "object precision", HIGHER, "predicted objects that match a true one at IoU 0.5"
@@ -71,14 +82,18 @@ _DESCRIPTIONS: dict[Path, Description] = {
     ("objects", "average_precision", "*"): Description(
         "AP at IoU", HIGHER, "TP / (TP + FP + FN) at this IoU, pooled"
     ),
-    ("objects", "true_positives"): Description("found", "", "objects matched at IoU 0.5", 0),
-    ("objects", "false_positives"): Description("false", "", "predicted objects without match", 0),
-    ("objects", "false_negatives"): Description("missed", "", "true objects without match", 0),
+    ("objects", "true_positives"): Description("found", "", "objects matched at IoU 0.5", 0, None),
+    ("objects", "false_positives"): Description(
+        "false", "", "predicted objects without match", 0, None
+    ),
+    ("objects", "false_negatives"): Description(
+        "missed", "", "true objects without match", 0, None
+    ),
     ("objects", "merged"): Description(
-        "merged", "", "predicted objects that hold most of two or more true ones", 0
+        "merged", "", "predicted objects that hold most of two or more true ones", 0, None
     ),
     ("objects", "split"): Description(
-        "split", "", "true objects that hold most of two or more predicted ones", 0
+        "split", "", "true objects that hold most of two or more predicted ones", 0, None
     ),
     ("isbi", "v_rand"): Description("V_Rand", HIGHER, "after thinning, best threshold"),
     ("isbi", "v_info"): Description("V_Info", HIGHER, "after thinning, best threshold"),
@@ -95,7 +110,7 @@ def describe(path: Path) -> Description:
     for pattern in (path, (*path[:-1], "*")):
         if pattern in _DESCRIPTIONS:
             return _DESCRIPTIONS[pattern]
-    return Description(" ".join(path), "", "")
+    return Description(" ".join(path), "", "", highest=None)
 
 
 def title(path: Path) -> str:

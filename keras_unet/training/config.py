@@ -6,16 +6,17 @@ It is read from TOML, from `--set section.key=value`, or built in Python; the ru
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from keras_unet import geometry
 from keras_unet.errors import ConfigError
 from keras_unet.models.precision import Precision
 from keras_unet.training.devices import Devices
+from keras_unet.training.explanations import explain
 from keras_unet.training.presets import Preset, with_preset
 from keras_unet.training.schedules import Schedule
 from keras_unet.training.sections import (
@@ -31,6 +32,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+LISTING = "keras-unet train --show-settings"
 
 
 class TrainConfig(Section):
@@ -142,7 +145,14 @@ def load_config(
         ConfigError: the file cannot be read, a key is unknown, or a value does not fit; names
             every bad key, what was found and what was expected.
     """
-    return make_config(read_tree(path, settings, data=data), str(path or "configuration"))
+    settings = list(settings)
+    return make_config(read_tree(path, settings, data=data), source_of(path, settings))
+
+
+def source_of(path: str | Path | None, settings: Sequence[str]) -> str:
+    """Where settings came from, for messages."""
+    given = [*([str(path)] if path else []), *(["--set"] if settings else [])]
+    return " and ".join(given) or "configuration"
 
 
 def read_tree(
@@ -160,6 +170,8 @@ def read_tree(
     if path is not None:
         try:
             tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: does not exist; expected a TOML file") from error
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     if not isinstance(tree.setdefault("data", {}), dict):
@@ -182,7 +194,7 @@ def make_config(tree: Mapping[str, Any], source: str = "configuration") -> Train
     try:
         return TrainConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(explain(error, source)) from error
+        raise ConfigError(explain(error, source, TrainConfig, LISTING)) from error
 
 
 def to_tree(config: TrainConfig) -> dict[str, Any]:
@@ -205,36 +217,3 @@ def _value(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return value if isinstance(value, (bool, int, float, str, list, dict)) else text  # dates
-
-
-def explain(
-    error: ValidationError, source: str, listing: str = "keras-unet train --show-settings"
-) -> str:
-    """Every bad setting on a line of its own; `listing` is the command that lists the known."""
-    lines = [f"{source}: {error.error_count()} bad setting(s)"]
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"  {key}: unknown key; see `{listing}`")
-        elif problem["type"] == "missing":
-            lines.append(f"  {key}: must be given")
-        else:
-            lines.append(f"  {key or 'run'}: {problem['msg']}, got {problem['input']!r:.80}")
-    return "\n".join(lines)
-
-
-def describe(settings: type[BaseModel] = TrainConfig) -> str:
-    """Every setting with its default and meaning, one a line, for `--show-settings`."""
-    lines: list[str] = []
-
-    def walk(section: type[BaseModel], prefix: str) -> None:
-        for name, field in section.model_fields.items():
-            kind = field.annotation
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                walk(kind, f"{prefix}{name}.")
-                continue
-            default = "(must be given)" if field.is_required() else str(field.default)
-            lines.append(f"{prefix + name:27} {default:15} {field.description or ''}".rstrip())
-
-    walk(settings, "")
-    return "\n".join(lines)

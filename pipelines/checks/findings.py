@@ -14,6 +14,7 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.dsl.io import fileio
 
 from pipelines.checks import words
+from pipelines.checks.culprits import MOST, culprits
 from pipelines.checks.settings import CheckSettings
 from pipelines.checks.statistics import Summary
 
@@ -36,7 +37,10 @@ AGAINST = {"skew": "the training split", "drift": "the last batch that passed"}
 
 
 class Finding(BaseModel):
-    """One anomaly. `stops` is False where it is only reported, and `why` says why."""
+    """One anomaly. `stops` is False where it is only reported, and `why` says why.
+
+    `images` names the first that have it, where single images do.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,10 +52,17 @@ class Finding(BaseModel):
     advice: str = ""
     stops: bool = True
     why: str = ""
+    images: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line, for people."""
-        return f"{self.split}: {self.feature}: found {self.found}; expected {self.expected}"
+        text = f"{self.split}: {self.feature}: found {self.found}; expected {self.expected}"
+        return f"{text}; in {self.named}" if self.images else text
+
+    @property
+    def named(self) -> str:
+        """The images' names."""
+        return ", ".join([*self.images, *(["…"] if len(self.images) == MOST else [])])
 
 
 def read_anomalies(uri: str) -> dict[str, anomalies_pb2.Anomalies]:
@@ -116,6 +127,37 @@ def of_values(statistics: Statistics, settings: CheckSettings) -> list[Finding]:
             )
             out.append(_tolerated(finding, settings))
     return out
+
+
+def with_names(
+    findings: Iterable[Finding],
+    folders: Mapping[str, str],
+    schema: schema_pb2.Schema,
+    settings: CheckSettings,
+) -> list[Finding]:
+    """The findings, with the images of those that stop the run and are about single images.
+
+    Args:
+        folders: of each split's records.
+    """
+    findings = list(findings)
+    wanted: dict[str, set[str]] = {}
+    for one in findings:
+        if one.check == "schema" and one.stops:
+            wanted.setdefault(one.split, set()).add(one.feature)
+    named = {
+        split: culprits(
+            folders[split], [f for f in schema.feature if f.name in names], settings.stored
+        )
+        for split, names in wanted.items()
+        if split in folders
+    }
+
+    def images(one: Finding) -> tuple[str, ...]:
+        by_check = named.get(one.split, {}) if one.check == "schema" else {}
+        return tuple(by_check.get(one.feature, ()))
+
+    return [one.model_copy(update={"images": images(one)}) for one in findings]
 
 
 def of_comparison(

@@ -78,6 +78,7 @@ def data_checks(examples: BaseChannel, settings: CheckSettings, folder: str) -> 
         compared["baseline"] = baseline
         nodes += [previous, drift]
     report = DataReport(
+        examples=examples,
         statistics=found,
         schema=schema.outputs["schema"],
         anomalies=validator.outputs["anomalies"],

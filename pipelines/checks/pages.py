@@ -82,12 +82,13 @@ def _cards(statistics: Statistics, more: Iterable[tuple[str, str]]) -> Html:
 
 def _row(one: Finding) -> Html:
     text = [one.expected, tag("div", one.why or one.advice, class_="soft")]
+    named = tag("div", f"in {one.named}", class_="soft")
     return tag(
         "tr",
         tag("th", one.feature or "all", scope="row"),
         tag("td", one.split),
         tag("td", one.check),
-        tag("td", one.found, class_="words"),
+        tag("td", [one.found, named] if one.images else one.found, class_="words"),
         tag("td", text, class_="words"),
         tag("td", "stops" if one.stops else "reported", class_="worse strong" if one.stops else ""),
     )

@@ -7,11 +7,18 @@ from html import escape
 from tensorflow_data_validation.utils import display_util
 from tfx import v1 as tfx
 from tfx.dsl.io import fileio
-from tfx.types import standard_artifacts
+from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.artifact import Artifact
 from tfx.utils import io_utils
 
-from pipelines.checks.findings import Finding, of_comparison, of_schema, of_values, read_anomalies
+from pipelines.checks.findings import (
+    Finding,
+    of_comparison,
+    of_schema,
+    of_values,
+    read_anomalies,
+    with_names,
+)
 from pipelines.checks.pages import anomalies_page, statistics_page
 from pipelines.checks.settings import CheckSettings
 from pipelines.checks.statistics import load_statistics, read_statistics
@@ -30,6 +37,7 @@ class DataPages(Artifact):
 
 @tfx.dsl.components.component
 def DataReport(
+    examples: tfx.dsl.components.InputArtifact[standard_artifacts.Examples],
     statistics: tfx.dsl.components.InputArtifact[standard_artifacts.ExampleStatistics],
     schema: tfx.dsl.components.InputArtifact[standard_artifacts.Schema],
     anomalies: tfx.dsl.components.InputArtifact[standard_artifacts.ExampleAnomalies],
@@ -43,6 +51,7 @@ def DataReport(
     failed component wrote is removed by TFX.
 
     Args:
+        examples: read only if something stops the run, for the names of the images.
         settings: CheckSettings as JSON.
         skew, drift: of a DistributionValidator; drift against `baseline`.
     """
@@ -50,10 +59,11 @@ def DataReport(
     found = read_statistics(statistics.uri)
     before = read_statistics(baseline.uri) if baseline is not None else None
     schema_file = io_utils.get_only_uri_in_dir(schema.uri)
-    findings = of_schema(
-        read_anomalies(anomalies.uri), found, io_utils.SchemaReader().read(schema_file), given
-    )
+    expected = io_utils.SchemaReader().read(schema_file)
+    findings = of_schema(read_anomalies(anomalies.uri), found, expected, given)
     findings += of_values(found, given)
+    folders = {split: artifact_utils.get_split_uri([examples], split) for split in found}
+    findings = with_names(findings, folders, expected, given)
     if skew is not None:
         findings += of_comparison("skew", read_anomalies(skew.uri), found, found, given)
     if drift is not None and before is not None:

@@ -96,6 +96,18 @@ def require_scores(thresholds: Sequence[Threshold], names: Collection[str]) -> N
             )
         if threshold.min_gain is not None and not describe(_path(threshold.score)).better:
             raise ConfigError(f"min_gain on {threshold.score!r}: neither high nor low is better")
+        _require_reachable(threshold)
+
+
+def _require_reachable(threshold: Threshold) -> None:
+    """Raises ConfigError: a limit is where the score never is, so that it says nothing."""
+    known = describe(_path(threshold.score)).highest
+    highest = float("inf") if known is None else known
+    for limit, lowest in (("at_least", 0.0), ("at_most", 0.0), ("min_gain", -highest)):
+        value = getattr(threshold, limit)
+        if value is not None and not lowest <= value <= highest:
+            ends = f"{lowest:g} or more" if known is None else f"{lowest:g} to {highest:g}"
+            raise ConfigError(f"{limit} on {threshold.score!r} is {value:g}; expected {ends}")
 
 
 def _covers(threshold: Threshold, part: Slice) -> bool:

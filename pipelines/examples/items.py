@@ -61,6 +61,8 @@ def list_source(base: str, pattern: str) -> Listing:
         items, problems = read_manifest(place)
         files = [place, *_files(items)]
         return Listing(tuple(items), tuple(problems), tuple(files))
+    if not place.exists():
+        raise DataError(f"{place}: does not exist; expected the images of data.images")
     if not (place / "images").is_dir():
         raise DataError(
             f"{place}: holds no folder images/; expected images/ and labels/, or a manifest "

@@ -36,7 +36,7 @@ def origin(store: str = "", number: int = 5, uri: str = "/root/Trainer/model/4")
 
 
 def show(*arguments) -> str:
-    result = CliRunner().invoke(app, ["lineage", *map(str, arguments)], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["lineage", *map(str, arguments)])
     assert result.exit_code == 0, result.exception
     return result.stdout
 

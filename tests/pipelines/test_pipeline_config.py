@@ -39,7 +39,11 @@ def test_file_then_settings(tmp_path):
     [
         ("nothing=1", "nothing: unknown key"),
         ("data.image=1", "data.image: unknown key"),
-        ("train.stepz=1", "stepz: unknown key"),
+        (
+            "train.stepz=1",
+            "--set: 1 bad setting(s)\n  train.stepz: unknown key; did you mean train.steps?",
+        ),
+        ("train.dropout=0.1", "train.dropout: unknown key; did you mean train.model.dropout?"),
         ("train.output=here", "the pipeline sets it"),
         ("train.data.images=here", "the pipeline sets it"),
         ("data.groups=(", "no regular expression"),

@@ -193,7 +193,7 @@ def test_changed_training_killed_in_the_trainer_then_finished(world, first, capf
 def test_not_blessed_is_not_pushed(world, first):
     """The first settings again, whose model comes from the cache: it is compared with the newer."""
     before = world.versions()
-    found = world.run('evaluation.thresholds=[{score="mean_dice",at_least=1.01}]')
+    found = world.run('evaluation.thresholds=[{score="mean_dice",at_least=1.0}]')
     assert executed(found) == {"Evaluator", "Pusher"}
     assert world.versions() == before
     assert "Not published" in world.told(found) and "mean_dice" in world.told(found)

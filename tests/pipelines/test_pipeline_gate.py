@@ -147,18 +147,26 @@ def test_a_good_batch_passes_and_again_from_the_cache(weeks):
 def test_colour_among_grey_stops_the_run(weeks):
     weeks.add(2, colour_among_grey, seed=0)
     text = weeks.stopped(2)
-    assert "train: image/channels: found 3 in 6 of 60 images (10%); expected 1\n" in text
+    assert "train: image/channels: found 3 in 6 of 60 images (10%); expected 1; in " in text
+    assert "; in train-0, train-1, train-2, train-3, train-4, train-5\n" in text
     assert "eval: image/channels" not in text
     before = weeks.executions()
     assert before[-1] == ("AnomalyGate", "FAILED")
-    assert "image/channels" in (weeks.pages() / "anomalies.html").read_text()
+    page = (weeks.pages() / "anomalies.html").read_text()
+    assert "image/channels" in page and "in train-0, train-1" in page
 
 
 def test_shifted_labels_stop_the_run(weeks):
     weeks.add(3, shifted_labels, seed=0)
     text = weeks.stopped(3)
-    assert "train: label/values: found 2 in 30 of 60 images (50%); expected 0 to 1\n" in text
-    assert "eval: label/values: found 2 in 25 of 50 images (50%); expected 0 to 1\n" in text
+    assert (
+        "train: label/values: found 2 in 30 of 60 images (50%); expected 0 to 1; in train-1,"
+        in text
+    )
+    assert (
+        "eval: label/values: found 2 in 25 of 50 images (50%); expected 0 to 1; in eval-1," in text
+    )
+    assert "eval-17, eval-19, …\n" in text  # no more than ten
     assert "data.label_values" in text  # the way out
 
 
@@ -166,6 +174,7 @@ def test_empty_masks_stop_the_run(weeks):
     weeks.add(4, empty_masks, seed=0)
     text = weeks.stopped(4)
     assert "train: label/diameter: found it in 45 of 60 images (75%); expected it in 90%" in text
+    assert "; in train-0, train-4, train-8" in text
 
 
 @pytest.mark.slow
@@ -174,7 +183,7 @@ def test_an_export_without_any_mask_stops_the_run(weeks):
     text = weeks.stopped(7)
     for split in SPLITS:
         (line,) = re.findall(rf"- {split}: label/diameter: (.*)", text)
-        assert line == "found it in no image; expected it in 90% or more"
+        assert line.startswith("found it in no image; expected it in 90% or more; in ")
 
 
 def test_drift_stops_the_run_until_it_is_said_to_be_meant(weeks):

@@ -116,6 +116,10 @@ def test_the_page_names_conditions_and_slices():
         ({"score": "iou.nucleus", "at_least": 0.5}, True, "no such score; .*iou.cell"),
         ({"score": "objects.f1", "at_least": 0.5}, False, "no such score"),
         ({"score": "objects.merged", "min_gain": 0}, True, "neither high nor low is better"),
+        ({"score": "mean_dice", "at_least": 1.5}, True, "at_least .* is 1.5; expected 0 to 1"),
+        ({"score": "pixel_error", "at_most": -0.1}, True, "at_most .* is -0.1; expected 0 to 1"),
+        ({"score": "brier", "min_gain": 2.1}, True, "min_gain .*; expected -2 to 2"),
+        ({"score": "objects.merged", "at_most": -1}, True, "expected 0 or more"),
         ({"score": "mean_iou", "at_least": 0, "slice": "density=q1"}, True, "density=middle"),
     ],
 )

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from keras_unet.errors import ConfigError
-from keras_unet.training.config import describe, load_config, make_config, to_tree
+from keras_unet.training.config import TrainConfig, load_config, make_config, to_tree
+from keras_unet.training.explanations import describe
 
 DATA = {"images": "cells"}
 
@@ -65,7 +66,9 @@ def test_the_written_configuration_is_read_back(tmp_path):
     ("settings", "message"),
     [
         (["minuets=3"], "minuets: unknown key"),
-        (["model.filtres=3"], "model.filtres: unknown key"),
+        (["model.filtres=3"], "model.filtres: unknown key; did you mean model.filters?"),
+        (["filters=3"], "filters: unknown key; did you mean model.filters?"),
+        (["xyz=3"], r"^--set: 1 bad .*\n  xyz: unknown key; see"),
         (["batch_size=0"], "batch_size.*greater than or equal to 1, got 0"),
         (["seed", "x"], "expected key=value"),
         (["minutes=0"], "minutes.*greater than 0"),
@@ -103,7 +106,7 @@ def test_a_file_that_is_no_toml(tmp_path):
 
 
 def test_every_setting_is_described():
-    text = describe()
+    text = describe(TrainConfig)
     for key in ("data.images", "model.filters", "loss.w0", "minutes", "data.label_kind"):
         assert f"\n{key} " in f"\n{text}"
     assert "(must be given)" in text
