@@ -40,6 +40,8 @@ ARMS: dict[str, dict[str, dict[str, Any] | None]] = {
         "same padding": {"model.padding": "same", "tile": 384},  # as many labelled pixels a step
         "32 filters": {"model.filters": 32},
         "no moving average of weights": {"ema_decay": 0},
+        "bilinear reading": {"augment_options.interpolation": "bilinear"},
+        "drop-out 0.5, as the paper": {"model.dropout": 0.5},
         "deep supervision": {"model.deep_supervision": True},
         "a third of tiles on membranes": {"oversample": 0.33},
     },

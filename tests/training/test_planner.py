@@ -141,6 +141,7 @@ def test_tiles_without_foreground_low_contrast_and_small_tiles():
     assert choose(missed=0.3)["oversample"] == 0.33
     assert "data.normalization" not in choose()
     assert choose(flat=2)["data.normalization"] == "dataset"
+    assert choose()["augment_options.interpolation"] == "bicubic"
     assert "augment_options.elastic_sigma" not in choose()
     assert choose(short=64, long=64)["augment_options.elastic_sigma"] == 2.5
 
