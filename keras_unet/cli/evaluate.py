@@ -21,6 +21,15 @@ def evaluate(
     object_class: Annotated[
         str | None, typer.Option(help="Only components of this class are objects.")
     ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Cut touching predicted objects apart: distance.")
+    ] = None,
+    seed_distance: Annotated[
+        int, typer.Option(min=1, help="For split: about the smallest object's radius, in pixels.")
+    ] = 5,
+    min_size: Annotated[
+        int, typer.Option(min=0, help="Drop predicted objects of fewer pixels.")
+    ] = 0,
     isbi: Annotated[
         bool, typer.Option("--isbi", help="Also the ISBI 2012 challenge's metrics (slow).")
     ] = False,
@@ -40,6 +49,9 @@ def evaluate(
         "tolerance": tolerance,
         "objects": True if objects or object_class is not None else None,
         "object_class": object_class,
+        "split": split,
+        "seed_distance": seed_distance,
+        "min_size": min_size,
         "isbi": isbi,
     }
     chosen = {"tile": tile, "symmetries": symmetries}

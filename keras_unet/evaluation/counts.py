@@ -63,7 +63,7 @@ def image_counts(
         ),
     }
     if sample.instances is not None if settings.objects is None else settings.objects:
-        found["objects"] = _objects(sample, predicted, classes, settings.object_class)
+        found["objects"] = _objects(sample, predicted, classes, settings)
     if settings.isbi:
         found["isbi"] = _isbi(truth, probabilities, classes)
     return found
@@ -122,9 +122,9 @@ def _wrong(truth: np.ndarray, predicted: np.ndarray, tolerance: float) -> np.nda
 
 
 def _objects(
-    sample: Sample, predicted: np.ndarray, classes: Sequence[str], object_class: str | None
+    sample: Sample, predicted: np.ndarray, classes: Sequence[str], settings: ScoreSettings
 ) -> np.ndarray:
-    true = sample.classes
+    true, object_class = sample.classes, settings.object_class
     assert true is not None  # scored_classes saw them
     if object_class is None:
         inside, found = true > 0, predicted > 0
@@ -135,7 +135,13 @@ def _objects(
         raise ConfigError(f"object_class is {object_class!r}; expected one of {', '.join(classes)}")
     found = found & (true >= 0)  # pixels that do not count belong to no object
     true_objects = to_instances(inside) if sample.instances is None else sample.instances
-    return instances.object_counts(true_objects, to_instances(found))
+    proposed = to_instances(
+        found,
+        min_size=settings.min_size,
+        split=settings.split,
+        seed_distance=settings.seed_distance,
+    )
+    return instances.object_counts(true_objects, proposed)
 
 
 def _isbi(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> np.ndarray:

@@ -53,6 +53,29 @@ def test_pooled_scores_are_those_of_all_pixels_outlines_and_objects():
     assert found["brier"] == pytest.approx(squares / pixels, rel=1e-6)
 
 
+def test_predicted_objects_are_cut_apart_and_cleaned_true_ones_are_not():
+    """Two touching discs found as one, and a speck beside them; the truth has a speck too."""
+    y, x = np.mgrid[:48, :64]
+    discs = [(y - 24) ** 2 + (x - c) ** 2 < 120 for c in (20, 40)]
+    truth, seen = (np.zeros((48, 64), np.int32) for _ in range(2))
+    truth[discs[0]], truth[discs[1] & ~discs[0]], truth[2, 2] = 1, 2, 3
+    seen[discs[0] | discs[1]] = seen[45:47, 60:62] = 1
+    sample = Sample("a", np.zeros((48, 64, 1), np.uint8), (truth > 0).astype(np.int32), truth)
+    given = np.eye(2, dtype=np.float32)[seen]
+
+    def objects(**settings):
+        counts = image_counts(sample, sample.classes, given, NAMES[:2], ScoreSettings(**settings))
+        found = score(counts, NAMES[:2])["objects"]
+        return tuple(int(found[k]) for k in ("true_positives", "false_positives", "merged"))
+
+    assert objects() == (1, 1, 1)
+    assert objects(min_size=5) == (1, 0, 1)
+    assert objects(split="distance") == (2, 1, 0)
+    assert objects(split="distance", min_size=5) == (2, 0, 0)
+    with pytest.raises(ValueError, match="split"):
+        ScoreSettings(split="watershed")
+
+
 def test_wrong_pixels_near_true_outlines_by_all_pairs():
     truth, given, counts = counted(3, tolerance=2.0)
     seen = given.argmax(-1)
