@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.reading import LabelledImages
@@ -99,5 +101,6 @@ def _checked(settings: ScoreSettings | Mapping[str, Any] | None) -> ScoreSetting
         return settings
     try:
         return ScoreSettings(**(settings or {}))
-    except ValueError as error:
-        raise ConfigError(f"settings of the evaluation: {error}") from error
+    except ValidationError as error:
+        said = [f"{e['loc'][0]}: {e['msg']}, got {e['input']!r:.80}" for e in error.errors()]
+        raise ConfigError(f"settings of the evaluation: {'; '.join(said)}") from error

@@ -8,7 +8,13 @@ from made_evaluation import scene
 
 from keras_unet.data.reading import Sample
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation import ScoreSettings, boundary_scores, isbi2012, object_scores
+from keras_unet.evaluation import (
+    ScoreSettings,
+    boundary_scores,
+    evaluate,
+    isbi2012,
+    object_scores,
+)
 from keras_unet.evaluation.confusion import confusion_matrix, scores
 from keras_unet.evaluation.counts import add, image_counts, score, stack
 from keras_unet.inference import to_instances
@@ -162,3 +168,8 @@ def test_settings_that_do_not_fit_are_named():
     truth[0, 0] = -1
     with pytest.raises(DataError, match="count every pixel"):
         image_counts(Sample("a", image, truth), truth, given, NAMES[:2], ScoreSettings(isbi=True))
+
+
+def test_a_mapping_of_settings_that_does_not_fit_is_named():
+    with pytest.raises(ConfigError, match=r"evaluation: split: Input .*'distance', got 'foo'$"):
+        evaluate("no_model", "no_images", output=None, settings={"split": "foo"})
