@@ -61,4 +61,4 @@ def _breaks(
     limits = getattr(feature, domain)
     low = limits.min if limits.HasField("min") else float("-inf")
     high = limits.max if limits.HasField("max") else float("inf")
-    return any(not low <= value <= high for value in values)
+    return any(not low <= float(value) <= high for value in values)
