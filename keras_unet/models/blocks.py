@@ -90,24 +90,6 @@ def up_convolution(
 
 
 @keras.saving.register_keras_serializable(package="keras_unet")
-class CropLike(layers.Layer):
-    """Cuts the first tensor [B, H, W, C] at the bottom and right to the second's height, width.
-
-    A pooling of an odd size rounds up, so the up-convolution gives one row or column too many.
-    Keras has no layer that cuts by a size known only at run time.
-    """
-
-    def call(self, inputs: list[Any]) -> Any:
-        x, like = inputs
-        height, width = keras.ops.shape(like)[1:3]
-        return x[:, :height, :width, :]
-
-    def compute_output_shape(self, input_shape: list[Any]) -> tuple[Any, ...]:
-        x, like = input_shape
-        return (x[0], like[1], like[2], x[3])
-
-
-@keras.saving.register_keras_serializable(package="keras_unet")
 class BilinearUpSampling2D(layers.Layer):
     """Doubles [B, H, W, C] to [B, 2H, 2W, C], as `UpSampling2D(2, interpolation="bilinear")` does.
 

@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from keras_unet.models import blocks
+from keras_unet.models.cropping import CropLike, Cropping2D
 from keras_unet.models.unet import structure
 
 
@@ -58,5 +59,5 @@ def _fit(x: Any, like: Any, level: int, padding: str) -> Any:
     """
     name = f"head{level}_crop"
     if padding == "valid":
-        return layers.Cropping2D(2**level - 2, dtype="float32", name=name)(x)
-    return blocks.CropLike(dtype="float32", name=name)([x, like])
+        return Cropping2D(2**level - 2, dtype="float32", name=name)(x)
+    return CropLike(dtype="float32", name=name)([x, like])

@@ -10,6 +10,7 @@ from keras import layers
 from keras_unet import geometry
 from keras_unet.errors import ConfigError
 from keras_unet.models import blocks
+from keras_unet.models.cropping import CropLike, Cropping2D
 
 
 def build_unet(
@@ -99,9 +100,9 @@ def build_unet(
             x, channels, name=f"up{level}_upconv", upsampling=upsampling, dtype=dtype
         )
         if padding == "valid":
-            skip = layers.Cropping2D(crop, dtype=dtype, name=f"up{level}_crop")(skip)
+            skip = Cropping2D(crop, dtype=dtype, name=f"up{level}_crop")(skip)
         elif any(size is None or size % 2 for size in skip.shape[1:3]):
-            x = blocks.CropLike(dtype=dtype, name=f"up{level}_crop")([x, skip])
+            x = CropLike(dtype=dtype, name=f"up{level}_crop")([x, skip])
         x = layers.Concatenate(dtype=dtype, name=f"up{level}_concat")([skip, x])
         x = double_convolution(x, channels, f"up{level}")
 
