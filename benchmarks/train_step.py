@@ -10,8 +10,8 @@ One architecture (the paper's network), tile and batch for all, weighted cross-e
 
 Each turn of each contender is a process of its own, so that one's memory is its own; they take
 turns, so that a busy machine is busy for all. Told are medians, the share of the machine's peak,
-which a large convolution reaches in the same run, and memory. JSON and a plot go to
-benchmarks/results.
+which a large convolution reaches in the same run, and memory. JSON and a plot of each number of
+filters go to benchmarks/results.
 
     pip install torch==2.13.0                      # where TORCH_PYTHON points
     pip install --no-deps --target DIR keras-unet-collection==0.1.13    # KERAS_UNET_COLLECTION=DIR
@@ -205,21 +205,20 @@ def show(result: dict[str, Any]) -> None:
         print(f"{one['what']}: {one['found']:.2f}, at least {one['least']:.2f}: {verdict}")
 
 
-def plot(results: list[dict[str, Any]], path: Path) -> None:
+def plot(result: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5 * len(results), 3.4), dpi=150, layout="constrained")
-    places = np.atleast_1d(figure.subplots(1, len(results)))
-    for axes, result in zip(places, results, strict=True):
-        rows = {k: v for k, v in result["contenders"].items() if k != PIPELINE}
-        names = sorted(rows, key=lambda name: rows[name]["images_a_second"])
-        colors = ["#0072b2" if name.startswith("train") else "#999999" for name in names]
-        bars = axes.barh(names, [rows[name]["images_a_second"] for name in names], color=colors)
-        axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
-        settings = result["settings"]
-        axes.set_xlabel(f"images a second, {settings['filters']} filters, {settings['tile']}²")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(axis="y", labelsize=8)
+    figure = Figure(figsize=(6.5, 3.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    rows = {k: v for k, v in result["contenders"].items() if k != PIPELINE}
+    names = sorted(rows, key=lambda name: rows[name]["images_a_second"])
+    colors = ["#0072b2" if name.startswith("train") else "#999999" for name in names]
+    bars = axes.barh(names, [rows[name]["images_a_second"] for name in names], color=colors)
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    settings = result["settings"]
+    axes.set_xlabel(f"images a second, {settings['filters']} filters, {settings['tile']}²")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(axis="y", labelsize=8)
     figure.savefig(path)
 
 
@@ -235,18 +234,17 @@ def main() -> None:
     args = parser.parse_args()
     machine = {"cores": os.cpu_count(), "load": os.getloadavg(), "machine": platform.machine()}
     machine |= {"python": platform.python_version(), "tensorflow": tf.__version__}
-    results = []
+    args.output.mkdir(parents=True, exist_ok=True)
     for filters in args.filters:
         settings = {"filters": filters, "tile": args.tile, "batch": args.batch}
         settings |= {"steps": args.steps, "warm": args.warm}
         result = measure(settings, args.rounds)
         result["required"] = checks(result["contenders"])
         show(result)
-        results.append(result)
-    args.output.mkdir(parents=True, exist_ok=True)
-    document = {"machine": machine, "rounds": args.rounds, "results": results}
-    (args.output / "train_step.json").write_text(json.dumps(document, indent=2) + "\n")
-    plot(results, args.output / "train_step.png")
+        path = args.output / f"train_step_{filters}.json"
+        document = {"machine": machine, "rounds": args.rounds, **result}
+        path.write_text(json.dumps(document, indent=2) + "\n")
+        plot(result, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What else a training step costs: `python benchmarks/train_step_options.py [--filters 16]`.
 
 One change at a time to the step that `train` takes by default on a CPU (batch normalization,
-transposed convolution, bfloat16 where there is any, no XLA, all cores): how to enlarge, how to
-normalise, XLA, threads, oneDNN; then the tile and the batch, for which the time of an output pixel
+transposed convolution, bfloat16 where there is any, no XLA, all cores): how to enlarge, normalise
+and crop, XLA, threads, oneDNN; then the tile and the batch, for which the time of an output pixel
 counts. Each turn is a process of its own and they take turns, so that a busy machine is busy for
 all. JSON goes to benchmarks/results; the table is printed as Markdown.
 """
@@ -37,6 +37,7 @@ class Variant(NamedTuple):
     upsampling: str = "transpose"
     normalization: str = "batch"
     precision: str = "auto"
+    keras_crops: bool = False
     xla: bool = False
     threads: tuple[int, int] = (0, 0)  # within an operation, of operations; 0: all cores
     onednn: bool = True
@@ -53,6 +54,7 @@ VARIANTS = {
     "resize (bilinear) + 2×2 convolution": Variant(upsampling="bilinear"),
     "no normalization": Variant(normalization="none"),
     "Keras's batch normalization": Variant(normalization="keras"),
+    "Keras's crops": Variant(keras_crops=True),
     "group normalization": Variant(normalization="group"),
     "float32": Variant(precision="float32"),
     "XLA": Variant(xla=True),
@@ -94,7 +96,7 @@ def turn(variant: Variant, filters: int, steps: int, warm: int) -> dict[str, Any
     from keras_unet.augment import Augment, preset_settings
     from keras_unet.data.bank import ImageBank
     from keras_unet.data.pipeline import tile_entries
-    from keras_unet.models import blocks
+    from keras_unet.models import blocks, unet
     from keras_unet.models.precision import dtype_policy
     from keras_unet.training import setup
     from keras_unet.training.config import make_config
@@ -107,6 +109,8 @@ def turn(variant: Variant, filters: int, steps: int, warm: int) -> dict[str, Any
         blocks.up_convolution, upsampling = depth_to_space_up, "transpose"
     if normalization == "keras":
         blocks.BatchNormalization, normalization = keras.layers.BatchNormalization, "batch"
+    if variant.keras_crops:
+        unet.Cropping2D = keras.layers.Cropping2D
     config = make_config(
         {
             "data": {"images": "made-up"},
