@@ -1,7 +1,8 @@
 """A trained network together with what must travel with it, in one `.keras` file.
 
-A `.keras` file is a zip archive. The card is one more member of it, so plain
-`keras.models.load_model` still opens the file, and the normalisation can't be left behind.
+A `.keras` file is a zip archive. The card is one more member of it, so
+`keras.models.load_model` still opens the file (after an import of this module, which registers the
+layers), and the normalisation can't be left behind.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pydantic import ValidationError
 
 import keras_unet.losses  # a compiled network names its loss, metrics and layers
 import keras_unet.metrics
-import keras_unet.models.blocks  # noqa: F401
+import keras_unet.models.blocks
+import keras_unet.models.cropping  # noqa: F401
 from keras_unet.errors import DataError
 from keras_unet.models.card import ModelCard as ModelCard
 

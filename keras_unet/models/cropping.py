@@ -11,9 +11,8 @@ from keras import layers
 def cut(x: Any, top: int, left: int, height: Any, width: Any) -> Any:
     """The part of [B, H, W, C] that begins at (top, left) and has the given height and width.
 
-    The gradient of TensorFlow's `x[:, a:b, c:d]` (StridedSliceGrad) runs on one core of a CPU, 18
-    times as long as that of `tf.slice`, a padding: a tenth of a training step of the paper's
-    network.
+    The gradient of TensorFlow's `x[:, a:b, c:d]` (StridedSliceGrad) runs on one core of a CPU and
+    takes several times as long as that of `tf.slice`, a padding (docs/training.md).
     """
     if keras.backend.backend() != "tensorflow":
         return x[:, top : top + height, left : left + width, :]
@@ -33,8 +32,16 @@ class Cropping2D(layers.Cropping2D):
         if self.data_format != "channels_last":
             return super().call(inputs)
         (top, bottom), (left, right) = self.cropping
-        height, width = keras.ops.shape(inputs)[1:3]
-        return cut(inputs, top, left, height - top - bottom, width - left - right)
+        sizes = keras.ops.shape(inputs)[1:3]
+        height, width = sizes[0] - top - bottom, sizes[1] - left - right
+        if any(isinstance(size, int) and size <= 0 for size in (height, width)):
+            return super().call(inputs)  # says so
+        # of unknown sizes nothing may be left, as in Keras; -1 would be all the rest
+        return cut(inputs, top, left, _at_least_0(height), _at_least_0(width))
+
+
+def _at_least_0(size: Any) -> Any:
+    return size if isinstance(size, int) else keras.ops.maximum(size, 0)
 
 
 @keras.saving.register_keras_serializable(package="keras_unet")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -38,6 +41,15 @@ def test_plain_keras_opens_the_file_in_safe_mode(trained, tmp_path):
     network = keras.saving.load_model(path, safe_mode=True)
     for a, b in zip(network.get_weights(), trained.network.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_a_process_that_imports_nothing_else_loads_it(padding, trained, tmp_path):
+    network = build_unet((None, None, 1), filters=2, depth=1, padding=padding)
+    path = save_model(trained._replace(network=network), tmp_path / "a.keras")
+    script = "import sys; from keras_unet import load_model; print(load_model(sys.argv[1]).card)"
+    script += "; import keras; keras.models.load_model(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True)
 
 
 def test_an_existing_file_survives_a_failed_save(trained, tmp_path, monkeypatch):

@@ -12,10 +12,10 @@ from keras import layers
 
 from keras_unet.models.cropping import CropLike, Cropping2D
 
-CROPS: list[Any] = [4, (1, 2), ((0, 3), (2, 1))]
+CROPS: list[Any] = [0, 4, (1, 2), ((0, 3), (2, 1))]
 
 
-def value_and_gradient(layer: layers.Layer, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def value_and_gradient(layer: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of the sum of squares of what the layer gives."""
     variable = tf.Variable(x)
     with tf.GradientTape() as tape:
@@ -36,6 +36,28 @@ def test_channels_first_is_left_to_keras() -> None:
     x = np.random.default_rng(0).normal(size=(1, 2, 9, 9)).astype(np.float32)
     made = Cropping2D(2, data_format="channels_first")(x)
     np.testing.assert_array_equal(made, x[:, :, 2:-2, 2:-2])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_crops_to_the_size_of_another(dtype: str) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    like = tf.zeros((2, 8, 7, 5))
+    y, gradient = value_and_gradient(lambda x: CropLike(dtype=dtype)([x, like]), x)
+    np.testing.assert_array_equal(y, tf.cast(x[:, :8, :7], dtype))
+    inside = np.zeros_like(x)
+    inside[:, :8, :7] = 2 * tf.cast(tf.cast(x[:, :8, :7], dtype), "float32").numpy()
+    np.testing.assert_allclose(gradient, inside, rtol=0.01)
+    np.testing.assert_array_equal(gradient == 0, inside == 0)
+
+
+def test_an_image_that_is_too_small_is_an_error_or_leaves_nothing_as_in_keras() -> None:
+    for size in (7, 8):
+        with pytest.raises(ValueError, match="cropping"):
+            Cropping2D(4)(np.zeros((1, size, size, 1), np.float32))
+    open_size = [tf.TensorSpec((1, None, None, 1), tf.float32)]
+    for layer in (Cropping2D(4), layers.Cropping2D(4)):
+        crop = tf.function(layer, input_signature=open_size)
+        assert crop(tf.zeros((1, 7, 8, 1))).shape == (1, 0, 0, 1)
 
 
 @pytest.mark.parametrize("size", [20, None])
@@ -85,6 +107,5 @@ def test_it_is_saved_and_loaded(tmp_path: Any) -> None:
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     assert type(loaded.get_layer("crop")) is Cropping2D
-    assert isinstance(loaded.get_layer("crop"), layers.Cropping2D)
     image = np.ones((1, 10, 12, 2), np.float32)
     assert loaded(image).shape == (1, 7, 5, 2)

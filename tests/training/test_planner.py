@@ -133,8 +133,10 @@ def test_losses_follow_the_labels():
     assert choose(close=0.01)["loss.w0"] == 0.0
     rare = choose(kind="semantic", classes=3, fractions=(0.9, 0.08, 0.02))
     assert (rare["loss.class_weights"], rare["loss.dice"]) == ("balanced", 1.0)
-    sigmas = {diameter: choose(diameter=diameter)["loss.sigma"] for diameter in (6.0, 12.9, 60.0)}
-    assert sigmas == {6.0: 1.5, 12.9: 2.1, 60.0: 5.0}
+    sigmas = {
+        diameter: choose(diameter=diameter)["loss.sigma"] for diameter in (6.0, 12.6, 18.0, 60.0)
+    }
+    assert sigmas == {6.0: 1.5, 12.6: 2.1, 18.0: 3.0, 60.0: 5.0}
 
 
 def test_tiles_without_foreground_low_contrast_and_small_tiles():
