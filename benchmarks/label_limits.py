@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from keras_unet import load_model, predict
 from keras_unet.data import LabelRule, load_samples
+from keras_unet.models import structure
 
 RESULTS = Path(__file__).parent / "results"
 THRESHOLDS = np.arange(1, 100) / 100
@@ -65,8 +66,8 @@ def main() -> None:
     rule = LabelRule(kind="instances" if args.instances else "semantic")
     samples, _ = load_samples(args.data, rule=rule, need_labels=True, for_scoring=True)
     model = load_model(args.run)
-    if model.card.num_classes > 2:
-        parser.error(f"{args.run} has {model.card.num_classes} classes; expected 2")
+    if (classes := structure(model.network).num_classes) > 2:
+        parser.error(f"{args.run} has {classes} classes; expected 2")
     tables: list[list[np.ndarray]] = []
     moved: dict[str, list[np.ndarray]] = {"one pixel smaller": [], "one pixel larger": []}
     for sample in samples:

@@ -28,11 +28,12 @@ FOLDERS = {"isbi": "isbi2012", "dsb": "dsb2018_fluo", "ablation": "isbi2012"}
 FLAGS = {"isbi": ["--isbi"], "dsb": ["--instances"], "ablation": ["--isbi"]}
 FIXED = {"model.filters": 16, "tile": 572, "batch_size": 2, "steps_per_epoch": 100}
 FIXED |= {"loss.class_weights": "none", "loss.w0": 1, "oversample": 0, "ema_decay": 0.999}
+FIXED |= {"model.dropout": 0.5}
 ARMS: dict[str, dict[str, dict[str, Any] | None]] = {
     "isbi": {"keras_unet": {}, PEER: None},
     "dsb": {"keras_unet": {}, PEER: None},
     "ablation": {
-        "16 filters, valid, batch norm, elastic, w0 = 1, moving average": {},
+        "16 filters, valid, batch norm, elastic, w0 = 1, drop-out, moving average": {},
         "no weight map": {"loss.w0": 0},
         "the paper's weights": {"loss.w0": 10, "loss.class_weights": "balanced"},
         "no elastic field": {"augment_options.elastic_sigma": 0},
@@ -41,7 +42,7 @@ ARMS: dict[str, dict[str, dict[str, Any] | None]] = {
         "32 filters": {"model.filters": 32},
         "no moving average of weights": {"ema_decay": 0},
         "bilinear reading": {"augment_options.interpolation": "bilinear"},
-        "drop-out 0.5, as the paper": {"model.dropout": 0.5},
+        "no drop-out": {"model.dropout": 0},
         "deep supervision": {"model.deep_supervision": True},
         "a third of tiles on membranes": {"oversample": 0.33},
     },

@@ -139,6 +139,11 @@ def test_losses_follow_the_labels():
     assert sigmas == {6.0: 1.5, 12.6: 2.1, 18.0: 3.0, 60.0: 5.0}
 
 
+def test_drop_out_is_the_papers_where_there_is_time_for_it():
+    assert choose(given={"minutes": 30.0})["model.dropout"] == 0.5
+    assert "model.dropout" not in choose(given={"minutes": 2.0})
+
+
 def test_tiles_without_foreground_low_contrast_and_small_tiles():
     assert "oversample" not in choose(missed=0.05)
     assert choose(missed=0.3)["oversample"] == 0.33
