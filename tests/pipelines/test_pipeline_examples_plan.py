@@ -103,6 +103,9 @@ def test_a_table_that_is_no_manifest_is_refused(tmp_path, head, said):
 
 
 def test_places_without_data_are_refused(tmp_path):
+    with pytest.raises(DataError, match="span-3: does not exist; expected the images"):
+        list_source(str(tmp_path), "span-3/*/*")
+    (tmp_path / "span-3").mkdir()
     with pytest.raises(DataError, match="span-3: holds no folder images/; expected"):
         list_source(str(tmp_path), "span-3/*/*")
     with pytest.raises(DataError, match="no.csv: cannot be opened"):
