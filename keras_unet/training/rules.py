@@ -173,10 +173,8 @@ class Rules:
             self.pick("loss.w0", 0.0, "hardly an object has a neighbour within 5 px [judgement]")
         if facts.diameter is not None:
             sigma = min(5.0, max(1.5, round(facts.diameter / 6, 1)))
-            why = (
-                f"a sixth of the objects' {facts.diameter:g} px, at most the paper's 5 px, so that "
-            )
-            why += "weight in gaps and not around [run: DSB, one seed; a sixth is judgement]"
+            why = f"a sixth of the objects' {facts.diameter:g} px, at most the paper's 5 px: "
+            why += "weight in gaps, not around [run: DSB, one seed; a sixth is judgement]"
             self.pick("loss.sigma", sigma, why)
         if facts.kind == "instances" or rarest < 0.1:
             why = f"the rarest class has {rarest:.0%}" if rarest < 0.1 else "separate objects"
@@ -208,10 +206,8 @@ class Rules:
         why = f"some 40 validations in about {steps:.0f} steps of about {seconds:.2g} s"
         self.pick("steps_per_epoch", each, f"{why} [judgement]")
         if steps >= 1000:
-            why = (
-                "the paper's, against learning few images by heart; slower before some 1000 steps:"
-            )
-            why += " pixel error 0.074, not 0.076 [measured: ISBI 2012]"
+            why = "the paper's, against learning few images by heart; slower in the first steps: "
+            why += "pixel error 0.074, not 0.076 [measured: ISBI 2012]"
             self.pick("model.dropout", 0.5, why)
         self.pick("optimizer", "adam", "AdamW, whose settings suit most data [run: all]")
         self.pick("schedule", "polynomial", "falls to 0 as the time ends [run: all]")
