@@ -6,7 +6,8 @@ One architecture (the paper's network), tile and batch for all, weighted cross-e
   step with the batch in memory; and the pipeline without a step;
 - the Keras model as most people write it: float32, `compile` and `fit`, the batch in memory;
 - PyTorch, eager and compiled, float32 and bfloat16, channels last, the batch in memory;
-- keras-unet-collection, which has same padding alone and so computes more.
+- keras-unet-collection, which has same padding alone and so computes more;
+- the forward pass alone, as `predict` runs it, and PyTorch's, compiled, both in bfloat16.
 
 Each turn of each contender is a process of its own, so that one's memory is its own; they take
 turns, so that a busy machine is busy for all. Told are medians, the share of the machine's peak,
@@ -46,6 +47,7 @@ RESULTS = HERE / "results"
 OURS, PLAIN = "train", "Keras model, fit"
 STEP, PIPELINE = "train's step, batch in memory", "train's pipeline, no step"
 COLLECTION = "keras-unet-collection, same padding"
+FORWARD, TORCH_FORWARD = "predict's forward pass", "PyTorch, compiled, bfloat16, forward pass"
 # name -> (script, what it is told)
 TURNS = {
     OURS: ("keras", "auto"),
@@ -58,7 +60,11 @@ TURNS = {
     "PyTorch, compiled, float32": ("torch", "compiled-float32"),
     "PyTorch, compiled, bfloat16": ("torch", "compiled-bfloat16"),
     COLLECTION: ("keras", "collection"),
+    FORWARD: ("keras", "forward"),
+    TORCH_FORWARD: ("torch", "compiled-bfloat16-forward"),
 }
+# Backward takes a convolution for the input's gradient and one for the kernel's.
+PASSES = {PIPELINE: 0.0, FORWARD: 1.0, TORCH_FORWARD: 1.0}
 PEAK = ("keras", "peak")
 
 
@@ -149,10 +155,7 @@ def row(
     if name == COLLECTION:
         form = form._replace(padding="same")
     side = turns[0].get("side", settings["tile"])
-    # backward: a convolution for the input's gradient and one for the kernel's
-    operations = (
-        0.0 if name == PIPELINE else 3.0 * settings["batch"] * tile_cost(side, form).operations
-    )
+    operations = PASSES.get(name, 3.0) * settings["batch"] * tile_cost(side, form).operations
     speed = operations / seconds / 1e9
     return {
         "seconds": seconds,
@@ -174,7 +177,7 @@ def checks(rows: dict[str, Any]) -> list[dict[str, Any]]:
         pairs = zip(rows[other]["each_turn"], rows[one]["each_turn"], strict=True)
         return float(np.median([a / b for a, b in pairs]))
 
-    torch = [name for name in rows if name.startswith("PyTorch")]
+    torch = [name for name in rows if name.startswith("PyTorch") and name not in PASSES]
     wanted = [(PLAIN, OURS, 1.5)] if PLAIN in rows else []
     if torch:
         wanted.append((min(torch, key=lambda name: rows[name]["seconds"]), OURS, 1.0))
@@ -194,12 +197,12 @@ def show(result: dict[str, Any]) -> None:
     for name in sorted(rows, key=lambda name: rows[name]["seconds"]):
         one = rows[name]
         print(
-            f"{name:38s} {one['seconds']:8.4f} s  {one['images_a_second']:7.3f} images/s  "
+            f"{name:40s} {one['seconds']:8.4f} s  {one['images_a_second']:7.3f} images/s  "
             f"{one['gigaflops']:6.1f} GFLOP/s ({one['share_of_peak']:.0%})  "
             f"{one['peak_mb']:6.0f} MB  loss {one['loss']}"
         )
     for name, reason in result["skipped"].items():
-        print(f"{name:38s} skipped: {reason}")
+        print(f"{name:40s} skipped: {reason}")
     for one in result["required"]:
         verdict = "met" if one["met"] else "NOT met"
         print(f"{one['what']}: {one['found']:.2f}, at least {one['least']:.2f}: {verdict}")
@@ -210,7 +213,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(6.5, 3.4), dpi=150, layout="constrained")
     axes = figure.subplots()
-    rows = {k: v for k, v in result["contenders"].items() if k != PIPELINE}
+    rows = {k: v for k, v in result["contenders"].items() if k not in PASSES}
     names = sorted(rows, key=lambda name: rows[name]["images_a_second"])
     colors = ["#0072b2" if name.startswith("train") else "#999999" for name in names]
     bars = axes.barh(names, [rows[name]["images_a_second"] for name in names], color=colors)

@@ -25,7 +25,9 @@ from keras_unet import geometry
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.data.bank import ImageBank
 from keras_unet.data.pipeline import tile_entries
+from keras_unet.inference.forward import forward, in_precision
 from keras_unet.models.precision import dtype_policy
+from keras_unet.models.unet import build_unet
 from keras_unet.training import setup
 from keras_unet.training.config import make_config
 
@@ -157,6 +159,15 @@ def fitted(
     return {"seconds": seconds, "loss": loss} | about(model)
 
 
+def forward_pass(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The graph that `predict` runs, in the fastest precision of the machine."""
+    network = build_unet(filters=settings["filters"])
+    network.set_weights(stored_weights(folder))
+    run = forward(in_precision(network, "auto"))
+    x = batch_of(folder)[0]
+    return {"seconds": timed(lambda: run(x), settings)} | about(network)
+
+
 def plain(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     model = plain_unet(settings["tile"], settings["filters"])
     model.set_weights(stored_weights(folder))
@@ -198,6 +209,7 @@ def main() -> None:
         "float32": lambda: ours(folder, settings, "float32", "pipeline"),
         "memory": lambda: ours(folder, settings, "auto", "memory"),
         "pipeline": lambda: ours(folder, settings, "auto", "alone"),
+        "forward": lambda: forward_pass(folder, settings),
         "plain": lambda: plain(folder, settings),
         "collection": lambda: collection(folder, settings),
         "peak": lambda: peak(settings),
