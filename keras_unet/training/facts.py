@@ -10,8 +10,10 @@ from scipy import ndimage
 
 from keras_unet.data.reading import Sample
 from keras_unet.data.report import DataSummary
+from keras_unet.training.splits import classes_of
 
 LOOKED_AT = 40  # images whose objects are measured
+PIXELS = 20_000_000  # of them all together; of larger images, the middle
 NEAR = 5  # pixels between objects that count as close together
 SPECK = 5  # pixels: smaller objects are not measured
 
@@ -24,6 +26,7 @@ class DataFacts(BaseModel):
     images: int
     short: int  # median of the images' shorter sides, pixels
     long: int  # median of their longer sides
+    pixels: int  # of all images
     channels: int
     classes: int
     kind: str  # "semantic" or "instances"
@@ -42,7 +45,7 @@ def data_facts(samples: Sequence[Sample], summary: DataSummary, kind: str) -> Da
     across: list[np.ndarray] = []
     near = total = 0
     for sample in (samples[i] for i in chosen):
-        objects = _objects(sample)
+        objects = _objects(sample, PIXELS / len(chosen))
         if objects is None:
             continue
         numbers, area = np.unique(objects[objects > 0], return_counts=True)
@@ -56,10 +59,11 @@ def data_facts(samples: Sequence[Sample], summary: DataSummary, kind: str) -> Da
         images=len(samples),
         short=int(np.median(shapes.min(axis=1))),
         long=int(np.median(shapes.max(axis=1))),
+        pixels=int(shapes.prod(axis=1, dtype=np.int64).sum()),
         channels=samples[0].image.shape[-1],
         classes=len(summary.class_fractions or ()),
         kind=kind,
-        fractions=tuple(round(f, 4) for f in summary.class_fractions or ()),
+        fractions=tuple(summary.class_fractions or ()),
         objects=total,
         diameter=round(float(np.median(diameters)), 1) if found else None,
         large=round(float(np.quantile(diameters, 0.95)), 1) if found else None,
@@ -75,7 +79,7 @@ def missed(samples: Sequence[Sample], side: int, draws: int = 400, seed: int = 0
     """
     rng = np.random.default_rng(seed)
     maps = [s.classes for s in samples if s.classes is not None]
-    kinds = sorted(set().union(*(np.unique(m).tolist() for m in maps)) - {0, -1})
+    kinds = sorted(classes_of(samples) - {0})
     without = np.zeros(len(kinds))
     for _ in range(draws):
         classes = maps[int(rng.integers(len(maps)))]
@@ -85,10 +89,15 @@ def missed(samples: Sequence[Sample], side: int, draws: int = 400, seed: int = 0
     return float(without.max() / draws) if len(kinds) else 0.0
 
 
-def _objects(sample: Sample) -> np.ndarray | None:
-    if sample.instances is not None:
-        return sample.instances
-    return None if sample.classes is None else ndimage.label(sample.classes > 0)[0]
+def _objects(sample: Sample, pixels: float) -> np.ndarray | None:
+    """Numbered objects in the middle of an image, at most so many pixels of it."""
+    labels = sample.classes if sample.instances is None else sample.instances
+    if labels is None:
+        return None
+    share = min((pixels / labels.size) ** 0.5, 1.0)
+    cut = [slice(int(n * (1 - share) / 2), n - int(n * (1 - share) / 2)) for n in labels.shape]
+    middle = labels[tuple(cut)]
+    return middle if sample.instances is not None else ndimage.label(middle > 0)[0]
 
 
 def _close(objects: np.ndarray) -> set[int]:

@@ -53,9 +53,7 @@ def _steps(task: messages.Task, team: Team) -> None:
     callbacks = [
         budget,
         *([] if average is None else [average]),
-        StopWhereNotFinite(
-            prepared.names, lambda: budget.done, config.accumulate, lambda: "See machine 0"
-        ),
+        StopWhereNotFinite(prepared.names, lambda: budget.done, lambda: "See machine 0"),
     ]
     position = restore(model, callbacks, arrays, state)
     with stop:
@@ -67,6 +65,7 @@ def _steps(task: messages.Task, team: Team) -> None:
                 callbacks,
                 steps_per_epoch=config.steps_per_epoch,
                 position=position,
+                begun=lambda: team.rest(model, True),
                 at_rest=lambda: team.rest(model, position.step == 0),
             )
         except Interrupted:

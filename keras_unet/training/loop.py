@@ -41,6 +41,7 @@ def run_loop(
     steps_per_epoch: int,
     position: Position,
     at_rest: Callable[[], None],
+    begun: Callable[[], None] = lambda: None,
 ) -> None:
     """Trains until a callback sets `model.stop_training`; `position` moves along.
 
@@ -50,11 +51,13 @@ def run_loop(
         callbacks: called as `fit` calls them. One that stops the run in `on_train_batch_end` lets
             the epoch end early; `on_train_begin` may stop a run that was over already.
         at_rest: called after each step and each epoch; between calls, no state is whole.
+        begun: called before the first step, when callbacks may have stopped the run.
     """
     called = keras.callbacks.CallbackList(list(callbacks), model=model)
     model.stop_training = False
     step = model.make_train_function() or model.train_function
     called.on_train_begin()
+    begun()
     while position.step > 0 or not model.stop_training:
         called.on_epoch_begin(position.epoch)
         if position.step == 0:

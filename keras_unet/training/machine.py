@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+from keras_unet.training.devices import Devices, read_cluster
 
 
 class Machine(BaseModel):
@@ -13,29 +16,51 @@ class Machine(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cores: int  # that this process may run on
-    memory: float  # bytes that it may still take
+    memory: float  # bytes that this process has or may still take
     bfloat16: bool  # the processor that trains computes in it
     gpu: str | None = None  # its name
+    devices: int = 1  # that share a batch, of all machines
 
     def __str__(self) -> str:
         where = f"{self.cores} core{'s' * (self.cores != 1)}, {self.memory / 1e9:.1f} GB free"
         kind = "bfloat16" if self.bfloat16 else "no bfloat16"
-        return f"{self.gpu}, {where}, {kind}" if self.gpu else f"{where}, {kind}"
+        each = f", {self.devices} devices" if self.devices > 1 else ""
+        return f"{self.gpu}, {where}, {kind}{each}" if self.gpu else f"{where}, {kind}{each}"
 
 
-def this_machine() -> Machine:
-    """Cores, free memory (within the control group), precision and the first GPU."""
+def this_machine(devices: Devices = "auto") -> Machine:
+    """Cores, memory (within the control group), precision, the first GPU, and who shares a batch.
+
+    Raises:
+        ConfigError: TF_CONFIG cannot be used.
+    """
     import tensorflow as tf
 
     from keras_unet.inference.working_set import free_memory
     from keras_unet.models.precision import dtype_policy
 
+    machines = 1 if devices == "one" else read_cluster(os.environ.get("TF_CONFIG", ""))[0]
     affinity = getattr(os, "sched_getaffinity", None)
     gpus = tf.config.list_physical_devices("GPU")
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
+    local = 1
+    if machines > 1 or devices == "all":
+        local = max(len(gpus), 1)
+    if machines == 1 and devices == "all" and not gpus:  # machines must meet before this is asked
+        local = len(tf.config.list_logical_devices("CPU"))
     return Machine(
         cores=len(affinity(0)) if affinity else os.cpu_count() or 1,
-        memory=free_memory(),
+        memory=free_memory() + _resident(),
         bfloat16=dtype_policy("auto")[0] == "mixed_bfloat16",
         gpu=str(details.get("device_name", "GPU")) if gpus else None,
+        devices=machines * local,
     )
+
+
+def _resident() -> int:
+    """Bytes of this process, the libraries among them; 0 where that isn't told."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

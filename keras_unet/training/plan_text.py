@@ -57,7 +57,9 @@ def _section(
             continue
         if section is not None:
             lines += ["", f"[{prefix}{name}]"]
-            lines += _section(section, value or {}, reasons, f"{prefix}{name}.", sections=False)
+            for part in (False, True):
+                inside = f"{prefix}{name}."
+                lines += _section(section, value or {}, reasons, inside, sections=part)
             continue
         if is_table:  # options by name
             lines += ["", *_comment([field.description or ""]), f"[{prefix}{name}]"]

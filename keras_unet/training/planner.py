@@ -16,6 +16,7 @@ from keras_unet.training.machine import Machine, this_machine
 from keras_unet.training.plan_text import plan_toml
 from keras_unet.training.presets import with_preset
 from keras_unet.training.rules import Choice, Rules
+from keras_unet.training.splits import divide, require_classes
 from keras_unet.training.trees import flat, merged, nested
 
 
@@ -86,8 +87,10 @@ def plan_tree(tree: Mapping[str, Any], machine: Machine | None = None) -> Plan:
     data = checked.data
     samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     assert report.mapping is not None  # there are labels
+    if not isinstance(data.validation, Path):  # what `train` would refuse is refused here
+        require_classes(*divide(samples, data, checked.seed))
     facts = data_facts(samples, report.summary, report.mapping.kind)
-    machine = machine or this_machine()
+    machine = machine or this_machine(checked.devices)
     rules = Rules(facts, machine, given, lambda side: missed(samples, side))
     choices = tuple(rules.all())
     chosen = nested({choice.key: choice.value for choice in choices})

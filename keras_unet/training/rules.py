@@ -11,16 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from keras_unet import geometry
-from keras_unet.training.cost import Network, step_memory, step_seconds
+from keras_unet.training.cost import step_seconds
 from keras_unet.training.facts import DataFacts
 from keras_unet.training.machine import Machine
+from keras_unet.training.sizes import LEAST_USEFUL, MEMORY_SHARE, PAPER_OUTPUT, Fitted, Size, Sizing
 
-LEAST_USEFUL = 0.4  # share of a valid tile's pixels that must be output
-PAPER_OUTPUT = 388
 STRAIN = 0.11  # elastic displacement over the distance of the grid points: that of the DSB runs
-PIXELS = 2 * PAPER_OUTPUT**2  # of output a step: two of the paper's tiles
-MEMORY_SHARE = 0.8  # of what is free
-GPU_MEMORY = 8e9  # bytes that are counted on: TensorFlow does not tell what a GPU has free
+
+TURNING = ("paper", "nnunet")  # augmentations that turn by any angle
 
 
 class Choice(NamedTuple):
@@ -54,18 +52,13 @@ class Rules:
     def all(self) -> list[Choice]:
         """Every choice, in the order in which they were made."""
         depth = self._depth()
-        padding = self._padding(depth)
-        minutes = self._minutes()
-        filters, tile, batch = self._size(depth, padding, minutes)
-        output = geometry.output_size(tile, depth, padding)
+        self._minutes()
+        sizing = Sizing(self.facts, self.machine, self.given, depth)
+        size = self._size(sizing)
         self._loss()
-        self._tiles(tile, output)
-        self._speed(Network(filters, depth, padding, *self._ends), tile, batch, minutes)
+        self._tiles(size.tile, geometry.output_size(size.tile, depth, size.padding))
+        self._speed(self._seconds(sizing, size))
         return self.choices
-
-    @property
-    def _ends(self) -> tuple[int, int]:
-        return self.facts.channels, self.facts.classes
 
     def _depth(self) -> int:
         facts, depth = self.facts, 4
@@ -81,82 +74,73 @@ class Rules:
         large = "" if facts.large is None else f"; 95 % of the objects are below {facts.large:g} px"
         return self.pick("model.depth", 4, f"the paper's: a pixel sees {seen} px{large} [paper]")
 
-    def _padding(self, depth: int) -> geometry.Padding:
-        side = self.facts.short
-        tile = geometry.input_size(min(side, PAPER_OUTPUT), depth)
-        useful = (geometry.output_size(tile, depth) / tile) ** 2
-        said = f"of a {tile} px tile for images of {side} px {useful:.0%} is output"
-        if useful < LEAST_USEFUL:
-            why = f"{said}, the rest margin, so none; no worse than valid [measured: DSB]"
-            return self.pick("model.padding", "same", why)
-        return self.pick("model.padding", "valid", f"{said}; exact tiling [paper]")
+    def _minutes(self) -> None:
+        if "minutes" not in self.given and "steps" not in self.given:
+            self.pick("minutes", 20.0, "nothing else was asked for [judgement]")
 
-    def _minutes(self) -> float | None:
-        """The time that the run has, None if its steps are given alone."""
-        if "minutes" in self.given or "steps" in self.given:
-            return self.given.get("minutes")
-        return self.pick("minutes", 20.0, "nothing else was asked for [judgement]")
+    def _steps(self, seconds: float) -> float:
+        """Of the whole run: `steps` or `minutes`, whichever ends first."""
+        steps, minutes = self.given.get("steps"), self.given.get("minutes")
+        if minutes is None and steps is not None:
+            return steps
+        by_time = 60 * (minutes or 20.0) / seconds
+        return by_time if steps is None else min(steps, by_time)
 
-    def _size(
-        self, depth: int, padding: geometry.Padding, minutes: float | None
-    ) -> tuple[int, int, int]:
-        """Filters, tile and batch: all three share memory and time."""
-        facts, machine, stride = self.facts, self.machine, geometry.stride(depth)
-        if padding == "valid":
-            tile = geometry.input_size(min(facts.long, PAPER_OUTPUT), depth)
-        else:
-            tile = max(min(facts.short, PAPER_OUTPUT) // stride, 1) * stride
-        tile = self.given.get("tile", tile)
-        limit = MEMORY_SHARE * (GPU_MEMORY if machine.gpu else machine.memory)
+    def _seconds(self, sizing: Sizing, size: Size) -> float:
+        share = -(-size.batch // self.machine.devices)
+        return step_seconds(size.tile, share, sizing.network(size), self.machine)
 
-        def batch_of(tile: int) -> int:
-            output = geometry.output_size(tile, depth, padding)
-            return self.given.get("batch_size", max(1, min(16, PIXELS // output**2)))
+    def _size(self, sizing: Sizing) -> Size:
+        def steps(size: Size) -> float:
+            return self._steps(self._seconds(sizing, size))
 
-        def network(filters: int) -> Network:
-            return Network(filters, depth, padding, *self._ends)
+        timed = "minutes" in self.given or "steps" not in self.given
+        found = sizing.fitted(steps if timed else None)
+        size, wished = found.size, found.wished
+        room = f"about {found.need / 1e9:.1f} GB of {found.room / MEMORY_SHARE / 1e9:.1f} GB"
+        if not found.fits:
+            room = f"DOES NOT FIT: {room}"
+        self.pick("model.padding", size.padding, self._why_padding(sizing, found))
+        why = f"about {steps(wished):.0f} steps; 300 needed for 16, 3000 for 32, 6000 for 64"
+        why = why if timed else "no time is given: what suits a CPU"
+        narrow = f"; {wished.filters} do not fit" if size.filters < wished.filters else ""
+        self.pick("model.filters", size.filters, f"{why}{narrow} [judgement]")
+        output = geometry.output_size(size.tile, sizing.depth, size.padding)
+        why = f"covers images of {self.facts.short}×{self.facts.long} px, at most the paper's "
+        why += f"{PAPER_OUTPUT}"
+        if size.tile < sizing.widest(size.padding):
+            why = "the largest that fits"
+        self.pick("tile", size.tile, f"{why}; gives {output} px; {room} [arithmetic]")
+        wanted = sizing.batch(size.padding, size.tile)
+        enough = "about two of the paper's tiles" if size.batch == wanted else "what fits"
+        why = f"{size.batch} × {output}² px of output a step, {enough}; {room} [judgement]"
+        self.pick("batch_size", size.batch, why)
+        if size.batch < wanted:
+            count = min(-(-wanted // size.batch), 4)
+            why = f"{count * size.batch} tiles for one change of the weights, where {wanted} "
+            self.pick("accumulate", count, f"{why}would be taken at once [judgement]")
+        return size
 
-        def steps(filters: int) -> float:
-            seconds = step_seconds(tile, batch_of(tile), network(filters), machine)
-            return float("inf") if minutes is None else 60 * minutes / seconds
-
-        filters = 16
-        if minutes is not None:
-            wide = [f for f, least in ((32, 3000), (64, 6000)) if steps(f) >= least]
-            filters = max(wide, default=16 if steps(16) >= 300 else 8)
-        filters = self.given.get("model.filters", filters)
-        batch = batch_of(tile)
-        fits = step_memory(tile, batch, network(filters)) <= limit
-        while not fits and "batch_size" not in self.given and batch > 1:
-            batch -= 1
-            fits = step_memory(tile, batch, network(filters)) <= limit
-        while not fits and "tile" not in self.given and geometry_below(tile, depth, padding):
-            tile -= stride
-            fits = step_memory(tile, batch, network(filters)) <= limit
-        while not fits and "model.filters" not in self.given and filters > 4:
-            filters //= 2
-            fits = step_memory(tile, batch, network(filters)) <= limit
-        need = step_memory(tile, batch, network(filters))
-        room = f"about {need / 1e9:.1f} GB of {limit / MEMORY_SHARE / 1e9:.1f} GB"
-        if minutes is None:
-            why = "no time is given: what suits a CPU"
-        else:
-            why = f"about {steps(filters):.0f} steps in {minutes:g} min; 300 needed for 16, "
-            why += "3000 for 32, 6000 for 64"
-        self.pick("model.filters", filters, f"{why} [judgement]")
-        output = geometry.output_size(tile, depth, padding)
-        why = f"covers images of {facts.short}×{facts.long} px, at most the paper's {PAPER_OUTPUT}"
-        self.pick("tile", tile, f"{why}; gives {output} px; {room} [arithmetic]")
-        why = f"{batch} × {output}² px of output a step, about two of the paper's tiles"
-        self.pick("batch_size", batch, f"{why}; {room} [judgement]")
-        return filters, tile, batch
+    def _why_padding(self, sizing: Sizing, found: Fitted) -> str:
+        usual = sizing.usual_tile
+        useful = f"{sizing.useful(usual):.0%} is output"
+        said = f"of a {usual} px tile for images of {self.facts.short} px {useful}"
+        if found.size.padding == "valid":
+            return f"{said}; exact tiling [paper]"
+        if found.wished.padding == "valid":
+            return f"no valid tile fits of which {LEAST_USEFUL:.0%} is output [arithmetic]"
+        tile = self.given.get("tile")
+        if tile is not None and sizing.useful(usual) >= LEAST_USEFUL:
+            return f"{tile} px is no size of a valid network of depth {sizing.depth} [arithmetic]"
+        return f"{said}, the rest margin, so none; no worse than valid [measured: DSB]"
 
     def _loss(self) -> None:
         facts = self.facts
         shares = ", ".join(f"{share:.0%}" for share in facts.fractions)
         rarest = min((f for f in facts.fractions if f > 0), default=1.0)
+        least = f"{rarest:.0%}" if rarest >= 0.01 else f"{100 * rarest:.1g}%"
         if rarest < 0.05:
-            why = f"the classes have {shares}: one below 5 % [judgement]"
+            why = f"the classes have {shares}: one has {least}, below 5 % [judgement]"
             self.pick("loss.class_weights", "balanced", why)
         else:
             why = f"the classes have {shares}: balancing made no difference at 15 % [measured: DSB]"
@@ -177,7 +161,7 @@ class Rules:
             why += "weight in gaps, not around [run: DSB, one seed; a sixth is judgement]"
             self.pick("loss.sigma", sigma, why)
         if facts.kind == "instances" or rarest < 0.1:
-            why = f"the rarest class has {rarest:.0%}" if rarest < 0.1 else "separate objects"
+            why = f"the rarest class has {least}" if rarest < 0.1 else "separate objects"
             self.pick("loss.dice", 1.0, f"{why} [run: DSB]")
 
     def _tiles(self, tile: int, output: int) -> None:
@@ -189,19 +173,23 @@ class Rules:
         if facts.flat:
             why = f"{facts.flat} images have hardly any contrast, which each image's own z-score"
             self.pick("data.normalization", "dataset", f"{why} would blow up [judgement]")
-        why = "keeps the grain of an image that is turned; bilinear smooths it away, and there is "
-        why += "none of that in prediction: pixel error 0.077, not 0.079 [measured: ISBI 2012]"
-        self.pick("augment_options.interpolation", "bicubic", why)
+        preset = self.given.get("augment", "paper")
+        if self.given.get("preset"):  # as published
+            return
+        if preset in TURNING:
+            why = "keeps the grain of an image that is turned; bilinear smooths it away, and there "
+            why += "is none of that in prediction: pixel error 0.077, not 0.079 "
+            why += "[measured: ISBI 2012]"
+            self.pick("augment_options.interpolation", "bicubic", why)
         sigma = round(STRAIN / 2**0.5 * tile / 2, 1)
-        if sigma < 10.0 and self.given.get("augment", "paper") == "paper":
+        if sigma < 10.0 and preset == "paper":
             size = facts.diameter or tile / 8
             why = f"10 px on a grid of {tile // 2} px would tear a {tile} px tile; so an object of "
             why += f"{size:g} px is stretched by {STRAIN * size:.1f} px [run: DSB, this strain]"
             self.pick("augment_options.elastic_sigma", sigma, why)
 
-    def _speed(self, network: Network, tile: int, batch: int, minutes: float | None) -> None:
-        seconds = step_seconds(tile, batch, network, self.machine)
-        steps = self.given.get("steps") or (60 * (minutes or 20.0)) / seconds
+    def _speed(self, seconds: float) -> None:
+        steps = self._steps(seconds)
         each = int(min(max(steps / 40, 10), 250))
         why = f"some 40 validations in about {steps:.0f} steps of about {seconds:.2g} s"
         self.pick("steps_per_epoch", each, f"{why} [judgement]")

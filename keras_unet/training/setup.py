@@ -28,7 +28,7 @@ from keras_unet.training.averaging import WeightAverage
 from keras_unet.training.config import LossConfig, TrainConfig
 from keras_unet.training.optimizers import make_optimizer
 from keras_unet.training.parallel import ParallelStep, on_each
-from keras_unet.training.splits import hold_out, split
+from keras_unet.training.splits import divide, require_classes
 from keras_unet.training.step import TrainingStep
 from keras_unet.training.team import Team
 
@@ -56,27 +56,11 @@ def read_samples(
                 f"{data.validation}: images have {channels[1]} channels, "
                 f"the training images {channels[0]}"
             )
-    elif data.held_out is not None:
-        samples, held_out = hold_out(samples, data.held_out)
     else:
-        samples, held_out = split(samples, data.validation, config.seed, data.groups)
-    absent = _classes(samples) - _classes(held_out)
-    if absent:
-        raise ConfigError(
-            f"the {len(held_out)} validation images have no pixel of class {sorted(absent)}, so "
-            "they can't tell a good model from a bad one: give data.validation a folder with all "
-            "classes, hold out more (data.validation=0.3) or others (another seed)"
-        )
+        samples, held_out = divide(samples, data, config.seed)
+    require_classes(samples, held_out)
     console.print(f"{len(samples)} training and {len(held_out)} validation images")
     return samples, held_out, report, mapping
-
-
-def _classes(samples: Sequence[Sample]) -> set[int]:
-    found: set[int] = set()
-    for sample in samples:
-        assert sample.classes is not None
-        found.update(np.unique(sample.classes).tolist())
-    return found - {-1}
 
 
 def class_names(config: TrainConfig, mapping: LabelMapping) -> tuple[str, ...]:

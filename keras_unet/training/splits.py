@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from keras_unet.data.reading import Sample
 from keras_unet.errors import ConfigError
+from keras_unet.training.sections import DataConfig
+
+DRAWS = 100  # of held-out images, until training and validation have the same classes
 
 
 def group_of(name: str, pattern: str | None) -> str:
@@ -23,13 +27,28 @@ def group_of(name: str, pattern: str | None) -> str:
     return found.group(1 if found.re.groups else 0) or ""
 
 
+def divide(
+    samples: Sequence[Sample], data: DataConfig, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """(training, validation) of one set of images, by name or by share.
+
+    Raises:
+        ConfigError: see `split` and `hold_out`.
+    """
+    if data.held_out is not None:
+        return hold_out(samples, data.held_out)
+    assert not isinstance(data.validation, Path)
+    return split(samples, data.validation, seed, data.groups)
+
+
 def split(
     samples: Sequence[Sample], share: float, seed: int, groups: str | None = None
 ) -> tuple[list[Sample], list[Sample]]:
     """Holds out a share of the images, at least one: (training, validation).
 
     Pages of a stack lie next to each other and look alike, so they are held out in one block;
-    other images, or groups of them, at random. A set of both gives its share of each.
+    other images, or groups of them, at random. A set of both gives its share of each. Where one
+    side lacks a class, the next of `DRAWS` draws that gives it to both is taken.
     """
     if not 0 < share < 1:
         raise ConfigError(f"data.validation must be a folder or a share in (0, 1), got {share}")
@@ -37,14 +56,54 @@ def split(
         raise ConfigError("one labelled image cannot be split: give a validation folder")
     count = min(max(1, round(share * len(samples))), len(samples) - 1)
     rng = np.random.default_rng(seed)
-    if groups is None:
-        held = _held_images([s.name for s in samples], count, rng)
-    else:
-        held = _held_groups([group_of(s.name, groups) for s in samples], count, rng)
-    return (
-        [s for i, s in enumerate(samples) if i not in held],
-        [s for i, s in enumerate(samples) if i in held],
-    )
+    names = [s.name for s in samples]
+    keys = None if groups is None else [group_of(name, groups) for name in names]
+    kinds = [classes_of([s]) for s in samples]
+
+    def rest_of(held: set[int]) -> set[int]:
+        return set(range(len(samples))) - held
+
+    def fair(held: set[int]) -> bool:
+        sides = [set().union(*(kinds[i] for i in side)) for side in (held, rest_of(held))]
+        return sides[0] == sides[1]
+
+    draws = [
+        _held_images(names, count, rng) if keys is None else _held_groups(keys, count, rng)
+        for _ in range(DRAWS)
+    ]
+    held = next(filter(fair, draws), draws[0])
+    return [samples[i] for i in sorted(rest_of(held))], [samples[i] for i in sorted(held)]
+
+
+def classes_of(samples: Sequence[Sample]) -> set[int]:
+    """The classes that labelled images have a pixel of."""
+    found: set[int] = set()
+    for sample in samples:
+        if sample.classes is not None:  # -1 and up; counting is faster than sorting
+            found.update((np.flatnonzero(np.bincount(sample.classes.ravel() + 1)) - 1).tolist())
+    return found - {-1}
+
+
+def require_classes(training: Sequence[Sample], held_out: Sequence[Sample]) -> None:
+    """Both have a pixel of each class.
+
+    Raises:
+        ConfigError: says which class is only in one of them.
+    """
+    known, scored = classes_of(training), classes_of(held_out)
+    if known - scored:
+        raise ConfigError(
+            f"the {len(held_out)} validation images have no pixel of class "
+            f"{sorted(known - scored)}, so they can't tell a good model from a bad one: give "
+            "data.validation a folder with all classes, hold out more (data.validation=0.3) or "
+            "others (another seed)"
+        )
+    if scored - known:
+        raise ConfigError(
+            f"the {len(training)} training images have no pixel of class {sorted(scored - known)}, "
+            "which the validation images have and a model cannot learn: hold out others (another "
+            "seed), or label it in images for training"
+        )
 
 
 def hold_out(samples: Sequence[Sample], names: Sequence[str]) -> tuple[list[Sample], list[Sample]]:

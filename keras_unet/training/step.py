@@ -8,14 +8,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-FINITE = "finite"  # in a step's logs: 1 where every weight is a number after it, else 0
+FINITE = "finite"  # in a step's logs: 1 where all that it changed are numbers after it, else 0
 
 
 class TrainingStep(keras.Model):
     """A network as it is trained: it shares layers and weights with the one it is made of.
 
-    Save that one. A step's logs say whether all trainable weights are finite after it, which tells
-    of a gradient that wasn't, unless the optimizer left the step out (float16's loss scaling).
+    Save that one. A step's logs say whether all trainable weights, and the gradients gathered for
+    their next change, are finite after it, which tells of a gradient that wasn't, unless the
+    optimizer left the step out (float16's loss scaling).
 
     Args:
         network: a functional model.
@@ -36,7 +37,11 @@ class TrainingStep(keras.Model):
         return {**logs, FINITE: self.finite()}
 
     def finite(self) -> tf.Tensor:
-        """1.0 where every trainable weight is a number, else 0.0."""
+        """1.0 where every trainable weight and gathered gradient is a number, else 0.0."""
+        gathered = [v for v in self.optimizer.variables if v.name.endswith("gradient_accumulator")]
         # a sum of products with 0: one pass, no array of truth values
-        sums = [tf.reduce_sum(0.0 * tf.cast(v, tf.float32)) for v in self.trainable_variables]
+        sums = [
+            tf.reduce_sum(0.0 * tf.cast(v, tf.float32))
+            for v in (*self.trainable_variables, *gathered)
+        ]
         return tf.cast(tf.equal(tf.add_n(sums), 0.0), tf.float32)

@@ -47,9 +47,7 @@ def run_steps(
     callbacks: list[keras.callbacks.Callback] = [
         budget,
         *([] if average is None else [average]),
-        StopWhereNotFinite(
-            prepared.names, lambda: budget.done, config.accumulate, lambda: _kept(checkpoints)
-        ),
+        StopWhereNotFinite(prepared.names, lambda: budget.done, lambda: _kept(checkpoints)),
         own.Validation(
             prepared.validation,
             bundle,
@@ -91,6 +89,7 @@ def run_steps(
                 callbacks,
                 steps_per_epoch=config.steps_per_epoch,
                 position=position,
+                begun=lambda: team.rest(model, True),
                 at_rest=at_rest,
             )
         except Interrupted as asked:

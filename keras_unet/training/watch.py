@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,29 +12,29 @@ import numpy as np
 from keras_unet.errors import TrainingError
 from keras_unet.training.step import FINITE
 
+LEAST_SCALE = 1.0  # of float16's losses: they are scaled up, so below it gradients overflow anyway
+
 
 class StopWhereNotFinite(keras.callbacks.Callback):
-    """Ends a run whose loss or weights are no longer numbers, and names the batch.
+    """Ends a run whose loss, gradients or weights are no longer numbers, and names the batch.
 
-    A step that float16's loss scaling leaves out changes no weight, so it ends nothing.
+    A step that float16's loss scaling leaves out changes no weight and ends nothing, until there
+    are so many that the scale falls below `LEAST_SCALE`.
 
     Args:
         names: the images in a batch, by its number in the run.
         done: steps done before the batch.
-        accumulate: batches whose gradients are gathered for one change of the weights.
         kept: where to go on from.
     """
 
     def __init__(
-        self,
-        names: Callable[[int], list[str]],
-        done: Callable[[], int],
-        accumulate: int,
-        kept: Callable[[], str],
+        self, names: Callable[[int], list[str]], done: Callable[[], int], kept: Callable[[], str]
     ) -> None:
         super().__init__()
-        self.names, self.done, self.accumulate, self.kept = names, done, accumulate, kept
+        self.names, self.done, self.kept = names, done, kept
         self._batch = 0
+        self._scale: float | None = None
+        self._left_out: list[int] = []  # batches, of this process
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._batch = self.done()
@@ -41,15 +42,28 @@ class StopWhereNotFinite(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         logs = logs or {}
         loss = float(logs.get("loss", 0.0))
-        if np.isfinite(loss) and float(logs.get(FINITE, 1.0)) == 1.0:
-            return
-        first = self._batch
-        if np.isfinite(loss):  # gradients of several batches go into one change
-            first -= first % self.accumulate
-        names = [name for number in range(first, self._batch + 1) for name in self.names(number)]
-        what = "the gradients" if np.isfinite(loss) else f"the loss (now {loss})"
+        if not np.isfinite(loss):
+            self._stop(f"the loss (now {loss}) stopped being finite", self.names(self._batch))
+        if float(logs.get(FINITE, 1.0)) != 1.0:
+            self._stop("the gradients stopped being finite", self.names(self._batch))
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            self._look_at(float(optimizer.dynamic_scale))
+
+    def _look_at(self, scale: float) -> None:
+        """It is halved where a step is left out."""
+        if self._scale is not None and scale < self._scale:
+            self._left_out.append(self._batch)
+        self._scale = scale
+        if scale < LEAST_SCALE:
+            counts = Counter(n for b in self._left_out for n in dict.fromkeys(self.names(b)))
+            names = [f"{name} ({count} times)" for name, count in counts.most_common(5)]
+            what = f"gradients overflow float16: {len(self._left_out)} steps were left out"
+            self._stop(what, names)
+
+    def _stop(self, what: str, names: list[str]) -> None:
         raise TrainingError(
-            f"step {self._batch + 1}: {what} stopped being finite, with tiles of "
-            f"{', '.join(dict.fromkeys(names))}. {self.kept()}. Look at these images and their "
-            "labels; else begin a run with a lower learning_rate, or with precision=float32"
+            f"step {self._batch + 1}: {what}, with tiles of {', '.join(names)}. {self.kept()}. "
+            "Look at these images and their labels; else begin a run with a lower learning_rate, "
+            "or with precision=float32"
         )

@@ -29,7 +29,7 @@ SETTINGS += ["optimizer=sgd", "momentum=0.9", "learning_rate=0.05"]  # Adam magn
 
 
 def process(data: Path, output: Path, told: Path, settings: list[str], event) -> int:
-    """One machine; `event(step)` is called after each step."""
+    """One machine; `event(step)` is called after each step, and with -1 when they are over."""
     found = {"said": "", "weights": ""}
     console = Console(file=io.StringIO(), width=2000)
     real = loop.run_loop
@@ -44,6 +44,7 @@ def process(data: Path, output: Path, told: Path, settings: list[str], event) ->
         finally:
             hashed = hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights()))
             found["weights"] = hashed.hexdigest()
+        event(-1)
 
     steps.run_loop = follow.run_loop = run_loop
     checkpoint.SHARE = float("inf")
@@ -144,6 +145,9 @@ def main() -> None:
     run("ended", two, "name=ended", "steps=10", events={1: at(5, signal.SIGTERM)})
     run("ended again", two, "name=ended", "steps=10")
     run("headless", two, "name=headless", "steps=10", events={0: at(6, signal.SIGKILL)})
+    patient = ("name=patient", "steps=80", "patience=1", "learning_rate=1e-30")
+    run("patient", two, *patient, events={0: at(-1, signal.SIGKILL)})
+    run("patient again", two, *patient)
     run("folds", two, "name=folds", "steps=2")
     run("timed", two, "name=timed", "minutes=0.15")
     other = shutil.copytree(data, output / "other")

@@ -24,7 +24,6 @@ from keras_unet.training.callbacks import Validation
 from keras_unet.training.checkpoint import Checkpoints
 from keras_unet.training.interruption import StopRequest
 from keras_unet.training.loop import Position, run_loop
-from keras_unet.training.step import FINITE, TrainingStep
 
 SMALL = ["model.filters=2", "model.depth=1", "steps=8", "steps_per_epoch=3", "batch_size=1"]
 SMALL += ["augment=flips", "data.label_kind=instances", "tile=44", "model.dropout=0.3"]
@@ -289,19 +288,15 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_images(data, tmp_pa
     assert (tmp_path / "run" / "history.csv").is_file()
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_a_gradient_that_is_no_number_is_seen_unless_it_is_left_out(scaled):
-    inputs = keras.Input((2,))
-    network = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    optimizer = keras.optimizers.SGD(0.1)
-    step = TrainingStep(network)
-    step.compile(
-        keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer,
-        loss=lambda truth, given: keras.ops.sqrt(keras.ops.sum(0.0 * given)),  # its slope is inf
-    )
-    logs = step.train_on_batch(np.ones((1, 2)), np.ones((1, 2)), return_dict=True)
-    assert np.isfinite(logs["loss"])
-    assert logs[FINITE] == float(scaled)
+@pytest.mark.slow
+def test_patience_ends_a_run_and_is_remembered(data, tmp_path, monkeypatch):
+    settings = ["steps=60", "patience=2", "learning_rate=1e-30", "ema_decay=0", "name=run"]
+    whole = begin(configured(data, tmp_path / "whole", *settings)).folder
+    rows = (whole / "history.csv").read_bytes()
+    assert rows.count(b"\n") == 1 + 3  # the first epoch, and two that are no better
+    folder = killed_after(monkeypatch, configured(data, tmp_path / "cut", *settings), 7)
+    go_on(folder)
+    assert (folder / "history.csv").read_bytes() == rows
 
 
 def test_the_loop_is_that_of_fit():

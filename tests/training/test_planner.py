@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keras_unet import build_unet, geometry
+from keras_unet import geometry
 from keras_unet.data.reading import Sample
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.training import load_config, plan
-from keras_unet.training.cost import Network, network_weights, step_memory, tile_cost
 from keras_unet.training.facts import DataFacts, data_facts, missed
 from keras_unet.training.machine import Machine
 from keras_unet.training.rules import Rules
@@ -20,6 +19,7 @@ FACTS = DataFacts(
     images=20,
     short=512,
     long=512,
+    pixels=20 * 512**2,
     channels=1,
     classes=2,
     kind="instances",
@@ -62,6 +62,21 @@ def test_facts_of_discs():
     assert facts.close == pytest.approx(2 / 3, abs=1e-3)
 
 
+def test_the_middle_of_large_images_is_looked_at(monkeypatch):
+    places = [(y, x) for y in range(20, 400, 40) for x in range(20, 400, 40)]
+    labels = discs(places, size=400)
+    sample = Sample("a", np.zeros((400, 400, 1), np.uint8), (labels > 0).astype(np.int32), labels)
+
+    class Summary:
+        class_fractions = (0.9, 0.1)
+
+    monkeypatch.setattr("keras_unet.training.facts.PIXELS", 240**2)
+    facts = data_facts([sample], Summary, "instances")
+    assert facts.pixels == 400**2
+    assert facts.objects == 36
+    assert facts.diameter == pytest.approx(2 * np.sqrt(113 / np.pi), abs=0.1)
+
+
 def test_windows_without_a_class_are_counted():
     classes = np.zeros((40, 40), np.int32)
     classes[:, :20] = 1
@@ -74,16 +89,6 @@ def test_windows_without_a_class_are_counted():
     assert missed(samples, 40) == 0.0
 
 
-def test_small_images_have_no_margin_and_no_more_levels_than_pixels():
-    assert choose()["model.padding"] == "valid"
-    assert choose()["tile"] == 572
-    small = choose(short=256, long=256)
-    assert (small["model.padding"], small["tile"], small["batch_size"]) == ("same", 256, 4)
-    tiny = choose(short=40, long=40)
-    assert (tiny["model.depth"], tiny["tile"]) == (2, 40)
-    assert choose(large=300.0)["model.depth"] == 5
-
-
 def test_what_is_given_stays_and_the_rest_fits_it():
     chosen = choose(given={"model.depth": 2, "model.padding": "same", "loss.w0": 10.0})
     assert not {"model.depth", "model.padding", "loss.w0"} & set(chosen)
@@ -91,34 +96,22 @@ def test_what_is_given_stays_and_the_rest_fits_it():
     geometry.output_size(chosen["tile"], 2, "same")
 
 
-def test_weights_are_averaged_unless_the_paper_is_followed(tmp_path):
+def test_weights_are_averaged():
     assert choose()["ema_decay"] == 0.999
     assert "ema_decay" not in choose(given={"ema_decay": 0.0})
+
+
+def test_the_paper_is_planned_as_published(tmp_path):
     data = write_dataset(tmp_path / "cells", train=3, val=1, size=64) / "train"
     paper = {"preset": "paper", "model": {"depth": 2, "filters": 2}}
-    assert plan(data, label_kind="instances", settings=paper).config.ema_decay == 0.0
-
-
-def test_memory_limits_batch_tile_and_filters_in_turn():
-    sizes = []
-    for memory in (8e9, 1.7e9, 1.3e9, 1.15e9):
-        chosen = choose(Machine(cores=2, memory=memory, bfloat16=True))
-        network = Network(chosen["model.filters"], 4, "valid", 1, 2)
-        tile, batch = chosen["tile"], chosen["batch_size"]
-        geometry.output_size(tile, 4)
-        sizes.append((tile, batch, chosen["model.filters"]))
-        assert step_memory(tile, batch, network) <= 0.8 * memory or tile == 188
-    assert sizes[0] == (572, 2, 16)
-    assert sizes[1] == (572, 1, 16)
-    assert sizes[2][0] < 572
-    assert sizes[2] > sizes[3]
-
-
-def test_time_decides_on_the_width():
-    widths = [choose(given={"minutes": m})["model.filters"] for m in (1, 20, 300, 3000)]
-    assert widths == [8, 16, 32, 64]
-    slow = Machine(cores=1, memory=8e9, bfloat16=False)
-    assert choose(slow, given={"minutes": 3})["model.filters"] == 8
+    made = plan(data, label_kind="instances", settings=paper).config
+    loss = made.loss
+    assert (loss.w0, loss.sigma, loss.class_weights) == (10.0, 5.0, "balanced")
+    assert (loss.dice, loss.focal, loss.label_smoothing) == (0.0, 0.0, 0.0)
+    assert (made.augment, made.augment_options, made.oversample) == ("paper", {}, 0.0)
+    assert (made.optimizer, made.momentum, made.batch_size) == ("sgd", 0.99, 1)
+    assert (made.schedule, made.ema_decay, made.model.dropout) == ("constant", 0.0, 0.5)
+    assert (made.model.padding, made.model.normalization) == ("valid", "none")
 
 
 def test_losses_follow_the_labels():
@@ -133,6 +126,8 @@ def test_losses_follow_the_labels():
     assert choose(close=0.01)["loss.w0"] == 0.0
     rare = choose(kind="semantic", classes=3, fractions=(0.9, 0.08, 0.02))
     assert (rare["loss.class_weights"], rare["loss.dice"]) == ("balanced", 1.0)
+    rarest = choose(kind="semantic", classes=3, fractions=(0.9, 0.09998, 0.00002))
+    assert (rarest["loss.class_weights"], rarest["loss.dice"]) == ("balanced", 1.0)
     sigmas = {
         diameter: choose(diameter=diameter)["loss.sigma"] for diameter in (6.0, 12.6, 18.0, 60.0)
     }
@@ -152,27 +147,8 @@ def test_tiles_without_foreground_low_contrast_and_small_tiles():
     assert choose()["augment_options.interpolation"] == "bicubic"
     assert "augment_options.elastic_sigma" not in choose()
     assert choose(short=64, long=64)["augment_options.elastic_sigma"] == 2.5
-
-
-def test_cost_is_that_of_the_network():
-    """Operations and weights against Keras's own count."""
-    import keras
-
-    model = build_unet((92, 92, 3), 4, filters=3, depth=2)
-    network = Network(3, 2, "valid", 3, 4)
-    kernels = sum(int(np.prod(w.shape)) for w in model.weights if w.path.endswith("kernel"))
-    assert network_weights(network) == kernels
-    numbers = operations = 0
-    for layer in model.layers:
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Conv2DTranspose)):
-            given = int(np.prod(layer.output.shape[1:]))
-            numbers += given
-            kernel = int(np.prod(layer.kernel.shape))
-            taps = 4 if isinstance(layer, keras.layers.Conv2DTranspose) else 1
-            operations += 2 * kernel * given // layer.filters // taps
-    cost = tile_cost(92, network)
-    assert cost.numbers == numbers
-    assert cost.operations == operations
+    flips = choose(given={"augment": "flips"}, short=64, long=64)
+    assert not [key for key in flips if key.startswith("augment_options")]
 
 
 def test_a_plan_of_a_folder_is_a_whole_configuration(tmp_path):
@@ -213,6 +189,35 @@ def test_a_given_tile_need_not_suit_the_defaults_and_text_counts_as_numbers(tmp_
         plan(data, settings={"tile": "large"}, **asked)
     with pytest.raises(ConfigError, match="63"):
         plan(data, settings={"tile": 63, "model": {"padding": "valid"}}, **asked)
+
+
+def test_a_fitted_normalization_is_in_the_plan(tmp_path):
+    data = write_dataset(tmp_path / "cells", train=3, val=1, size=(64, 64), seed=0) / "train"
+    fitted = {"method": "dataset", "mean": [10.0], "std": [0.5]}
+    settings = {"model": {"depth": 2}, "data": {"normalization": fitted}}
+    made = plan(data, label_kind="instances", minutes=3, settings=settings, machine=MACHINE)
+    file = tmp_path / "train.toml"
+    file.write_text(made.to_toml(), encoding="utf-8")
+    assert load_config(file) == made.config
+    assert load_config(file).data.normalization.method == "dataset"
+
+
+def test_what_train_would_refuse_is_not_planned(tmp_path):
+    data = write_dataset(tmp_path / "cells", train=1, val=1, size=(64, 64), seed=0) / "train"
+    with pytest.raises(ConfigError, match="one labelled image cannot be split"):
+        plan(data, label_kind="instances", machine=MACHINE)
+
+
+def test_devices_of_this_machine_and_of_others(monkeypatch):
+    from keras_unet.training.machine import this_machine
+
+    assert this_machine("all").devices >= 1
+    cluster = (
+        '{"cluster": {"worker": ["a:1", "b:1", "c:1"]}, "task": {"type": "worker", "index": 0}}'
+    )
+    monkeypatch.setenv("TF_CONFIG", cluster)
+    assert this_machine().devices % 3 == 0
+    assert this_machine("one").devices == 1
 
 
 def test_this_machine_is_described():

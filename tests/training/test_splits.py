@@ -7,7 +7,14 @@ import pytest
 
 from keras_unet.data.reading import Sample
 from keras_unet.errors import ConfigError
-from keras_unet.training.splits import group_of, hold_out, make_folds, split
+from keras_unet.training.splits import (
+    classes_of,
+    group_of,
+    hold_out,
+    make_folds,
+    require_classes,
+    split,
+)
 
 
 def named(names):
@@ -39,6 +46,32 @@ def test_pages_stay_neighbours_beside_other_images(seed):
     for fold in folds:
         held_pages = [int(name[6:]) for name in fold if ":" in name]
         assert held_pages == list(range(held_pages[0], held_pages[0] + len(held_pages)))
+
+
+def labelled(classes):
+    """An image for each set of classes."""
+    found = []
+    for number, present in enumerate(classes):
+        each = np.resize(np.array(sorted(present), np.int32), (4, 4))
+        found.append(Sample(f"{number}", np.zeros((4, 4, 1), np.uint8), each))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_both_sides_get_each_class_where_that_can_be(seed):
+    training, held = split(labelled([{0, 1}] * 8 + [{0, 1, 2}] * 2), 0.2, seed)
+    assert classes_of(training) == classes_of(held) == {0, 1, 2}
+    require_classes(training, held)
+
+
+def test_a_class_that_one_side_lacks_is_named():
+    samples = labelled([{-1, 0, 1}] * 4 + [{0, 1, 2}])
+    with pytest.raises(ConfigError, match=r"validation images have no pixel of class \[2\]"):
+        require_classes(samples, samples[:2])
+    with pytest.raises(ConfigError, match=r"4 training images have no pixel of class \[2\]"):
+        require_classes(samples[:4], samples[4:])
+    training, held = split(samples, 0.2, seed=0)  # no draw is fair: the seed's own
+    assert (len(training), len(held)) == (4, 1)
 
 
 def test_whole_stacks_where_there_are_enough():

@@ -73,6 +73,15 @@ def test_both_started_again_end_as_if_nothing_had_happened(told, output):
     assert not (output / "killed" / "checkpoints").exists()
 
 
+def test_a_run_that_patience_had_ended_is_only_scored(told, output):
+    assert told["patient"][0]["status"] == -signal.SIGKILL
+    first, second = told["patient again"]
+    assert [first["status"], second["status"]] == [0, 0]
+    assert "Going on at step 8" in first["said"]
+    assert first["weights"] == second["weights"]
+    assert len(rows(output / "patient")) == 2
+
+
 def test_one_that_is_started_again_at_once_waits_for_the_other(told):
     first, second = told["restarted"]
     assert [first["status"], second["status"]] == [0, 0]
