@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from keras_unet.data.samples import Sample, load_samples
-from keras_unet.errors import ConfigError
+from keras_unet.errors import ConfigError, KerasUnetError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
 from keras_unet.evaluation.record import Evaluation
@@ -87,29 +87,31 @@ def cross_validate(
         raise ConfigError("cross_validate: expected a configuration, or a folder to resume")
     if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
-    team = join("auto" if config is None else config.devices)
+    splits = None if resume is None else read_splits(Path(resume))
+    begun = config if splits is None else make_config(splits.config, f"{resume}/{SPLITS}")
+    assert begun is not None
+    team = join(begun.devices)
     if not team.chief:
         return _follow(team)
-    if resume is None:
-        assert config is not None
-        folder = _begin(config, folds, files or {})
-    else:
-        folder = Path(resume)
-    splits = read_splits(folder)
-    begun = make_config(splits.config, str(folder / SPLITS))
+    folder = _begin(begun, folds, files or {}) if resume is None else Path(resume)
+    splits = splits or read_splits(folder)
+    to_go_on = f"Stopped. To go on: {run_folder.how_to_resume(folder)}"
     team.share(json.dumps([str(folder), len(splits.folds)]).encode())
     found: list[Evaluation] = []
     for number, held_out in enumerate(splits.folds):
         console.print(f"fold_{number} of {len(splits.folds)} folds", style="bold")
         where = folder / f"fold_{number}"
-        if (where / run_folder.RECORD).is_file():
-            result = train(console=console, resume=where)
-        else:
-            fold = run_folder.rooted(_fold(begun, folder, number, held_out), splits.directory)
-            result = train(fold, console)
+        try:
+            if (where / run_folder.RECORD).is_file():
+                result = train(console=console, resume=where)
+            else:
+                fold = run_folder.rooted(_fold(begun, folder, number, held_out), splits.directory)
+                result = train(fold, console)
+        except (KerasUnetError, SystemExit):  # what the fold said goes on with the fold alone
+            console.print(to_go_on, markup=False, soft_wrap=True)
+            raise
         if result.interrupted:
-            said = f"Stopped. To go on: {run_folder.how_to_resume(folder)}"
-            console.print(said, markup=False, soft_wrap=True)
+            console.print(to_go_on, markup=False, soft_wrap=True)
             return CrossValidation(folder, tuple(found), None)
         found.append(result.evaluation)
     report = summary(found)

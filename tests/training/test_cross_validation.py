@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError
 from keras_unet.training import cross_validation, load_config
 from keras_unet.training.cross_validation import cross_validate, read_splits
+from keras_unet.training.interruption import StopRequest
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,28 @@ def test_folds_are_stored_scored_pooled_and_gone_on_with(data, tmp_path, monkeyp
     np.testing.assert_allclose(keras_unet.predict(folder, image), np.mean(each, axis=0), atol=1e-5)
     with pytest.raises(ConfigError, match="a run of this name is there already"):
         cross_validate(config(data, tmp_path), 2, quiet())
+
+
+def test_a_fold_that_a_signal_ends_goes_on_within_its_cross_validation(data, tmp_path, monkeypatch):
+    whole = cross_validate(config(data, tmp_path / "whole"), 2, quiet())
+    real, console = StopRequest.__enter__, Console(file=io.StringIO(), width=500)
+
+    def enter(self):
+        entered = real(self)
+        if (tmp_path / "cv" / "fold_1").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return entered
+
+    monkeypatch.setattr(StopRequest, "__enter__", enter)
+    with pytest.raises(SystemExit):
+        cross_validate(config(data, tmp_path), 2, console)
+    monkeypatch.undo()
+    last = console.file.getvalue().splitlines()[-1]
+    assert last == f"Stopped. To go on: keras-unet train --resume {tmp_path / 'cv'}"
+    said = Console(file=io.StringIO(), width=500)
+    found = cross_validate(resume=tmp_path / "cv", console=said)
+    assert "Going on at step 1" in said.file.getvalue()
+    assert found.report == whole.report
 
 
 def test_what_cannot_be_folded_is_said_before_anything_is_written(data, tmp_path):
