@@ -75,7 +75,7 @@ def train(
     if resume is None and config is None:  # what is not set is planned
         from keras_unet.training.planner import plan_tree
 
-        planned = plan_tree(tree)
+        planned = plan_tree(tree, folded=folded)
         checked, files = planned.config, {"plan.toml": planned.to_toml()}
         say(planned.to_text())
     elif resume is None:

@@ -15,10 +15,10 @@ from keras_unet.training.machine import Machine
 # 0.365 s at 16.
 BYTES = 9.0  # of each number that a convolution gives, kept for the backward pass
 FIXED = 300e6  # bytes of working space, whatever the tile
-LIBRARIES = 600e6  # bytes before anything is computed
-# Of each pixel of the data set: the image as read and in the bank (up to 4 bytes a channel in all
-# for 16 bits); labels, objects and targets (4 each); weight map (4), and its working space.
-DATA, DATA_CHANNEL = 20.0, 4.0
+# Bytes of each pixel of the data set, and of each of its channels. In the bank: label and weight
+# map. In all: labels, objects, targets and the weight map's working space too, images twice.
+BANK, BANK_CHANNEL = 5.0, 4.0
+DATA, DATA_CHANNEL = 20.0, 8.0
 ARITHMETIC = 1.87e11  # multiplications and additions a second and core, in bfloat16
 TRAFFIC = 2.1e8  # numbers of convolutions a second and core
 SLOWER = 0.365 / 0.232  # float32 against bfloat16
@@ -53,14 +53,19 @@ def tile_cost(tile: int, network: Network) -> Cost:
 
 
 def step_memory(tile: int, batch: int, network: Network) -> float:
-    """Bytes that training takes at its peak, the libraries and the network's weights included."""
+    """Bytes that training takes at its peak, above the loaded libraries and the data set."""
     weights = 16.0 * network_weights(network)  # itself, gradient, and Adam's two moments, float32
-    return LIBRARIES + FIXED + weights + BYTES * batch * tile_cost(tile, network).numbers
+    return FIXED + weights + BYTES * batch * tile_cost(tile, network).numbers
 
 
 def data_memory(pixels: int, channels: int) -> float:
     """Bytes that a data set takes in training, all images together."""
     return pixels * (DATA + DATA_CHANNEL * channels)
+
+
+def bank_memory(pixels: int, channels: int) -> float:
+    """Bytes of it that are on the device that trains."""
+    return pixels * (BANK + BANK_CHANNEL * channels)
 
 
 def step_seconds(tile: int, batch: int, network: Network, machine: Machine) -> float:

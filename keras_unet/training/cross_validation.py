@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from keras_unet.data.samples import Sample, load_samples
-from keras_unet.errors import ConfigError, KerasUnetError
+from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
 from keras_unet.evaluation.record import Evaluation
@@ -23,7 +23,7 @@ from keras_unet.training import run_folder
 from keras_unet.training.checkpoint import write_text
 from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.fit import train
-from keras_unet.training.splits import make_folds
+from keras_unet.training.splits import classes_of, make_folds
 from keras_unet.training.team import Team, join
 
 SPLITS = "splits.json"
@@ -75,7 +75,7 @@ def cross_validate(
         folds: how many, 2 or more.
         console: where progress goes; None prints to the terminal.
         resume: the folder of a cross-validation to go on with: finished folds are read, one that
-            was stopped goes on, the others begin.
+            was stopped goes on, the others begin. Each of several machines must reach it.
         files: more files for the folder: text by name.
 
     Raises:
@@ -107,7 +107,7 @@ def cross_validate(
             else:
                 fold = run_folder.rooted(_fold(begun, folder, number, held_out), splits.directory)
                 result = train(fold, console)
-        except (KerasUnetError, SystemExit):  # what the fold said goes on with the fold alone
+        except SystemExit:  # SIGTERM; what the fold said goes on with the fold alone
             console.print(to_go_on, markup=False, soft_wrap=True)
             raise
         if result.interrupted:
@@ -209,9 +209,7 @@ def _fold(config: TrainConfig, folder: Path, number: int, held_out: Sequence[str
 
 
 def _require_all_classes(samples: Sequence[Sample], held: Sequence[Sequence[str]]) -> None:
-    present = {
-        s.name: set(np.unique(s.classes).tolist()) - {-1} for s in samples if s.classes is not None
-    }
+    present = {s.name: classes_of([s]) for s in samples}
     every = set().union(*present.values())
     for number, names in enumerate(held):
         absent = every - set().union(*(present[name] for name in names))

@@ -26,7 +26,7 @@ class DataFacts(BaseModel):
     images: int
     short: int  # median of the images' shorter sides, pixels
     long: int  # median of their longer sides
-    pixels: int  # of all images, their rows as long as the widest one's, as `ImageBank` has them
+    pixels: int  # of all images
     channels: int
     classes: int
     kind: str  # "semantic" or "instances"
@@ -59,7 +59,7 @@ def data_facts(samples: Sequence[Sample], summary: DataSummary, kind: str) -> Da
         images=len(samples),
         short=int(np.median(shapes.min(axis=1))),
         long=int(np.median(shapes.max(axis=1))),
-        pixels=int(shapes[:, 0].sum() * shapes[:, 1].max()),
+        pixels=int(shapes.prod(axis=1, dtype=np.int64).sum()),
         channels=samples[0].image.shape[-1],
         classes=len(summary.class_fractions or ()),
         kind=kind,

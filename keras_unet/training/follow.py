@@ -65,7 +65,7 @@ def _steps(task: messages.Task, team: Team) -> None:
                 callbacks,
                 steps_per_epoch=config.steps_per_epoch,
                 position=position,
-                begun=lambda: team.settle(model),
+                begun=lambda: team.rest(model, True),
                 at_rest=lambda: team.rest(model, position.step == 0),
             )
         except Interrupted:

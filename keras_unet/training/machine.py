@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,7 +15,7 @@ class Machine(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cores: int  # that this process may run on
-    memory: float  # bytes that this process has or may still take
+    memory: float  # bytes that it may still take, with the libraries loaded
     bfloat16: bool  # the processor that trains computes in it
     gpu: str | None = None  # its name
     devices: int = 1  # that share a batch, of all machines
@@ -50,17 +49,8 @@ def this_machine(devices: Devices = "auto") -> Machine:
         local = len(tf.config.list_logical_devices("CPU"))
     return Machine(
         cores=len(affinity(0)) if affinity else os.cpu_count() or 1,
-        memory=free_memory() + _resident(),
+        memory=free_memory(),
         bfloat16=dtype_policy("auto")[0] == "mixed_bfloat16",
         gpu=str(details.get("device_name", "GPU")) if gpus else None,
         devices=machines * local,
     )
-
-
-def _resident() -> int:
-    """Bytes of this process, the libraries among them; 0 where that isn't told."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -78,8 +78,13 @@ def plan(
     return plan_tree(merged(settings or {}, given), machine)
 
 
-def plan_tree(tree: Mapping[str, Any], machine: Machine | None = None) -> Plan:
-    """`plan` for a tree of given settings that names the data, as `read_tree` gives it."""
+def plan_tree(
+    tree: Mapping[str, Any], machine: Machine | None = None, *, folded: bool = False
+) -> Plan:
+    """`plan` for a tree of given settings that names the data, as `read_tree` gives it.
+
+    folded: for a cross-validation, which holds out images in its own way.
+    """
     tree = with_preset(tree)
     # a bad setting is named before anything is read; whether a tile fits depends on the rules
     checked = make_config({key: value for key, value in tree.items() if key != "tile"})
@@ -87,7 +92,9 @@ def plan_tree(tree: Mapping[str, Any], machine: Machine | None = None) -> Plan:
     data = checked.data
     samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     assert report.mapping is not None  # there are labels
-    if not isinstance(data.validation, Path):  # what `train` would refuse is refused here
+    if not folded and not isinstance(
+        data.validation, Path
+    ):  # what `train` would refuse is refused here
         require_classes(*divide(samples, data, checked.seed))
     facts = data_facts(samples, report.summary, report.mapping.kind)
     machine = machine or this_machine(checked.devices)

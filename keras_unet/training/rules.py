@@ -109,7 +109,7 @@ class Rules:
         why = f"covers images of {self.facts.short}×{self.facts.long} px, at most the paper's "
         why += f"{PAPER_OUTPUT}"
         if size.tile < sizing.widest(size.padding):
-            why = "the largest that fits"
+            why = "the largest that fits" if found.fits else "the smallest"
         self.pick("tile", size.tile, f"{why}; gives {output} px; {room} [arithmetic]")
         wanted = sizing.batch(size.padding, size.tile)
         enough = "about two of the paper's tiles" if size.batch == wanted else "what fits"
@@ -207,10 +207,3 @@ class Rules:
             "auto",
             f"the machine: {self.machine}; half the memory traffic where it has it [run: all]",
         )
-
-
-def geometry_below(tile: int, depth: int, padding: geometry.Padding) -> bool:
-    """Is there a legal tile one stride smaller?"""
-    if padding == "same":
-        return tile > 2 * geometry.stride(depth)
-    return tile > geometry.input_size(1, depth)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from keras_unet import geometry
-from keras_unet.training.cost import Network, data_memory, step_memory
+from keras_unet.training.cost import Network, bank_memory, data_memory, step_memory
 from keras_unet.training.facts import DataFacts
 from keras_unet.training.machine import Machine
 
@@ -54,18 +54,18 @@ class Sizing:
         return Network(size.filters, self.depth, size.padding, facts.channels, facts.classes)
 
     def fitted(self, steps: Callable[[Size], float] | None) -> Fitted:
-        """The first choice that fits, or the smallest of all.
+        """The first choice that fits, else the smallest; the wished one if the data set does not.
 
         steps: those of the whole run, which decide on the width; None: what suits a CPU.
         """
         room = MEMORY_SHARE * (GPU_MEMORY if self.machine.gpu else self.machine.memory)
         wished = self._wished(steps)
-        size, need = wished, 0.0
-        for size in self._choices(wished):
-            need = self._need(size)
-            if need <= room:
-                break
-        return Fitted(size, wished, need, room)
+        size = wished
+        if self._data() < room:
+            for size in self._choices(wished):
+                if self._need(size) <= room:
+                    break
+        return Fitted(size, wished, self._need(size), room)
 
     @property
     def usual_tile(self) -> int:
@@ -91,9 +91,13 @@ class Sizing:
         return self.given.get("batch_size", -(-batch // devices) * devices)
 
     def _need(self, size: Size) -> float:
-        share = -(-size.batch // self.machine.devices)  # the data set is on each device
-        data = data_memory(self.facts.pixels, self.facts.channels)
-        return data + step_memory(size.tile, share, self.network(size))
+        share = -(-size.batch // self.machine.devices)
+        return self._data() + step_memory(size.tile, share, self.network(size))
+
+    def _data(self) -> float:
+        """Bytes of the data set where the steps are computed: each device has all of it."""
+        memory = bank_memory if self.machine.gpu else data_memory
+        return memory(self.facts.pixels, self.facts.channels)
 
     def _wished(self, steps: Callable[[Size], float] | None) -> Size:
         padding = self._paddings()[0]
@@ -119,8 +123,9 @@ class Sizing:
                     for batch in range(most if number == 0 else least, least - 1, -devices):
                         yield Size(padding, filters, tile, batch)
         for filters in self._widths(min(wished.filters, NARROW), 4):
-            for tile in self._tiles(paddings[-1], anything=True):
-                yield Size(paddings[-1], filters, tile, self.given.get("batch_size", devices))
+            for padding in paddings:
+                for tile in self._tiles(padding, anything=True):
+                    yield Size(padding, filters, tile, self.given.get("batch_size", devices))
 
     def _paddings(self) -> list[geometry.Padding]:
         """In the order in which they are tried."""

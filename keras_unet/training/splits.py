@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,11 +68,12 @@ def split(
         sides = [set().union(*(kinds[i] for i in side)) for side in (held, rest_of(held))]
         return sides[0] == sides[1]
 
-    draws = [
+    draws = (
         _held_images(names, count, rng) if keys is None else _held_groups(keys, count, rng)
         for _ in range(DRAWS)
-    ]
-    held = next(filter(fair, draws), draws[0])
+    )
+    first = next(draws)
+    held = next(filter(fair, itertools.chain([first], draws)), first)
     return [samples[i] for i in sorted(rest_of(held))], [samples[i] for i in sorted(held)]
 
 
@@ -101,8 +103,8 @@ def require_classes(training: Sequence[Sample], held_out: Sequence[Sample]) -> N
     if scored - known:
         raise ConfigError(
             f"the {len(training)} training images have no pixel of class {sorted(scored - known)}, "
-            "which the validation images have and a model cannot learn: hold out others (another "
-            "seed), or label it in images for training"
+            "which the validation images have and a model cannot learn: label it in images for "
+            "training, or hold out others (another seed)"
         )
 
 

@@ -89,7 +89,7 @@ def run_steps(
                 callbacks,
                 steps_per_epoch=config.steps_per_epoch,
                 position=position,
-                begun=lambda: team.settle(model),
+                begun=lambda: team.rest(model, True),
                 at_rest=at_rest,
             )
         except Interrupted as asked:

@@ -110,17 +110,15 @@ class Team:
         self.agree()
 
     def rest(self, model: Any, epoch_over: bool) -> None:
-        """Between two steps, or after an epoch: raises `Interrupted` on all machines or on none."""
-        if epoch_over:
-            self.settle(model)
+        """Between two steps, after an epoch or before the first step.
+
+        Raises `Interrupted` on all machines or on none.
+        """
+        if self.machines > 1 and epoch_over:
+            model.stop_training = self.agree(model.stop_training)
         number = self.heard if self.machines > 1 else self.asked()
         if number is not None:
             raise Interrupted(number)
-
-    def settle(self, model: Any) -> None:
-        """Whether the run is over, as the chief's callbacks have decided."""
-        if self.machines > 1:
-            model.stop_training = self.agree(model.stop_training)
 
     def leave(self) -> None:
         """The steps end here by a signal; tells the others, who may not have heard of it."""

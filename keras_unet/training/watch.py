@@ -33,8 +33,13 @@ class StopWhereNotFinite(keras.callbacks.Callback):
         super().__init__()
         self.names, self.done, self.kept = names, done, kept
         self._batch = 0
-        self._scale: float | None = None
+        self._scale: float | None = None  # None: losses aren't scaled
         self._left_out: list[int] = []  # batches, of this process
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            self._scale = float(optimizer.dynamic_scale)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self._batch = self.done()
@@ -46,15 +51,14 @@ class StopWhereNotFinite(keras.callbacks.Callback):
             self._stop(f"the loss (now {loss}) stopped being finite", self.names(self._batch))
         if float(logs.get(FINITE, 1.0)) != 1.0:
             self._stop("the gradients stopped being finite", self.names(self._batch))
-        optimizer = self.model.optimizer
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            self._look_at(float(optimizer.dynamic_scale))
+        if self._scale is not None:
+            self._look_at(self._scale, float(self.model.optimizer.dynamic_scale))
 
-    def _look_at(self, scale: float) -> None:
+    def _look_at(self, before: float, scale: float) -> None:
         """It is halved where a step is left out."""
-        if self._scale is not None and scale < self._scale:
-            self._left_out.append(self._batch)
         self._scale = scale
+        if scale < before:
+            self._left_out.append(self._batch)
         if scale < LEAST_SCALE:
             counts = Counter(n for b in self._left_out for n in dict.fromkeys(self.names(b)))
             names = [f"{name} ({count} times)" for name, count in counts.most_common(5)]

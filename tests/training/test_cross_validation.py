@@ -95,7 +95,7 @@ def test_a_fold_that_a_signal_ends_goes_on_within_its_cross_validation(data, tmp
     assert last == f"Stopped. To go on: keras-unet train --resume {tmp_path / 'cv'}"
     said = Console(file=io.StringIO(), width=500)
     found = cross_validate(resume=tmp_path / "cv", console=said)
-    assert "Going on at step 1" in said.file.getvalue()
+    assert "Going on at step 0" in said.file.getvalue()
     assert found.report == whole.report
 
 

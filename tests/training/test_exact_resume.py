@@ -20,7 +20,7 @@ from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.evaluation import read_evaluation
 from keras_unet.models import load_model
 from keras_unet.training import callbacks, checkpoint, load_config, prepare, train
-from keras_unet.training.callbacks import Validation
+from keras_unet.training.callbacks import Budget, Validation
 from keras_unet.training.checkpoint import Checkpoints
 from keras_unet.training.interruption import StopRequest
 from keras_unet.training.loop import Position, run_loop
@@ -154,22 +154,32 @@ def test_a_torn_checkpoint_costs_only_the_steps_since(data, tmp_path, monkeypatc
     same(folder, alone)
 
 
-@pytest.mark.parametrize(("number", "during"), [("SIGTERM", "step"), ("SIGINT", "validation")])
+@pytest.mark.parametrize(
+    ("number", "during"), [("SIGTERM", "start"), ("SIGTERM", "step"), ("SIGINT", "validation")]
+)
 def test_a_signal_ends_the_run_with_a_checkpoint(
     data, tmp_path, monkeypatch, number, during, alone
 ):
     """Also in the middle of a validation, which is then done again."""
     assert threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    if during == "step":
+    if during == "start":
         real = StopRequest.__enter__
 
-        def enter(self):  # the signal comes while the first step is prepared
+        def enter(self):  # the signal comes before the first step
             entered = real(self)
             os.kill(os.getpid(), signal.SIGTERM)
             return entered
 
         monkeypatch.setattr(StopRequest, "__enter__", enter)
+    elif during == "step":
+        begins = Budget.on_train_batch_begin
+
+        def step(self, batch, logs=None):
+            os.kill(os.getpid(), signal.SIGTERM)
+            begins(self, batch, logs)
+
+        monkeypatch.setattr(Budget, "on_train_batch_begin", step)
     else:
         inner = Validation.on_epoch_end
 
@@ -190,7 +200,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
         assert result.interrupted
         assert (tmp_path / "run" / "evaluation.json").is_file()
     monkeypatch.undo()
-    steps = {"step": 1, "validation": 6}[during]
+    steps = {"start": 0, "step": 1, "validation": 6}[during]
     assert f"Stopped at step {steps} ({number})" in said.getvalue()
     assert f"keras-unet train --resume {tmp_path / 'run'}" in said.getvalue()
     assert load_model(tmp_path / "run" / "last.keras").card.metrics == {"step": steps}

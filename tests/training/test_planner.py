@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_unet import geometry
 from keras_unet.data.reading import Sample
@@ -12,6 +13,7 @@ from keras_unet.errors import ConfigError, DataError
 from keras_unet.training import load_config, plan
 from keras_unet.training.facts import DataFacts, data_facts, missed
 from keras_unet.training.machine import Machine
+from keras_unet.training.planner import plan_tree
 from keras_unet.training.rules import Rules
 
 MACHINE = Machine(cores=2, memory=8e9, bfloat16=True)
@@ -208,10 +210,24 @@ def test_what_train_would_refuse_is_not_planned(tmp_path):
         plan(data, label_kind="instances", machine=MACHINE)
 
 
+def test_a_class_that_validation_would_lack_is_no_matter_to_folds(tmp_path):
+    data = tmp_path / "cells"
+    rng = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (data / name).mkdir(parents=True)
+    for number in range(3):
+        labels = rng.integers(0, 3 if number == 0 else 2, (64, 64)).astype(np.uint8)
+        Image.fromarray(labels).save(data / "labels" / f"{number}.png")
+        Image.fromarray(labels * 60).save(data / "images" / f"{number}.png")
+    tree = {"data": {"images": data}, "minutes": 3}
+    with pytest.raises(ConfigError, match=r"have no pixel of class \[2\]"):
+        plan_tree(tree, MACHINE)
+    assert plan_tree(tree, MACHINE, folded=True).facts.classes == 3
+
+
 def test_devices_of_this_machine_and_of_others(monkeypatch):
     from keras_unet.training.machine import this_machine
 
-    assert this_machine("all").devices >= 1
     cluster = (
         '{"cluster": {"worker": ["a:1", "b:1", "c:1"]}, "task": {"type": "worker", "index": 0}}'
     )

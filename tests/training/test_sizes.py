@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from test_planner import FACTS, choose
+from test_planner import FACTS, MACHINE, choose
 
 from keras_unet import build_unet, geometry
 from keras_unet.training.cost import Network, data_memory, network_weights, step_memory, tile_cost
@@ -28,7 +28,7 @@ def test_a_tile_that_no_valid_network_has_gets_another():
 
 def test_memory_limits_batch_then_tile_then_margin_then_filters():
     sizes = []
-    for memory in (8e9, 1.9e9, 1.7e9, 1.6e9, 1.3e9):
+    for memory in (8e9, 1.3e9, 0.9e9, 0.8e9, 0.6e9):
         chosen = choose(Machine(cores=2, memory=memory, bfloat16=True))
         network = Network(chosen["model.filters"], 4, chosen["model.padding"], 1, 2)
         tile, batch = chosen["tile"], chosen["batch_size"]
@@ -39,17 +39,33 @@ def test_memory_limits_batch_then_tile_then_margin_then_filters():
     assert sizes[1] == ("valid", 16, 572, 1, 2)  # as many tiles for a change of the weights
     assert sizes[2][:2] == ("valid", 16)
     assert geometry.output_size(sizes[2][2]) ** 2 >= 0.4 * sizes[2][2] ** 2
-    assert sizes[3] == ("same", 16, 384, 1, 2)
+    assert sizes[2][2] < 572
+    assert sizes[3] == ("same", 16, 336, 1, 2)
     assert sizes[4][:2] == ("same", 8)
 
 
+def reason(key, machine, **changes):
+    rules = Rules(FACTS.model_copy(update=changes), machine, {}, lambda side: 0.0)
+    return next(choice.reason for choice in rules.all() if choice.key == key)
+
+
 def test_memory_counts_the_data_set_and_says_where_nothing_fits():
-    assert choose(Machine(cores=2, memory=2.2e9, bfloat16=True))["batch_size"] == 2
-    many = choose(Machine(cores=2, memory=2.2e9, bfloat16=True), pixels=50_000_000)
-    assert many["model.padding"] == "same"
-    rules = Rules(FACTS, Machine(cores=2, memory=0.5e9, bfloat16=True), {}, lambda side: 0.0)
-    tile = next(choice for choice in rules.all() if choice.key == "tile")
-    assert "DOES NOT FIT: about 1.0 GB of 0.5 GB" in tile.reason
+    little = Machine(cores=2, memory=1.4e9, bfloat16=True)
+    assert choose(little)["batch_size"] == 2
+    assert choose(little, pixels=15_000_000)["batch_size"] == 1
+    assert "the smallest; gives 32 px; DOES NOT FIT" in reason(
+        "tile", Machine(cores=2, memory=0.5e9, bfloat16=True)
+    )
+    # no network is small enough for a data set that does not fit
+    large = {"pixels": 300_000_000}
+    assert choose(**large)["tile"] == 572
+    assert "DOES NOT FIT: about 9.3 GB of 8.0 GB" in reason("tile", MACHINE, **large)
+
+
+def test_a_gpu_holds_the_bank_alone():
+    gpu = Machine(cores=2, memory=64e9, bfloat16=True, gpu="a GPU")
+    assert choose(gpu, pixels=200_000_000)["tile"] == 572
+    assert choose(gpu, pixels=600_000_000)["model.padding"] == "same"
 
 
 def test_a_batch_is_shared_equally_by_all_devices():
