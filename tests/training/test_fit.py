@@ -16,7 +16,8 @@ from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.models.precision import dtype_policy
 from keras_unet.training import load_config, train
 from keras_unet.training.config import TrainConfig
-from keras_unet.training.setup import class_names, split, tile_size
+from keras_unet.training.setup import class_names, tile_size
+from keras_unet.training.splits import split
 
 SMALL = [
     "model.filters=2",
