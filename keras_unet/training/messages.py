@@ -78,10 +78,12 @@ def tell_end(team: Team, folder: Path, evaluation: Evaluation | None, interrupte
     head = json.dumps({"folder": str(folder), "interrupted": interrupted, "evaluation": text})
     team.share(head.encode())
     team.share(b"" if evaluation is None else (folder / "best.keras").read_bytes())
+    team.part()
 
 
 def hear_end(team: Team) -> tuple[Path, TrainedModel, Evaluation, bool] | None:
     head, model = json.loads(team.share()), team.share()
+    team.part()
     if not model:
         return None
     with tempfile.TemporaryDirectory() as beside:

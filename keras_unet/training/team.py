@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -123,6 +124,11 @@ class Team:
     def leave(self) -> None:
         """The steps end here by a signal; tells the others, who may not have heard of it."""
         if self.heard is None:
+            self.agree()
+
+    def part(self) -> None:
+        """After a run's last words: none ends its process before all have heard them."""
+        with contextlib.suppress(*LOST):  # who is gone by now had heard them
             self.agree()
 
     def share(self, data: bytes = b"") -> bytes:
