@@ -92,9 +92,8 @@ def plan_tree(
     data = checked.data
     samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     assert report.mapping is not None  # there are labels
-    if not folded and not isinstance(
-        data.validation, Path
-    ):  # what `train` would refuse is refused here
+    # what `train` would refuse is refused here
+    if not folded and not isinstance(data.validation, Path):
         require_classes(*divide(samples, data, checked.seed))
     facts = data_facts(samples, report.summary, report.mapping.kind)
     machine = machine or this_machine(checked.devices)

@@ -173,16 +173,16 @@ class Rules:
         if facts.flat:
             why = f"{facts.flat} images have hardly any contrast, which each image's own z-score"
             self.pick("data.normalization", "dataset", f"{why} would blow up [judgement]")
-        preset = self.given.get("augment", "paper")
+        augment = self.given.get("augment", "paper")
         if self.given.get("preset"):  # as published
             return
-        if preset in TURNING:
+        if augment in TURNING:
             why = "keeps the grain of an image that is turned; bilinear smooths it away, and there "
             why += "is none of that in prediction: pixel error 0.077, not 0.079 "
             why += "[measured: ISBI 2012]"
             self.pick("augment_options.interpolation", "bicubic", why)
         sigma = round(STRAIN / 2**0.5 * tile / 2, 1)
-        if sigma < 10.0 and preset == "paper":
+        if sigma < 10.0 and augment == "paper":
             size = facts.diameter or tile / 8
             why = f"10 px on a grid of {tile // 2} px would tear a {tile} px tile; so an object of "
             why += f"{size:g} px is stretched by {STRAIN * size:.1f} px [run: DSB, this strain]"
