@@ -32,15 +32,21 @@ def test_memory_limits_batch_then_tile_then_margin_then_filters():
         chosen = choose(Machine(cores=2, memory=memory, bfloat16=True))
         network = Network(chosen["model.filters"], 4, chosen["model.padding"], 1, 2)
         tile, batch = chosen["tile"], chosen["batch_size"]
-        need = step_memory(tile, batch, network) + data_memory(FACTS.pixels, 1)
-        assert need <= 0.8 * memory
+
+        def fits(tile, network=network, batch=batch, memory=memory):
+            need = step_memory(tile, batch, network) + data_memory(FACTS.pixels, 1)
+            return need <= 0.8 * memory
+
+        assert fits(tile)
+        widest = {"valid": 572, "same": 384}[network.padding]
+        assert tile == widest or not fits(tile + 16)  # the largest that does
         sizes.append((network.padding, network.filters, tile, batch, chosen.get("accumulate")))
     assert sizes[0] == ("valid", 16, 572, 2, None)
     assert sizes[1] == ("valid", 16, 572, 1, 2)  # as many tiles for a change of the weights
-    assert sizes[2][:2] == ("valid", 16)
+    assert (*sizes[2][:2], *sizes[2][3:]) == ("valid", 16, 1, 2)
     assert geometry.output_size(sizes[2][2]) ** 2 >= 0.4 * sizes[2][2] ** 2
     assert sizes[2][2] < 572
-    assert sizes[3] == ("same", 16, 336, 1, 2)
+    assert sizes[3][:2] == ("same", 16)
     assert sizes[4][:2] == ("same", 8)
 
 
