@@ -4,7 +4,8 @@ STUDY "isbi" and "dsb": `keras-unet train` beside the U-Net of most tutorials (`
 in the same time. "ablation": one change at a time, on ISBI 2012. DATA is the folder that has
 `isbi2012` and `dsb2018_fluo`. Each training is a process of its own; what is in FOLDER already is
 not done again, and one that was stopped goes on, so a study may be done piece by piece (`--arms`,
-`--seeds`). Scores of all that is there are printed as Markdown and go to benchmarks/results.
+`--seeds`). Scores of all that is there, and of earlier runs of the same budget in the JSON in
+benchmarks/results, are printed as Markdown and go to that JSON.
 
 `--steps` instead of `--minutes` makes a study independent of what else the machine does.
 """
@@ -115,21 +116,36 @@ def train(job: Job, args: argparse.Namespace) -> None:
         run([*score, "--output", str(scored.parent)])
 
 
-def found(study: str, runs: Path) -> dict[str, dict[str, list[float]]]:
-    """The scores that are there: arm -> score -> one number a seed, in the order of seeds."""
-    table: dict[str, dict[str, list[float]]] = {}
+def found(
+    study: str, runs: Path, table: dict[str, dict[str, list[float]]]
+) -> dict[str, dict[str, list[float]]]:
+    """`table` with the scores that are there: arm -> score -> one number a seed."""
+    columns = ("seed", *SCORES[study])
     for arm, options in ARMS[study].items():
         places = {"": "scores"} if options is None else {"": "scores", ", symmetries": "symmetries"}
         for suffix, place in places.items():
             for seed in range(100):
                 path = Job(study, arm, seed).folder(runs) / place / "evaluation.json"
-                if path.exists():
-                    total = json.loads(path.read_text())["total"]
-                    row = table.setdefault(arm + suffix, {"seed": []})
-                    row["seed"].append(seed)
-                    for name in SCORES[study]:
-                        row.setdefault(name, []).append(number(total, name))
+                if not path.exists():
+                    continue
+                total = json.loads(path.read_text())["total"]
+                row = table.setdefault(arm + suffix, {name: [] for name in columns})
+                if seed in row["seed"]:
+                    again = row["seed"].index(seed)
+                    for values in row.values():
+                        del values[again]
+                for name, values in row.items():
+                    values.append(seed if name == "seed" else number(total, name))
     return table
+
+
+def earlier(path: Path, document: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """The rows of a JSON of the same study and budget, whose runs need not be there any more."""
+    if not path.exists():
+        return {}
+    stored = json.loads(path.read_text())
+    scores: dict[str, dict[str, list[float]]] = stored.pop("scores")
+    return scores if stored == document else {}
 
 
 def number(total: dict[str, Any], name: str) -> float:
@@ -172,11 +188,12 @@ def main() -> None:
     for seed in args.seeds:
         for arm in names if args.arms is None else [names[n] for n in args.arms]:
             train(Job(args.study, arm, seed), args)
-    table = found(args.study, args.runs)
-    print(markdown(table, SCORES[args.study]))
-    document = {"study": args.study, "budget": dict(budget(args)), "scores": table}
-    args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / f"scores_{args.study}.json"
+    document = {"study": args.study, "budget": dict(budget(args))}
+    table = found(args.study, args.runs, earlier(path, document))
+    print(markdown(table, SCORES[args.study]))
+    document["scores"] = table
+    args.output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
 
 

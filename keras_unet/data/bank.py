@@ -31,7 +31,7 @@ class BankTensors(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ImageBank:
-    """Images of any sizes, one after the other, pixel by pixel, in their stored dtype.
+    """Images of any sizes, packed into one run of pixels, in their stored dtype.
 
     Reading a tile is arithmetic on a flat index, so images of different sizes need one compilation,
     a tile may stick out of its image (mirrored), and nothing but the tile's pixels is computed.
@@ -47,7 +47,8 @@ class ImageBank:
         statistics: mean, standard deviation, least and greatest value, each [N, C] float32, of the
             values as stored.
         pitch: pixels from one row to the next, the same in all images: the widest image's width.
-        small: no image has 2^23 pixels or more and no index needs 64 bits: cheaper arithmetic.
+        small: no image reaches over 2^23 pixels or more and no index needs 64 bits: cheaper
+            arithmetic.
     """
 
     image: Tensor
@@ -88,30 +89,29 @@ class ImageBank:
         _check_images(images)
         channels = images[0].shape[2]
         sizes = np.array([image.shape[:2] for image in images], np.int64)
-        pitch = max(2, int(sizes[:, 1].max()))
-        pixels = np.maximum(sizes[:, 0], 2) * pitch
-        kind = np.int64 if pixels.sum() + pitch + 1 >= 2**31 else np.int32
+        shelves = _Shelves(sizes)
+        kind = np.int64 if shelves.pixels >= 2**31 else np.int32
 
         label = weight = None
         if labels is not None:
             _check_partners(labels, images, "label")
-            label = tf.constant(_flat(labels, pitch, _label_dtype(labels)))
+            label = tf.constant(shelves.flat(labels, _label_dtype(labels)))
         if weights is not None:
             _check_partners(weights, images, "weight")
-            weight = tf.constant(_flat(weights, pitch, np.dtype(np.float32)))
+            weight = tf.constant(shelves.flat(weights, np.dtype(np.float32)))
         full = (len(images), channels)
         return cls(
-            image=tf.constant(_flat(images, pitch, images[0].dtype)),
+            image=tf.constant(shelves.flat(images, images[0].dtype)),
             label=label,
             weight=weight,
-            offset=tf.constant((np.cumsum(pixels) - pixels).astype(kind)),
+            offset=tf.constant((shelves.top * shelves.pitch + shelves.left).astype(kind)),
             height=tf.constant(sizes[:, 0].astype(np.int32)),
             width=tf.constant(sizes[:, 1].astype(np.int32)),
             shift=tf.constant(np.broadcast_to(np.float32(0 if shift is None else shift), full)),
             scale=tf.constant(np.broadcast_to(np.float32(1 if scale is None else scale), full)),
             statistics=tuple(tf.constant(value) for value in _statistics(images)),
-            pitch=pitch,
-            small=bool(pixels.max() < 2**23 and kind == np.int32),
+            pitch=shelves.pitch,
+            small=bool(sizes[:, 0].max() * shelves.pitch < 2**23 and kind == np.int32),
         )
 
     def __len__(self) -> int:
@@ -162,24 +162,42 @@ def _check_partners(arrays: Sequence[np.ndarray], images: list[np.ndarray], name
             )
 
 
-def _flat(arrays: Sequence[np.ndarray], pitch: int, dtype: np.dtype) -> np.ndarray:
-    """All arrays in rows of `pitch` pixels, one after the other, and one more row and pixel.
+class _Shelves:
+    """Where images stand in rows of one length: the tallest first, narrow ones side by side.
 
-    Four neighbours are always read; an image of one row (or column) gets a second one like it, and
-    the last pixel's neighbours exist.
+    Four neighbours are always read: an image of one row or column gets a second one like it, and
+    one more row and pixel follow the last image.
+
+    Attributes:
+        top, left: [N], each image's first row and column.
+        pitch: pixels of a row: the widest image's.
+        pixels: of all rows together.
     """
-    rows = [max(2, array.shape[0]) for array in arrays]
-    flat = np.zeros((sum(rows) * pitch + pitch + 1, *arrays[0].shape[2:]), dtype)
-    body = flat[: sum(rows) * pitch].reshape(sum(rows), pitch, *flat.shape[1:])
-    for array, end in zip(arrays, np.cumsum(rows), strict=True):
-        height, width = array.shape[:2]
-        part = body[end - max(2, height) : end]
-        part[:height, :width] = array
-        if width == 1:
-            part[:height, 1] = part[:height, 0]
-        if height == 1:
-            part[1] = part[0]
-    return flat
+
+    def __init__(self, sizes: np.ndarray) -> None:
+        """sizes: [N, 2], heights and widths."""
+        sizes = np.maximum(sizes, 2)
+        self.pitch = int(sizes[:, 1].max())
+        self.top, self.left = np.zeros((2, len(sizes)), np.int64)
+        top = below = 0
+        left = self.pitch
+        for number in np.argsort(-sizes[:, 0], kind="stable"):
+            height, width = (int(size) for size in sizes[number])
+            if left + width > self.pitch:  # a new shelf, as high as its first image
+                top, below, left = below, below + height, 0
+            self.top[number], self.left[number] = top, left
+            left += width
+        self.pixels = (below + 1) * self.pitch + 1
+
+    def flat(self, arrays: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
+        """Arrays [H, W] or [H, W, C] of these sizes as [pixels] or [pixels, C]."""
+        run = np.zeros((self.pixels, *arrays[0].shape[2:]), dtype)
+        body = run[:-1].reshape(-1, self.pitch, *run.shape[1:])
+        for array, top, left in zip(arrays, self.top, self.left, strict=True):
+            height, width = array.shape[:2]
+            part = body[top : top + max(2, height), left : left + max(2, width)]
+            part[:] = array  # one row or column becomes two
+        return run
 
 
 def _statistics(images: list[np.ndarray]) -> tuple[np.ndarray, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_unet.training.adamw import AdamW
 from keras_unet.training.config import TrainConfig
 
 
@@ -26,9 +27,7 @@ def make_optimizer(config: TrainConfig, policy: str) -> keras.optimizers.Optimiz
         "gradient_accumulation_steps": config.accumulate if config.accumulate > 1 else None,
     }
     if config.optimizer == "adam":
-        made = keras.optimizers.AdamW(
-            config.learning_rate, weight_decay=config.weight_decay, **options
-        )
+        made = AdamW(config.learning_rate, config.weight_decay, **options)
     else:
         if nesterov := config.optimizer == "nesterov":
             options["weight_decay"] = config.weight_decay

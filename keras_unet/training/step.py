@@ -39,9 +39,8 @@ class TrainingStep(keras.Model):
     def finite(self) -> tf.Tensor:
         """1.0 where every trainable weight and gathered gradient is a number, else 0.0."""
         gathered = [v for v in self.optimizer.variables if v.name.endswith("gradient_accumulator")]
-        # a sum of products with 0: one pass, no array of truth values
-        sums = [
-            tf.reduce_sum(0.0 * tf.cast(v, tf.float32))
-            for v in (*self.trainable_variables, *gathered)
+        # in float32, sums of squares are infinite beyond 1e19, where nothing is learnt any more
+        squares = [
+            tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in (*self.trainable_variables, *gathered)
         ]
-        return tf.cast(tf.equal(tf.add_n(sums), 0.0), tf.float32)
+        return tf.cast(tf.math.is_finite(tf.add_n(squares)), tf.float32)

@@ -146,9 +146,9 @@ def test_bank_and_batch_give_the_same(size, tile, channels):
     label = RNG.integers(0, 300, (2, *size)).astype(np.int32)
     layer = Augment.from_preset("paper", tile=tile)
     seeds = sample_seeds(2, 1, np.arange(2))
-    # A wider third image gives the bank rows that are longer than the images'.
-    extra = RNG.integers(0, 2**16, (4, 37, channels)).astype(np.uint16)
-    bank = ImageBank.from_arrays([*image, extra], [*label, np.zeros((4, 37), np.int32)])
+    # A wider third image lets the two stand side by side in the bank.
+    extra = RNG.integers(0, 2**16, (4, 60, channels)).astype(np.uint16)
+    bank = ImageBank.from_arrays([*image, extra], [*label, np.zeros((4, 60), np.int32)])
     from_batch = layer(image, label, seeds=seeds)
     from_bank = layer.sample(bank, [0, 1], seeds)
     np.testing.assert_array_equal(from_batch[1].numpy(), from_bank[1].numpy())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keras_unet.data.bank import ImageBank
 from keras_unet.errors import DataError
@@ -21,6 +23,35 @@ def test_images_lie_in_rows_of_one_length():
     np.testing.assert_array_equal(pixels[15:25].reshape(2, 5), B[..., 0])
     assert len(pixels) == 25 + 5 + 1  # the last pixel's neighbours exist
     assert bank.image.dtype == "uint8" and bank.label.dtype == "uint8" and bank.weight is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12),
+    st.integers(0, 99),
+)
+@settings(max_examples=50, deadline=None)
+def test_each_image_stands_whole_at_its_place(sizes, seed):
+    rng = np.random.default_rng(seed)
+    images = [rng.integers(1, 256, (*size, 2)).astype(np.uint8) for size in sizes]
+    bank = ImageBank.from_arrays(images)
+    pixels, taken = bank.image.numpy(), np.zeros(len(bank.image), int)
+    for image, offset in zip(images, bank.offset.numpy(), strict=True):
+        rows, columns = (np.arange(size) for size in image.shape[:2])
+        index = offset + rows[:, None] * bank.pitch + columns
+        np.testing.assert_array_equal(pixels[index], image)
+        again = [np.minimum(np.arange(max(2, n)), n - 1) for n in image.shape[:2]]
+        rows, columns = (np.arange(len(one)) for one in again)
+        index = offset + rows[:, None] * bank.pitch + columns
+        np.testing.assert_array_equal(pixels[index], image[np.ix_(*again)])
+        taken[index] += 1
+        assert index.max() + bank.pitch + 1 < len(pixels)
+    assert taken.max() == 1
+
+
+def test_a_wide_image_among_many_small_ones_takes_little_room():
+    images = [np.ones((64, 6400, 1), np.uint8)] + 100 * [np.ones((64, 64, 1), np.uint8)]
+    used = sum(image.size for image in images)
+    assert len(ImageBank.from_arrays(images).image) < 1.02 * used
 
 
 @pytest.mark.parametrize(

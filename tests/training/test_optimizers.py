@@ -13,6 +13,7 @@ from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError
 from keras_unet.models.precision import dtype_policy
 from keras_unet.training import load_config, train
+from keras_unet.training.adamw import AdamW
 from keras_unet.training.config import TrainConfig, to_tree
 
 DATA = {"images": "x"}
@@ -28,8 +29,8 @@ def test_optimizers_are_what_the_settings_say():
     import keras
 
     adam = optimizer("weight_decay=0.01", "gradient_clip=12")
-    assert isinstance(adam, keras.optimizers.AdamW)
-    assert (adam.weight_decay, adam.global_clipnorm) == (0.01, 12.0)
+    assert isinstance(adam, AdamW)
+    assert (adam.decay, adam.global_clipnorm) == (0.01, 12.0)
     paper = optimizer("optimizer=sgd")
     assert (paper.momentum, paper.nesterov, paper.weight_decay) == (0.99, False, None)
     nesterov = optimizer("optimizer=nesterov", "momentum=0.9", "accumulate=4")
@@ -38,6 +39,31 @@ def test_optimizers_are_what_the_settings_say():
     scaled = optimizer("optimizer=sgd", policy="mixed_float16")
     assert isinstance(scaled, keras.optimizers.LossScaleOptimizer)
     assert scaled.inner_optimizer.momentum == 0.99
+
+
+@pytest.mark.parametrize(("accumulate", "xla"), [(None, False), (2, False), (None, True)])
+def test_the_fused_adamw_takes_the_steps_of_keras(accumulate, xla):
+    import keras
+    import tensorflow as tf
+
+    options = {"global_clipnorm": 3.0, "gradient_accumulation_steps": accumulate}
+    start = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    results = []
+    for made in (
+        keras.optimizers.AdamW(0.1, weight_decay=0.3, **options),
+        AdamW(0.1, 0.3, **options),
+    ):
+        weights = [keras.Variable(start), keras.Variable(start[0])]
+        made.build(weights)
+        step = tf.function(made.apply, jit_compile=xla)
+        for number in range(6):
+            rng = np.random.default_rng(number)
+            made.learning_rate = 0.1 / (1 + number)
+            step([tf.constant(rng.normal(size=w.shape), tf.float32) for w in weights])
+        results.append([np.asarray(v) for v in (*weights, *made.variables)])
+        assert np.abs(results[-1][0] - start).max() > 0.1
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
