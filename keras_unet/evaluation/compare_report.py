@@ -9,11 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from keras_unet.disk import write_text
 from keras_unet.evaluation.comparison import Comparison, Difference
 from keras_unet.evaluation.descriptions import describe, show, title
 from keras_unet.evaluation.gallery import legend
 from keras_unet.evaluation.html import Html, data_uri, page, tag
-from keras_unet.evaluation.record import file_name, flat, write_text
+from keras_unet.evaluation.record import file_name, flat
 from keras_unet.evaluation.tables import Cell, number_cell, sortable
 from keras_unet.evaluation.thumbnails import longest_side
 
@@ -22,6 +23,7 @@ MOST_PAIRS = 150  # with pictures: those with the largest differences
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
     """Writes the page, and the comparison as JSON beside it (`NAME.json`)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.with_suffix(".json"), comparison.model_dump_json(indent=1) + "\n")
     return write_text(path, make_comparison(comparison))
 

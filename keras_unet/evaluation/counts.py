@@ -64,6 +64,11 @@ def image_counts(
     }
     if sample.instances is not None if settings.objects is None else settings.objects:
         found["objects"] = _objects(sample, predicted, classes, settings)
+    elif settings.split is not None or settings.min_size:
+        raise ConfigError(
+            f"{sample.name}: split and min_size change predicted objects, and objects are not "
+            "scored here; with labels of classes, objects=True (--objects) scores their components"
+        )
     if settings.isbi:
         found["isbi"] = _isbi(truth, probabilities, classes)
     return found

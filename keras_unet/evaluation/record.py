@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from keras_unet.disk import write_text
 from keras_unet.errors import DataError
 from keras_unet.evaluation.settings import ScoreSettings
 
@@ -47,6 +47,7 @@ class Evaluation(BaseModel):
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Writes `folder`/evaluation.json, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
     return write_text(folder / FILE, evaluation.model_dump_json(indent=1) + "\n")
 
 
@@ -74,18 +75,6 @@ def read_evaluation(path: str | Path) -> Evaluation:
             f"{file}: not an evaluation of this version ({where}: {first['msg']}); make it anew "
             "with keras-unet evaluate"
         ) from error
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Writes a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
 
 
 def file_name(name: str) -> str:

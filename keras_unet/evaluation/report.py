@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_unet.disk import write_text
 from keras_unet.evaluation.advice import advise
 from keras_unet.evaluation.descriptions import describe, show, show_range, title
 from keras_unet.evaluation.gallery import images_section
 from keras_unet.evaluation.html import Html, page, tag
 from keras_unet.evaluation.probability_charts import challenge_chart, probability_charts
-from keras_unet.evaluation.record import Evaluation, flat, write_text
+from keras_unet.evaluation.record import Evaluation, flat
 from keras_unet.evaluation.tables import by_class, confusion_table, score_list
 from keras_unet.evaluation.thumbnails import Thumbnail
 
@@ -27,6 +28,7 @@ def write_report(evaluation: Evaluation, pictures: Pictures, path: Path) -> Path
             `overlays/NAME.png` beside the page.
         path: of the HTML file.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     return write_text(path, make_report(evaluation, pictures))
 
 

@@ -21,6 +21,7 @@ import keras_unet.losses  # a compiled network names its loss, metrics and layer
 import keras_unet.metrics
 import keras_unet.models.blocks
 import keras_unet.models.cropping  # noqa: F401
+from keras_unet.disk import rename, sync_file
 from keras_unet.errors import DataError
 from keras_unet.models.card import ModelCard as ModelCard
 
@@ -46,9 +47,8 @@ def save_model(model: TrainedModel, path: str | Path) -> Path:
         model.network.save(beside)
         with zipfile.ZipFile(beside, "a") as archive:
             archive.writestr(CARD, model.card.model_dump_json(indent=1))
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        sync_file(beside)
+        rename(beside, path)
     finally:
         shutil.rmtree(own, ignore_errors=True)
     return path

@@ -7,7 +7,6 @@ that cut an image into tiles then normalise it as a whole.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from keras_unet import geometry
 from keras_unet.data.normalization import Normalization
+from keras_unet.disk import rename, sync_file
 from keras_unet.errors import ConfigError, ExportError
 from keras_unet.inference.prediction import predict
 from keras_unet.models.bundle import TrainedModel, load_model
@@ -65,9 +65,8 @@ def write_bioimage(
         summary = core.test_model(beside)
         if summary.status == "failed":
             raise ExportError(f"the package is not valid:\n{summary.format()}")
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        sync_file(beside)
+        rename(beside, path)
     return path
 
 

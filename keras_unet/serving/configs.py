@@ -7,8 +7,9 @@ from typing import Any
 
 from google.protobuf import text_format
 
+from keras_unet.disk import write_text
 from keras_unet.errors import ExportError
-from keras_unet.serving.folders import locked, versions, write_text
+from keras_unet.serving.folders import locked, versions
 
 MODELS = "models.config"
 _HEAD = """\

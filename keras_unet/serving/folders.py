@@ -8,7 +8,6 @@ one that goes is renamed before it is deleted.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
@@ -16,6 +15,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from keras_unet.disk import sync, sync_folder
 from keras_unet.errors import ConfigError, ExportError
 
 UNFINISHED = ".unfinished-"
@@ -107,39 +107,3 @@ def locked(path: Path) -> Iterator[None]:
                 "number; expected a file system with locks"
             ) from error
         yield
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        with beside.open("rb") as handle:
-            os.fsync(handle.fileno())
-        beside.replace(path)
-        sync_folder(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def sync(folder: Path) -> None:
-    """Waits until a folder and all that is in it is on the disk."""
-    for entry in folder.rglob("*"):
-        if entry.is_file():
-            with entry.open("rb") as handle:
-                os.fsync(handle.fileno())
-        else:
-            sync_folder(entry)
-    sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until a folder's list of names is on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # which says that this file system syncs files only
-            raise
-    finally:
-        os.close(handle)

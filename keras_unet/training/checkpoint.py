@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_unet.disk import rename
 from keras_unet.errors import TrainingError
 
 FOLDER = "checkpoints"
@@ -109,8 +110,7 @@ class Checkpoints:
             self.folder.mkdir(exist_ok=True)
             digest = _write(beside, arrays, state)
             path = self.folder / f"{self._number:06d}-step-{step}-{digest}.npz"
-            beside.replace(path)
-            sync_folder(self.folder)
+            rename(beside, path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -140,28 +140,6 @@ class Checkpoints:
         """Removes what a killed process had begun to write."""
         for path in self.folder.glob(".writing-*.npz"):
             path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder outlast a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class _Corrupt(Exception):

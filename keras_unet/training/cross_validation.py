@@ -15,12 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from keras_unet.data.samples import Sample, load_samples
+from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
 from keras_unet.evaluation.record import Evaluation
 from keras_unet.training import run_folder
-from keras_unet.training.checkpoint import write_text
 from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.fit import train
 from keras_unet.training.splits import classes_of, make_folds
@@ -115,7 +115,7 @@ def cross_validate(
             return CrossValidation(folder, tuple(found), None)
         found.append(result.evaluation)
     report = summary(found)
-    record.write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
+    write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
     return CrossValidation(folder, tuple(found), report)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_unet.training.checkpoint import write_text
+from keras_unet.disk import write_text
 
 
 class History(keras.callbacks.Callback):

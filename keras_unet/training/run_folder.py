@@ -19,8 +19,8 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keras_unet.data.reading import Sample
+from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.training.checkpoint import sync_folder, write_text
 from keras_unet.training.config import TrainConfig, load_config, make_config, to_tree
 
 RECORD = "run.json"

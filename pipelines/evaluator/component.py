@@ -21,10 +21,11 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.types import artifact_utils, system_executions
 from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelEvaluation
 
+from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.comparing import compare
 from keras_unet.evaluation.reading import LabelledImages
-from keras_unet.evaluation.record import Evaluation, write_text
+from keras_unet.evaluation.record import Evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.models.bundle import TrainedModel
 from keras_unet.models.unet import structure

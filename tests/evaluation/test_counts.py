@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from made_evaluation import scene
@@ -80,6 +82,11 @@ def test_predicted_objects_are_cut_apart_and_cleaned_true_ones_are_not():
     assert objects(split="distance", min_size=5) == (2, 0, 0)
     with pytest.raises(ValueError, match="split"):
         ScoreSettings(split="watershed")
+    sample = dataclasses.replace(sample, instances=None)
+    for ignored in ({"split": "distance"}, {"min_size": 5}):
+        with pytest.raises(ConfigError, match="a: split and min_size .* objects are not scored"):
+            objects(**ignored)
+    assert objects(min_size=5, objects=True) == (1, 0, 0)  # two true discs that touch are one
 
 
 def test_wrong_pixels_near_true_outlines_by_all_pairs():

@@ -19,7 +19,8 @@ from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.evaluation import read_evaluation
 from keras_unet.models import load_model
-from keras_unet.training import callbacks, checkpoint, load_config, prepare, train
+from keras_unet.models.bundle import save_model
+from keras_unet.training import callbacks, checkpoint, load_config, prepare, steps, train
 from keras_unet.training.callbacks import Budget, Validation
 from keras_unet.training.checkpoint import Checkpoints
 from keras_unet.training.interruption import StopRequest
@@ -155,7 +156,8 @@ def test_a_torn_checkpoint_costs_only_the_steps_since(data, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("number", "during"), [("SIGTERM", "start"), ("SIGTERM", "step"), ("SIGINT", "validation")]
+    ("number", "during"),
+    [("SIGTERM", "start"), ("SIGTERM", "step"), ("SIGINT", "validation"), ("SIGTERM", "end")],
 )
 def test_a_signal_ends_the_run_with_a_checkpoint(
     data, tmp_path, monkeypatch, number, during, alone
@@ -180,6 +182,13 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
             begins(self, batch, logs)
 
         monkeypatch.setattr(Budget, "on_train_batch_begin", step)
+    elif during == "end":
+
+        def save(model, path):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return save_model(model, path)
+
+        monkeypatch.setattr(steps, "save_model", save)
     else:
         inner = Validation.on_epoch_end
 
@@ -200,13 +209,13 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
         assert result.interrupted
         assert (tmp_path / "run" / "evaluation.json").is_file()
     monkeypatch.undo()
-    steps = {"start": 0, "step": 1, "validation": 6}[during]
-    assert f"Stopped at step {steps} ({number})" in said.getvalue()
+    done = {"start": 0, "step": 1, "validation": 6, "end": 8}[during]
+    assert f"Stopped at step {done} ({number})" in said.getvalue()
     assert f"keras-unet train --resume {tmp_path / 'run'}" in said.getvalue()
-    assert load_model(tmp_path / "run" / "last.keras").card.metrics == {"step": steps}
+    assert load_model(tmp_path / "run" / "last.keras").card.metrics == {"step": done}
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     _, said = go_on(tmp_path / "run")
-    assert f"Going on at step {steps}" in said
+    assert f"Going on at step {done}" in said
     same(tmp_path / "run", alone)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from keras_unet.disk import write_text
 from keras_unet.errors import DataError
-from keras_unet.evaluation.record import write_text
 
 WRITTEN = ".objects.json"
 
