@@ -8,16 +8,17 @@ import keras
 import tensorflow as tf
 
 
+@keras.saving.register_keras_serializable(package="keras_unet")
 class AdamW(keras.optimizers.Adam):
     """Adam with decoupled weight decay (Loshchilov, Hutter 2019, algorithm 2), as Keras's.
 
     The numbers are those of `keras.optimizers.AdamW`, but for rounding: Keras spells the step out,
     a dozen passes over memory, which a network of 31 million weights feels; here it is TensorFlow's
-    fused kernel, after one multiplication for the decay.
+    fused kernel, after the decay.
 
     Args:
         learning_rate: the rate of the first step.
-        decay: each weight is multiplied by 1 - rate · decay before a change.
+        decay: rate · decay of each weight is taken from it before a change.
         options: of `keras.optimizers.Adam`.
     """
 
@@ -31,7 +32,7 @@ class AdamW(keras.optimizers.Adam):
         rate = tf.cast(learning_rate, variable.dtype)
         step = tf.cast(self.iterations + 1, variable.dtype)
         if self.decay:
-            variable.assign(variable * (1.0 - rate * self.decay))
+            variable.assign_sub(variable * (rate * self.decay))
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=self._momentums[number].value.handle,
@@ -44,3 +45,9 @@ class AdamW(keras.optimizers.Adam):
             epsilon=self.epsilon,
             grad=gradient,
         )
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's, with `decay`."""
+        config = super().get_config()
+        del config["weight_decay"]  # Adam's own, which is not used
+        return {**config, "decay": self.decay}

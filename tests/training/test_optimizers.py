@@ -31,6 +31,8 @@ def test_optimizers_are_what_the_settings_say():
     adam = optimizer("weight_decay=0.01", "gradient_clip=12")
     assert isinstance(adam, AdamW)
     assert (adam.decay, adam.global_clipnorm) == (0.01, 12.0)
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(adam))
+    assert isinstance(again, AdamW) and again.get_config() == adam.get_config()
     paper = optimizer("optimizer=sgd")
     assert (paper.momentum, paper.nesterov, paper.weight_decay) == (0.99, False, None)
     nesterov = optimizer("optimizer=nesterov", "momentum=0.9", "accumulate=4")
@@ -64,6 +66,24 @@ def test_the_fused_adamw_takes_the_steps_of_keras(accumulate, xla):
         assert np.abs(results[-1][0] - start).max() > 0.1
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_small_decay_is_that_of_keras():
+    """Factors 1 - rate · decay of 1e-7 are rounded to one or two steps of float32."""
+    import keras
+
+    start = np.random.default_rng(0).normal(size=4000).astype(np.float32)
+    results = []
+    options = (0.001, 1e-4)
+    for made in (keras.optimizers.AdamW(options[0], options[1]), AdamW(*options)):
+        weight = keras.Variable(start)
+        made.build([weight])
+        for _ in range(200):
+            made.apply([np.zeros_like(start)])
+        results.append(np.asarray(weight))
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-6)
+    shrunk = 1.0 - np.linalg.norm(results[1]) / np.linalg.norm(start)
+    assert shrunk == pytest.approx(200 * 1e-7, rel=0.1)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():
