@@ -5,7 +5,8 @@ in the same time. "ablation": one change at a time, on ISBI 2012. DATA is the fo
 `isbi2012` and `dsb2018_fluo`. Each training is a process of its own; what is in FOLDER already is
 not done again, and one that was stopped goes on, so a study may be done piece by piece (`--arms`,
 `--seeds`). Scores of all that is there, and of earlier runs of the same budget in the JSON in
-benchmarks/results, are printed as Markdown and go to that JSON.
+benchmarks/results, are printed as Markdown and go to that JSON. It does not know of which code its
+rows are.
 
 `--steps` instead of `--minutes` makes a study independent of what else the machine does.
 """
@@ -139,15 +140,6 @@ def found(
     return table
 
 
-def earlier(path: Path, document: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """The rows of a JSON of the same study and budget, whose runs need not be there any more."""
-    if not path.exists():
-        return {}
-    stored = json.loads(path.read_text())
-    scores: dict[str, dict[str, list[float]]] = stored.pop("scores")
-    return scores if stored == document else {}
-
-
 def number(total: dict[str, Any], name: str) -> float:
     """A score of an evaluation; `iou` is the foreground's, the last class."""
     if name == "v_rand":
@@ -175,7 +167,7 @@ def main() -> None:
     parser.add_argument("study", choices=ARMS)
     parser.add_argument("data", type=Path)
     parser.add_argument("--runs", type=Path, required=True, help="folder of the run folders")
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only print")
     parser.add_argument("--arms", type=int, nargs="+", help="their numbers, from 0; default all")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--steps", type=int)
@@ -184,17 +176,22 @@ def main() -> None:
     if args.seeds and not budget(args):
         parser.error("give --minutes or --steps")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    path = args.output / f"scores_{args.study}.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    table = stored.pop("scores", {})
+    document = {"study": args.study, "budget": dict(budget(args))}
+    document |= {"settings": FIXED} if args.study == "ablation" else {}
+    if args.seeds and stored and stored != document:
+        parser.error(f"{path} has scores of {stored}, not of {document}: give another --output")
     names = list(ARMS[args.study])
     for seed in args.seeds:
         for arm in names if args.arms is None else [names[n] for n in args.arms]:
             train(Job(args.study, arm, seed), args)
-    path = args.output / f"scores_{args.study}.json"
-    document = {"study": args.study, "budget": dict(budget(args))}
-    table = found(args.study, args.runs, earlier(path, document))
+    table = found(args.study, args.runs, table)
     print(markdown(table, SCORES[args.study]))
-    document["scores"] = table
-    args.output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    if args.seeds:
+        args.output.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**document, "scores": table}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

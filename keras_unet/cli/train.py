@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.training.interruption import ended_by_sigterm
 
+
+@ended_by_sigterm()
 def train(
     images: Annotated[
         Path | None,

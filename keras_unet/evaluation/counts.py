@@ -62,13 +62,8 @@ def image_counts(
             [calibration.squared_error(truth[counted], probabilities[counted])]
         ),
     }
-    if sample.instances is not None if settings.objects is None else settings.objects:
+    if objects_count(sample, settings):
         found["objects"] = _objects(sample, predicted, classes, settings)
-    elif settings.split is not None or settings.min_size:
-        raise ConfigError(
-            f"{sample.name}: split and min_size change predicted objects, and objects are not "
-            "scored here; with labels of classes, objects=True (--objects) scores their components"
-        )
     if settings.isbi:
         found["isbi"] = _isbi(truth, probabilities, classes)
     return found
@@ -124,6 +119,22 @@ def _wrong(truth: np.ndarray, predicted: np.ndarray, tolerance: float) -> np.nda
     if edges.any() and wrong.any():
         near = np.count_nonzero(ndimage.distance_transform_edt(~edges)[wrong] <= tolerance)
     return np.array([np.count_nonzero(wrong), near])
+
+
+def objects_count(sample: Sample, settings: ScoreSettings) -> bool:
+    """Whether objects are scored.
+
+    Raises:
+        ConfigError: they are not, and settings are for them alone.
+    """
+    if sample.instances is not None if settings.objects is None else settings.objects:
+        return True
+    if settings.split is not None or settings.min_size:
+        raise ConfigError(
+            "split and min_size change predicted objects, and objects are not scored; with labels "
+            "that are classes, objects=True (--objects) scores their components"
+        )
+    return False
 
 
 def _objects(

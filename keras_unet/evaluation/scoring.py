@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation.counts import objects_count
 from keras_unet.evaluation.reading import LabelledImages
 from keras_unet.evaluation.record import Evaluation
 from keras_unet.evaluation.scorer import Scorer, first_card
@@ -85,8 +86,10 @@ def evaluate_samples(
     """`evaluate` for images in memory, or for anything else that gives `Samples`."""
     predictor = Predictor(model, make_options({**(prediction or {}), "dtype": "float32"}))
     folder = None if output is None else Path(output)
-    scorer = Scorer(predictor.cards, _checked(settings), len(samples), folder, data)
+    chosen = _checked(settings)
+    scorer = Scorer(predictor.cards, chosen, len(samples), folder, data)
     for done, sample in enumerate(samples, start=1):
+        objects_count(sample, chosen)  # before time is spent on a prediction
         try:
             scorer.add(sample, predictor(sample.image))
         except DataError as error:

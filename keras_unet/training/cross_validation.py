@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
 from keras_unet.data.samples import Sample, load_samples
-from keras_unet.disk import write_text
+from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
@@ -199,6 +199,7 @@ def _begin(config: TrainConfig, folds: int, files: Mapping[str, str]) -> Path:
     splits = Splits(config=to_tree(config), directory=str(Path.cwd()), folds=held)
     write_text(beside / SPLITS, splits.model_dump_json(indent=1) + "\n")
     beside.rename(folder)
+    sync_folder(folder.parent)
     return folder
 
 

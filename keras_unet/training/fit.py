@@ -175,8 +175,13 @@ def _run(
     try:
         interrupted = run_steps(folder, config, prepared, checkpoint, console, team)
         model = load_model(folder)
-        evaluation = evaluate_samples(model, prepared.validation, output=folder)
-        pictures.curves(folder / "history.csv", folder / "curves.png")
+        try:
+            evaluation = evaluate_samples(model, prepared.validation, output=folder)
+            pictures.curves(folder / "history.csv", folder / "curves.png")
+        except (KeyboardInterrupt, SystemExit):
+            said = f"Stopped while scoring; to go on: {run_folder.how_to_resume(folder)}"
+            console.print(said, markup=False, soft_wrap=True)
+            raise
         if not interrupted:
             run_folder.write_record(folder, record.model_copy(update={"finished": True}))
             Checkpoints(folder).remove()

@@ -100,7 +100,8 @@ def run_steps(
             progress.close()
             history.close()
         _keep(folder, bundle, budget.done)
-        number = stop.number if number is None else number  # it came while that was written
+        if stop.number is not None and number != signal.SIGTERM:
+            number = stop.number  # it came while that was written
     if number is not None:
         name = signal.Signals(number).name
         command = run_folder.how_to_resume(folder)

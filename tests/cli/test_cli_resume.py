@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from typer.testing import CliRunner
 
+from keras_unet.cli.app import app
 from keras_unet.data.synthetic import write_dataset
+from keras_unet.training import fit, setup
 
 COMMAND = [sys.executable, "-c", "from keras_unet.cli import main; main()", "train"]
 SETTINGS = ["model.filters=2", "model.depth=1", "augment=flips", "tile=44", "name=first"]
@@ -59,3 +63,25 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path, number, code):
         status, said = run("--resume", "runs/first", cwd=tmp_path)
         assert status == 0, said
         assert "this run is finished" in said
+
+
+@pytest.mark.parametrize("during", ["reading", "scoring"])
+def test_sigterm_outside_the_steps_ends_the_command_too(tmp_path, monkeypatch, during):
+    """Its default would leave files half written, and do nothing to a container's first process."""
+    data = write_dataset(tmp_path / "cells", train=2, val=1, size=(48, 48), seed=0)
+    place, name = {"reading": (setup, "load_samples"), "scoring": (fit, "evaluate_samples")}[during]
+
+    def told(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("not ended")
+
+    monkeypatch.setattr(place, name, told)
+    monkeypatch.chdir(tmp_path)
+    settings = [part for one in [*SETTINGS, "steps=2"] for part in ("--set", one)]
+    given = ["train", str(data / "train"), "--validation", str(data / "val"), "--instances"]
+    result = CliRunner().invoke(app, [*given, *settings])
+    assert result.exit_code == 143, result.output
+    folder = tmp_path / "runs" / "first"
+    said = "Stopped while scoring; to go on: keras-unet train --resume runs/first"
+    assert folder.exists() == (said in result.output) == (during == "scoring")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

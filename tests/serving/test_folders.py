@@ -9,7 +9,6 @@ import stat
 
 import pytest
 
-from keras_unet import disk
 from keras_unet.errors import ConfigError, ExportError
 from keras_unet.serving import folders
 
@@ -125,17 +124,3 @@ def test_a_file_system_that_does_not_sync_folders_is_used(tmp_path, monkeypatch)
     wrong[0] = errno.EIO
     with pytest.raises(OSError, match="not here"):
         folders.sync_folder(tmp_path)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "models.config"
-    disk.write_text(path, "old")
-
-    def full(*_):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        disk.write_text(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["models.config"]

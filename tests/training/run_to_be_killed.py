@@ -20,6 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from keras_unet import disk
 from keras_unet.models import bundle
 from keras_unet.training import checkpoint, fit, load_config, logs, loop, steps
 
@@ -46,7 +47,7 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
             os.write(pipe, b"p")
             time.sleep(60)
 
-    real_write, real_sync = checkpoint._write, checkpoint.sync_folder
+    real_write = checkpoint._write
     real_loop, real_line = loop.run_loop, logs.History._line
     real_member = zipfile.ZipFile.writestr
 
@@ -56,9 +57,10 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
             wait_at(HALF)
         return real_write(path, arrays, state)
 
-    def sync(path):
+    def rename(beside, path):
+        beside.replace(path)
         wait_at(RENAMED)
-        real_sync(path)
+        disk.sync_folder(path.parent)
 
     def line(self, number):
         text = real_line(self, number)
@@ -85,7 +87,7 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
             os.write(pipe, b"s")
         real_loop(*args, at_rest=first_rest, **kwargs)
 
-    checkpoint._write, checkpoint.sync_folder = write, sync
+    checkpoint._write, checkpoint.rename = write, rename
     logs.History._line, steps.run_loop = line, run_loop
     zipfile.ZipFile.writestr = member
     console = Console(file=io.StringIO())

@@ -157,7 +157,13 @@ def test_a_torn_checkpoint_costs_only_the_steps_since(data, tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("number", "during"),
-    [("SIGTERM", "start"), ("SIGTERM", "step"), ("SIGINT", "validation"), ("SIGTERM", "end")],
+    [
+        ("SIGTERM", "start"),
+        ("SIGTERM", "step"),
+        ("SIGINT", "validation"),
+        ("SIGTERM", "end"),
+        ("SIGTERM", "both"),
+    ],
 )
 def test_a_signal_ends_the_run_with_a_checkpoint(
     data, tmp_path, monkeypatch, number, during, alone
@@ -182,9 +188,11 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
             begins(self, batch, logs)
 
         monkeypatch.setattr(Budget, "on_train_batch_begin", step)
-    elif during == "end":
+    elif during in ("end", "both"):
 
         def save(model, path):
+            if during == "both":
+                os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
             return save_model(model, path)
 
@@ -209,7 +217,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
         assert result.interrupted
         assert (tmp_path / "run" / "evaluation.json").is_file()
     monkeypatch.undo()
-    done = {"start": 0, "step": 1, "validation": 6, "end": 8}[during]
+    done = {"start": 0, "step": 1, "validation": 6, "end": 8, "both": 8}[during]
     assert f"Stopped at step {done} ({number})" in said.getvalue()
     assert f"keras-unet train --resume {tmp_path / 'run'}" in said.getvalue()
     assert load_model(tmp_path / "run" / "last.keras").card.metrics == {"step": done}
