@@ -87,11 +87,10 @@ def depth_to_space_up(x: Any, filters: int, *, name: str, dtype: Any = None, **_
     return DepthToSpace(dtype=dtype, name=f"{name}_space")(taps)
 
 
-def turn(variant: Variant, filters: int, steps: int, warm: int) -> dict[str, Any]:
-    """Seconds of each step of one variant, the batch in memory; in a process of its own."""
+def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
+    """What takes one step of a variant, the batch in memory, and gives its loss; the policy."""
     import keras
     import tensorflow as tf
-    from train_step_keras import peak_memory
 
     from keras_unet.augment import Augment, preset_settings
     from keras_unet.data.bank import ImageBank
@@ -143,10 +142,18 @@ def turn(variant: Variant, filters: int, steps: int, warm: int) -> dict[str, Any
     )
     batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
     function: Callable[[Any], Any] = model.make_train_function() or model.train_function
+    return lambda: float(function(batches)["loss"]), policy
+
+
+def turn(variant: Variant, filters: int, steps: int, warm: int) -> dict[str, Any]:
+    """Seconds of each step of one variant; in a process of its own."""
+    from train_step_keras import peak_memory
+
+    step, policy = stepper(variant, filters)
     seconds = []
     for number in range(warm + steps):
         start = time.perf_counter()
-        loss = float(function(batches)["loss"])
+        loss = step()
         if number >= warm:
             seconds.append(time.perf_counter() - start)
     return {"seconds": seconds, "peak_bytes": peak_memory(), "policy": policy, "loss": loss}
