@@ -38,6 +38,7 @@ class Variant(NamedTuple):
     normalization: str = "batch"
     precision: str = "auto"
     keras_crops: bool = False
+    keras_adamw: bool = False
     xla: bool = False
     threads: tuple[int, int] = (0, 0)  # within an operation, of operations; 0: all cores
     onednn: bool = True
@@ -55,6 +56,7 @@ VARIANTS = {
     "no normalization": Variant(normalization="none"),
     "Keras's batch normalization": Variant(normalization="keras"),
     "Keras's crops": Variant(keras_crops=True),
+    "Keras's AdamW": Variant(keras_adamw=True),
     "group normalization": Variant(normalization="group"),
     "float32": Variant(precision="float32"),
     "XLA": Variant(xla=True),
@@ -97,7 +99,7 @@ def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
     from keras_unet.data.pipeline import tile_entries
     from keras_unet.models import blocks, unet
     from keras_unet.models.precision import dtype_policy
-    from keras_unet.training import setup
+    from keras_unet.training import optimizers, setup
     from keras_unet.training.config import make_config
 
     tf.config.threading.set_intra_op_parallelism_threads(variant.threads[0])
@@ -110,6 +112,10 @@ def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
         blocks.BatchNormalization, normalization = keras.layers.BatchNormalization, "batch"
     if variant.keras_crops:
         unet.Cropping2D = keras.layers.Cropping2D
+    if variant.keras_adamw:
+        optimizers.AdamW = lambda rate, decay, **options: keras.optimizers.AdamW(
+            rate, weight_decay=decay, **options
+        )
     config = make_config(
         {
             "data": {"images": "made-up"},
@@ -244,7 +250,7 @@ def main() -> None:
     document |= {"variants": made, "skipped": skipped}
     args.output.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    (args.output / "train_step_options.json").write_text(text + "\n")
+    (args.output / f"train_step_options_{args.filters}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

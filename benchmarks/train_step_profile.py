@@ -81,7 +81,11 @@ def main() -> None:
         kinds, types = times(filters, args.steps)
         total = sum(kinds.values())
         shares = {name: seconds / total for name, seconds in kinds.most_common()}
-        document[filters] = {"seconds": total, "shares": shares, "operations": types.most_common(40)}
+        document[filters] = {
+            "seconds": total,
+            "shares": shares,
+            "operations": types.most_common(40),
+        }
         print(f"| {filters} filters: {total:.3f} s within operations | share |\n| --- | --- |")
         for name, share in shares.items():
             print(f"| {name} | {share:.1%} |")
