@@ -1,7 +1,8 @@
 """Padding, width, tile and batch of a plan: the first choice that fits the memory.
 
-Time decides on the width alone: of tiles that fit, the largest has the least margin, so that an
-pixel of output takes the least time too, and batches make no difference to it (docs/training.md).
+Time decides on the width. On tile and batch it agrees with memory to spare: a pixel of output takes
+the least time in the paper's tile, the largest that is planned, and in two or more of them a step
+(measured: docs/training.md).
 """
 
 from __future__ import annotations
