@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import shutil
-import signal
-import threading
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 from rich.console import Console
 
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.errors import ConfigError, DataError, TrainingError
+from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import read_evaluation
 from keras_unet.models import load_model
-from keras_unet.models.bundle import save_model
-from keras_unet.training import callbacks, checkpoint, load_config, prepare, steps, train
-from keras_unet.training.callbacks import Budget, Validation
+from keras_unet.training import checkpoint, load_config, train
 from keras_unet.training.checkpoint import Checkpoints
-from keras_unet.training.interruption import StopRequest
-from keras_unet.training.loop import Position, run_loop
 
 SMALL = ["model.filters=2", "model.depth=1", "steps=8", "steps_per_epoch=3", "batch_size=1"]
 SMALL += ["augment=flips", "data.label_kind=instances", "tile=44", "model.dropout=0.3"]
@@ -155,90 +147,6 @@ def test_a_torn_checkpoint_costs_only_the_steps_since(data, tmp_path, monkeypatc
     same(folder, alone)
 
 
-@pytest.mark.parametrize(
-    ("number", "during"),
-    [
-        ("SIGTERM", "start"),
-        ("SIGTERM", "step"),
-        ("SIGINT", "validation"),
-        ("SIGTERM", "end"),
-        ("SIGTERM", "both"),
-    ],
-)
-def test_a_signal_ends_the_run_with_a_checkpoint(
-    data, tmp_path, monkeypatch, number, during, alone
-):
-    """Also in the middle of a validation, which is then done again."""
-    assert threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    if during == "start":
-        real = StopRequest.__enter__
-
-        def enter(self):  # the signal comes before the first step
-            entered = real(self)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return entered
-
-        monkeypatch.setattr(StopRequest, "__enter__", enter)
-    elif during == "step":
-        begins = Budget.on_train_batch_begin
-
-        def step(self, batch, logs=None):
-            os.kill(os.getpid(), signal.SIGTERM)
-            begins(self, batch, logs)
-
-        monkeypatch.setattr(Budget, "on_train_batch_begin", step)
-    elif during in ("end", "both"):
-
-        def save(model, path):
-            if during == "both":
-                os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return save_model(model, path)
-
-        monkeypatch.setattr(steps, "save_model", save)
-    else:
-        inner = Validation.on_epoch_end
-
-        def validate(self, epoch, logs=None):
-            if epoch == 1:
-                os.kill(os.getpid(), signal.SIGINT)
-            inner(self, epoch, logs)
-
-        monkeypatch.setattr(Validation, "on_epoch_end", validate)
-    config = configured(data, tmp_path, "name=run")
-    said = io.StringIO()
-    if number == "SIGTERM":
-        with pytest.raises(SystemExit) as ended:
-            train(config, Console(file=said, width=500))
-        assert ended.value.code == 143
-    else:
-        result = train(config, Console(file=said, width=500))
-        assert result.interrupted
-        assert (tmp_path / "run" / "evaluation.json").is_file()
-    monkeypatch.undo()
-    done = {"start": 0, "step": 1, "validation": 6, "end": 8, "both": 8}[during]
-    assert f"Stopped at step {done} ({number})" in said.getvalue()
-    assert f"keras-unet train --resume {tmp_path / 'run'}" in said.getvalue()
-    assert load_model(tmp_path / "run" / "last.keras").card.metrics == {"step": done}
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    _, said = go_on(tmp_path / "run")
-    assert f"Going on at step {done}" in said
-    same(tmp_path / "run", alone)
-
-
-def test_a_full_disk_ends_the_run_with_a_message(data, tmp_path, monkeypatch, alone):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(callbacks, "save_model", full)  # best.keras, after the first epoch
-    with pytest.raises(TrainingError, match="No space left on device") as caught:
-        begin(configured(data, tmp_path, "name=run"))
-    assert f"--resume {tmp_path / 'run'}" in str(caught.value)
-    monkeypatch.undo()
-    same(go_on(tmp_path / "run")[0].folder, alone)
-
-
 def test_a_run_goes_on_only_as_it_was_begun(data, tmp_path, monkeypatch, alone):
     copy = shutil.copytree(data, tmp_path / "copy")
     monkeypatch.chdir(copy)  # relative paths hold wherever the run is resumed
@@ -296,25 +204,6 @@ def test_two_processes_cannot_train_in_one_folder(data, tmp_path, monkeypatch):
         go_on(folder)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_names_the_images(data, tmp_path, monkeypatch):
-    real = prepare.targets
-
-    def poisoned(samples, *args, **kwargs):
-        made = real(samples, *args, **kwargs)
-        made[1].weight[:] = np.inf
-        poisoned.names = [sample.name for sample in samples]
-        return made
-
-    monkeypatch.setattr(prepare, "targets", poisoned)
-    with pytest.raises(TrainingError, match="the loss") as caught:
-        begin(configured(data, tmp_path, "name=run", "seed=1"))
-    text = str(caught.value)
-    assert [name for name in poisoned.names if name in text] == [poisoned.names[1]]
-    found = sorted((tmp_path / "run" / "checkpoints").glob("*.npz"))
-    assert str(found[-1]) in text if found else "none" in text
-    assert (tmp_path / "run" / "history.csv").is_file()
-
-
 @pytest.mark.slow
 def test_patience_ends_a_run_and_is_remembered(data, tmp_path, monkeypatch):
     settings = ["steps=60", "patience=2", "learning_rate=1e-30", "ema_decay=0", "name=run"]
@@ -324,43 +213,3 @@ def test_patience_ends_a_run_and_is_remembered(data, tmp_path, monkeypatch):
     folder = killed_after(monkeypatch, configured(data, tmp_path / "cut", *settings), 7)
     go_on(folder)
     assert (folder / "history.csv").read_bytes() == rows
-
-
-def test_the_loop_is_that_of_fit():
-    """Same batches, same weights and the same mean of the loss as Keras's own loop."""
-    import tensorflow as tf
-
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(6, 4, 3)).astype("f"), rng.normal(size=(6, 4, 2)).astype("f")
-    batches = tf.data.Dataset.from_tensor_slices((x, y)).repeat()
-    found = []
-    for ours in (True, False):
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((3,))
-        model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dropout(0.5)(inputs)))
-        model.compile("adam", "mse")
-        seen = []
-        log = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs, seen=seen: seen.append(float(logs["loss"]))
-        )
-        if ours:
-
-            class Two(keras.callbacks.Callback):
-                def on_epoch_end(self, epoch, logs=None):
-                    self.model.stop_training = epoch == 1
-
-            run_loop(
-                model,
-                iter(batches),
-                [log, Two()],
-                steps_per_epoch=3,
-                position=Position(),
-                at_rest=lambda: None,
-            )
-        else:
-            model.fit(
-                batches, steps_per_epoch=3, epochs=2, shuffle=False, verbose=0, callbacks=[log]
-            )
-        found.append((seen, [w.tobytes() for w in model.get_weights()]))
-    assert found[0] == found[1]
-    assert len(found[0][0]) == 2
