@@ -47,7 +47,7 @@ class ImageBank:
         statistics: mean, standard deviation, least and greatest value, each [N, C] float32, of the
             values as stored.
         pitch: pixels from one row to the next, the same in all images: the widest image's width.
-        small: no image reaches over 2^23 pixels or more and no index needs 64 bits: cheaper
+        small: no image spans 2^23 pixels of the run or more, and no index needs 64 bits: cheaper
             arithmetic.
     """
 

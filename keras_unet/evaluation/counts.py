@@ -62,7 +62,7 @@ def image_counts(
             [calibration.squared_error(truth[counted], probabilities[counted])]
         ),
     }
-    if objects_count(sample, settings):
+    if scores_objects(sample, settings):
         found["objects"] = _objects(sample, predicted, classes, settings)
     if settings.isbi:
         found["isbi"] = _isbi(truth, probabilities, classes)
@@ -121,7 +121,7 @@ def _wrong(truth: np.ndarray, predicted: np.ndarray, tolerance: float) -> np.nda
     return np.array([np.count_nonzero(wrong), near])
 
 
-def objects_count(sample: Sample, settings: ScoreSettings) -> bool:
+def scores_objects(sample: Sample, settings: ScoreSettings) -> bool:
     """Whether objects are scored.
 
     Raises:

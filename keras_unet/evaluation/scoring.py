@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.counts import objects_count
+from keras_unet.evaluation.counts import scores_objects
 from keras_unet.evaluation.reading import LabelledImages
 from keras_unet.evaluation.record import Evaluation
 from keras_unet.evaluation.scorer import Scorer, first_card
@@ -89,7 +89,7 @@ def evaluate_samples(
     chosen = _checked(settings)
     scorer = Scorer(predictor.cards, chosen, len(samples), folder, data)
     for done, sample in enumerate(samples, start=1):
-        objects_count(sample, chosen)  # before time is spent on a prediction
+        scores_objects(sample, chosen)  # before time is spent on a prediction
         try:
             scorer.add(sample, predictor(sample.image))
         except DataError as error:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted when they come, obeyed between two steps."""
+"""Ctrl-C and SIGTERM: obeyed between two steps; SIGTERM outside the steps at once."""
 
 from __future__ import annotations
 
