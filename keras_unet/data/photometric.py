@@ -22,6 +22,7 @@ _CMYK = 1  # of tag 332, InkSet
 def refuse_unknown(path: Any, page: Any) -> None:
     """Raises DataError if it isn't known how the page's colours become RGB."""
     kind, found = page.photometric, ""
+    expected = "expected grey, RGB, a palette or CMYK: convert it to RGB"
     if kind in (
         PHOTOMETRIC.CIELAB,
         PHOTOMETRIC.ICCLAB,
@@ -30,6 +31,9 @@ def refuse_unknown(path: Any, page: Any) -> None:
         PHOTOMETRIC.LOGLUV,
     ):
         found = f"{kind.name} colours"
+    elif page.bitspersample == 24 and page.dtype.kind != "f":
+        found = "integers of 24 bits, whose byte order readers disagree on"
+        expected = "expected 8, 16 or 32 bits"
     elif kind == PHOTOMETRIC.PALETTE and page.samplesperpixel != 1:
         found = f"a palette with {page.samplesperpixel} samples a pixel"
     elif _is_cmyk(page) and page.bitspersample not in (8, 16):
@@ -37,9 +41,7 @@ def refuse_unknown(path: Any, page: Any) -> None:
     elif _is_ycbcr(page) and not _is_ycbcr_of_jpeg(page):
         found = "YCbCr colours that JPEG didn't compress, subsampled or of a scale of their own"
     if found:
-        raise DataError(
-            f"{path}: holds {found}; expected grey, RGB, a palette or CMYK: convert it to RGB"
-        )
+        raise DataError(f"{path}: holds {found}; {expected}")
 
 
 def shown(array: np.ndarray, page: Any) -> np.ndarray:

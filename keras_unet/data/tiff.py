@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
+from keras_unet.data import fax
 from keras_unet.data.photometric import has_opacity, numbers, refuse_unknown, shown
 from keras_unet.data.upright import of_page, upright
 from keras_unet.errors import DataError
@@ -208,9 +209,15 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         try:
             return source.asarray(maxworkers=1)
         except Exception as error:
-            raise DataError(
-                f"{self.path}: truncated or damaged: its pixels cannot be read ({error})"
-            ) from error
+            reason = error
+        if source.keyframe.compression in fax.COMPRESSIONS and "not supported" in str(reason):
+            try:
+                return fax.decode(source)
+            except Exception as error:
+                reason = error
+        raise DataError(
+            f"{self.path}: truncated or damaged: its pixels cannot be read ({reason})"
+        ) from reason
 
     def tidy(self, array: np.ndarray, page: tifffile.TiffPage, stored: bool) -> np.ndarray:
         """What tifffile decodes of a page, or a window of it, as [H, W, C], not turned."""
