@@ -60,6 +60,7 @@ class RawPair:
     digest: str
     problems: tuple[Problem, ...]
     border: Border | None = None
+    contrast: float = 0.0  # see `_contrast`
 
     def sample(self, mapping: LabelMapping | None) -> Sample | None:
         """The sample whose labels mean what `mapping` says; None if the image is unfit.
@@ -153,7 +154,8 @@ def check_pair(
         labels, values = None, {}
         problems.append(_problem(pair.label, pair.label_shown, error))
     digest = "" if image is None else _digest(image)
-    return RawPair(pair, image, labels, values, digest, tuple(problems), border)
+    contrast = _contrast(image, labels, set(values) - {rule.ignore})
+    return RawPair(pair, image, labels, values, digest, tuple(problems), border, contrast)
 
 
 def exact_labels(file: ImageFile, page: int | None = None) -> np.ndarray:
@@ -207,6 +209,19 @@ def _require_sharp(values: dict[int, int], rule: LabelRule) -> None:
             "smeared by JPEG or by smooth resizing; expected exact label values, made from the "
             "original mask (or thresholded at 128)"
         )
+
+
+def _contrast(image: np.ndarray | None, labels: np.ndarray | None, values: set[int]) -> float:
+    """How much brighter the larger of two label values is, in standard deviations of the image.
+
+    0 where there are not just two values.
+    """
+    if image is None or labels is None or len(values) != 2:
+        return 0.0
+    grey = image.mean(axis=-1, dtype=np.float64)
+    low, high = (grey[labels == value] for value in sorted(values))
+    spread = np.concatenate([low, high]).std()
+    return float((high.mean() - low.mean()) / spread) if spread > 0 else 0.0
 
 
 def _digest(image: np.ndarray) -> str:

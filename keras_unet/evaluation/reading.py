@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_unet.data.label_check import settle
+from keras_unet.data.label_check import label_notes, settle, single_class
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.reading import RawPair, Sample
 from keras_unet.data.report import Problem
@@ -26,6 +26,9 @@ class LabelledImages:
         rule: what label values mean.
         channels: of the images; others are refused.
 
+    Attributes:
+        notes: what is worth a look in them, such as a set without a pixel of a class.
+
     Raises:
         DataError: images or labels cannot be used; names every bad file.
     """
@@ -34,6 +37,7 @@ class LabelledImages:
         self, images: str | Path, labels: str | Path | None, rule: LabelRule, channels: int
     ) -> None:
         self._source, self._rule = find_source(images, labels), rule
+        self.notes: tuple[str, ...] = tuple(self._source.notes)
         problems = list(self._source.problems)
         seen: list[RawPair] = []
         self._count = 0
@@ -59,6 +63,11 @@ class LabelledImages:
                 f"problem{'s' * (len(problems) != 1)} in {self._count} images:{lines}"
             )
         self._mapping = mapping
+        self.notes += (
+            *mapping.notes,
+            *map(str, single_class(seen, mapping)),
+            *label_notes(seen, mapping),
+        )
 
     def __len__(self) -> int:
         return self._count

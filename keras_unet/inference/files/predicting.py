@@ -80,7 +80,7 @@ def predict_files(
 
         require_pyarrow()
     report = say or (lambda text: None)
-    found = find_inputs(images)
+    found = find_inputs(images, report)
     models = [model_file(path) for path in listed(model)]
     if not models:
         raise ConfigError("found an empty sequence of models, expected at least one")
