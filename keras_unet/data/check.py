@@ -12,7 +12,14 @@ from keras_unet.data.label_rule import LabelMapping, LabelRule
 from keras_unet.data.pairs import Pair, natural_key
 from keras_unet.data.reading import RawPair, Sample, size
 from keras_unet.data.record_files import Records
-from keras_unet.data.report import DataReport, DataSummary, Problem, Spread, listed
+from keras_unet.data.report import (
+    DataReport,
+    DataSummary,
+    Problem,
+    Spread,
+    beside_images,
+    listed,
+)
 from keras_unet.data.sources import Source, read_source
 
 
@@ -66,6 +73,7 @@ def check_and_read(
             problems += content
         notes += label_notes(raws, mapping)
         notes += _object_notes(raws, mapping)
+    notes += beside_images({raw.pair.image: raw.left_out for raw in raws})
     notes += _image_notes(raws, summary)
     report = DataReport(
         problems=tuple(problems),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +61,7 @@ class RawPair:
     problems: tuple[Problem, ...]
     border: Border | None = None
     contrast: float = 0.0  # see `_contrast`
+    left_out: tuple[str, ...] = ()  # see `TiffStack`
 
     def sample(self, mapping: LabelMapping | None) -> Sample | None:
         """The sample whose labels mean what `mapping` says; None if the image is unfit.
@@ -97,7 +98,10 @@ class PairReader(AbstractContextManager["PairReader"]):
         """Reads the image and the labels; what fails is told in `problems`, never raised."""
         image = partial(self._image, pair.image, pair.image_page)
         labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
-        return check_pair(pair, image, labels, rule)
+        raw = check_pair(pair, image, labels, rule)
+        file = self._open.get("image")
+        beside = file.left_out if file is not None and file.path == pair.image else ()
+        return replace(raw, left_out=beside) if beside else raw
 
     def _image(self, path: Path, page: int | None) -> np.ndarray:
         return self._file("image", path).image(page)

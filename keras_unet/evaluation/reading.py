@@ -11,7 +11,7 @@ import numpy as np
 from keras_unet.data.label_check import label_notes, settle, single_class
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.reading import RawPair, Sample
-from keras_unet.data.report import Problem
+from keras_unet.data.report import Problem, beside_images
 from keras_unet.data.sources import find_source, read_source
 from keras_unet.errors import DataError
 
@@ -40,10 +40,12 @@ class LabelledImages:
         self.notes: tuple[str, ...] = tuple(self._source.notes)
         problems = list(self._source.problems)
         seen: list[RawPair] = []
+        beside: dict[Path, tuple[str, ...]] = {}
         self._count = 0
         for raw in read_source(self._source, rule):
             self._count += 1
             problems += raw.problems
+            beside[raw.pair.image] = raw.left_out
             name = raw.pair.image_shown
             if raw.pair.label is None:
                 problems.append(_problem(name, "has no labels", "labels for each image"))
@@ -67,6 +69,7 @@ class LabelledImages:
             *mapping.notes,
             *map(str, single_class(seen, mapping)),
             *label_notes(seen, mapping),
+            *beside_images(beside),
         )
 
     def __len__(self) -> int:

@@ -31,6 +31,7 @@ class Header:
     path: Path
     shapes: Sequence[tuple[int, int, int]]
     pixel_size: PixelSize | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def find_inputs(images: str | Path, say: Callable[[str], None] | None = None) -> list[Path]:
@@ -120,7 +121,7 @@ def read_header(path: Path, channels: int) -> Header:
     """
     if is_zarr(path) or is_tiff(path):
         with open_images(path, channels) as images:
-            return Header(path, images.shapes, images.pixel_size)
+            return Header(path, images.shapes, images.pixel_size, images.left_out)
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as picture:
             width, height = picture.size

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_unet._version import __version__
+from keras_unet.data.report import beside_images
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.files.file_options import FileOptions
 from keras_unet.inference.files.inputs import Header, find_inputs, name_of, read_header
@@ -119,6 +120,8 @@ def predict_files(
         if jobs:
             common = Predictor(trained, chosen.prediction())
             headers = [read_header(job.path, common.channels) for job in jobs]
+            for note in beside_images({header.path: header.left_out for header in headers}):
+                report(f"note: {note}")
             require_possible(jobs, headers, skipped, records, place, trained[0], chosen, overwrite)
             written = _run(jobs, headers, common, trained, chosen, place, progress, report)
     return Predictions(tuple(written), tuple(skipped))
