@@ -113,6 +113,11 @@ class ImageFile(AbstractContextManager["ImageFile"]):
         """Whether the pixels went through JPEG, which changes label values."""
         return self._picture.lossy if self._stack is None else self._stack.lossy
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What a TIFF holds beside its images, see `TiffStack`."""
+        return () if self._stack is None else self._stack.left_out
+
     def image(self, page: int | None = None) -> np.ndarray:
         """Page `page` as [H, W, C]; see `read_image`."""
         array = self._read(page, stored=False)

@@ -39,7 +39,7 @@ class TiffWindows(WindowedFile):
         self.path = path
         self.stack = TiffStack(path, channels)
         try:
-            self.axes = self.stack.axes
+            self.axes, self.left_out = self.stack.axes, self.stack.left_out
             self.pixel_size = of_tiff(self.stack.file)
             self._forms = [self._form(slot) for slot in self.stack.slots]
         except Exception as error:  # tags that contradict each other: any kind of error

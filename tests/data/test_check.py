@@ -265,3 +265,71 @@ def test_the_synthetic_set_passes_as_objects_and_is_refused_as_classes(tmp_path)
     assert report.ok and not report.notes and report.summary.cells_total > 15
     (text,) = _problems(folder)
     assert 'if each number is one object, set data.label_kind = "instances"' in text
+
+
+def _cells(share, bright=True, seed=0):
+    """An image and its mask, of which objects cover about a share."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[: int(40 * share)] = 1
+    image = rng.normal(100, 10, mask.shape) + (60.0 if bright else -60.0) * mask
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.mark.parametrize("value", [1, 255])
+@pytest.mark.parametrize("bright", [True, False])
+@pytest.mark.parametrize("kind", ["semantic", "instances"])
+def test_masks_of_mixed_polarity_are_noted(tmp_path, value, bright, kind):
+    for number in range(6):
+        image, mask = _cells(0.1 + 0.05 * number, bright, number)
+        _write(tmp_path, f"m{number}", image, value * (1 - mask if number in (1, 4) else mask))
+    notes = [
+        n for n in check_data(find_pairs(tmp_path), LabelRule(kind=kind)).notes if "white" in n
+    ]
+    assert len(notes) == 1 and notes[0].endswith("(white for black) in m1, m4?")
+    assert notes[0].startswith("2 of 6 masks are mostly foreground, unlike the others")
+
+
+def test_masks_of_mixed_polarity_over_noise(tmp_path):
+    for number in range(4):
+        mask = _mask((40, 60))
+        _write(tmp_path, f"m{number}", _image((40, 60)), 1 - mask if number == 2 else mask)
+    (note,) = (n for n in check_data(find_pairs(tmp_path)).notes if "white" in n)
+    assert note.endswith("in m2?")
+
+
+def test_sparse_and_dense_images_are_no_mixed_polarity(tmp_path):
+    for number, share in enumerate((0.05, 0.3, 0.55, 0.8, 0.95)):
+        _write(tmp_path, f"m{number}", *_cells(share, seed=number))
+    assert not any("white" in note for note in check_data(find_pairs(tmp_path)).notes)
+
+
+def test_a_class_that_was_written_as_the_value_that_does_not_count(tmp_path):
+    for number in range(4):
+        _write(tmp_path, f"m{number}", _image(), _mask(value=255))
+    rule = LabelRule(num_classes=2, ignore=255)
+    (problem,) = check_data(find_pairs(tmp_path), rule).problems
+    assert "hold nothing but background, and 12.3% of the pixels hold 255, which" in str(problem)
+    assert str(problem).endswith("expected at least two classes in the set, stored as 0, 1")
+    mask = _mask()
+    mask[0] = 255
+    _write(tmp_path, "right", _image(), mask)
+    report = check_data(find_pairs(tmp_path), rule)
+    assert report.ok
+    (note,) = (n for n in report.notes if "as a mask of 0 and 255 would" in n)
+    assert note.startswith("4 of 5 label images hold 255") and note.endswith("m0, m1, m2, m3")
+
+
+@pytest.mark.parametrize("stray", [255, 254, -1])
+def test_a_stray_value_that_may_not_count(tmp_path, stray):
+    for number in range(3):
+        mask = _mask().astype(np.float32)
+        mask[0, 0] = stray if number == 1 else 0
+        _write(tmp_path, f"m{number}", _image(), mask)
+    (open_,) = check_data(find_pairs(tmp_path)).problems
+    assert f"{stray} marks pixels that shall not count, set data.label_ignore = {stray}" in str(
+        open_
+    )
+    (stated,) = check_data(find_pairs(tmp_path), LabelRule(num_classes=2)).problems
+    assert "m1.tif" in str(stated) and f"data.label_ignore = {stray}" in str(stated)
+    assert check_data(find_pairs(tmp_path), LabelRule(num_classes=2, ignore=stray)).ok

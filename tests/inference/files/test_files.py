@@ -321,3 +321,18 @@ def test_find_inputs(tmp_path):
         find_inputs(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         find_inputs(Path("nowhere"))
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path, models):
+    inside = tmp_path / "in" / "images"
+    (inside / "deep").mkdir(parents=True)
+    Image.fromarray(picture(40, 40)).save(inside / "c0.png")
+    Image.fromarray(picture(40, 40)).save(inside / "deep" / "c1.png")
+    for name in ("c3.bmp", "c4.webp", "Thumbs.db"):
+        (inside / name).write_bytes(b"x")
+    (tmp_path / "in" / "loose.png").write_bytes(b"x")
+    said = []
+    predict_files(models[1, 2], tmp_path / "in", tmp_path / "out", say=said.append)
+    notes = [text for text in said if text.startswith("note: ")]
+    assert "in: 1 other entry left out: loose.png" in notes[0] and len(notes) == 2
+    assert "4 other entries left out: c3.bmp, c4.webp, deep (a folder, 1 image inside)" in notes[1]
