@@ -20,9 +20,10 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 def read_image(path: str | Path, page: int | None = None) -> np.ndarray:
     """One image as [height, width, channels], in the dtype it is stored in.
 
-    Grey gives C = 1, colour and palettes C = 3 (channels of a TIFF: as many as there are). One-bit
-    images become uint8 with 0 and 255; float64 becomes float32. A channel of opacity (alpha) is
-    dropped if everything is opaque, and refused otherwise. Photographs come upright (EXIF).
+    Grey gives C = 1, colour, palettes and CMYK C = 3 (channels of a TIFF: as many as there are).
+    Images of 1, 2 and 4 bits become uint8 from 0 to 255; where white is 0 (a TIFF's MinIsWhite),
+    levels are inverted; float64 becomes float32. A channel of opacity (alpha) is dropped if
+    everything is opaque, and refused otherwise. Images come upright (EXIF, a TIFF's Orientation).
 
     Args:
       path: PNG, JPEG or TIFF; what the file holds decides, not its name.
@@ -39,8 +40,10 @@ def read_image(path: str | Path, page: int | None = None) -> np.ndarray:
 def read_labels(path: str | Path, page: int | None = None) -> np.ndarray:
     """One label image as int32 [height, width].
 
-    Integers and floating point numbers without fractions are taken as they are; a palette gives
-    its indices; colour is accepted if its three channels are equal (grey saved as RGB).
+    Integers and floating point numbers without fractions are taken as they are stored, whatever
+    they are shown as (a palette gives its indices; grey of 2 or 4 bits, or from white to black, its
+    numbers); one bit gives 0 for black and 255 for white. Colour is accepted if its three channels
+    are equal (grey saved as RGB). EXIF and a TIFF's Orientation turn labels as they do images.
 
     Raises:
       DataError: as `read_image`; also colour, fractions, NaN, and values beyond int32.
@@ -117,6 +120,10 @@ class ImageFile(AbstractContextManager["ImageFile"]):
     def left_out(self) -> tuple[str, ...]:
         """What a TIFF holds beside its images, see `TiffStack`."""
         return () if self._stack is None else self._stack.left_out
+
+    def palette(self, page: int | None = None) -> np.ndarray | None:
+        """The colours that label numbers are shown in, uint8 [N, 3]; None if as grey levels."""
+        return self._picture.palette() if self._stack is None else self._stack.palette(page or 0)
 
     def image(self, page: int | None = None) -> np.ndarray:
         """Page `page` as [H, W, C]; see `read_image`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -117,6 +117,47 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     if mapping.num_classes == 2:
         notes += _polarity(labelled, counts, flipped=mapping.values == (255, 0))
     return notes
+
+
+def palette_notes(raws: Sequence[RawPair]) -> list[str]:
+    """Where labels are shown otherwise than their numbers say: numbers count, colours may not."""
+    shown = [raw for raw in raws if raw.colours]
+    notes = []
+    white = [raw for raw in shown if _white_first(raw.colours)]
+    if white:
+        colours = white[0].colours
+        order = sorted(colours, key=lambda value: colours[value])
+        said = ", ".join(f"{value} {_named(colours[value])}" for value in sorted(colours)[:4])
+        cure = f": if bright is foreground, set data.label_values = {order}" * (len(order) == 2)
+        notes.append(
+            f"labels are the numbers stored, but by their palette or MinIsWhite {len(white)} of "
+            f"{len(raws)} label images show {said} "
+            f"({listed(raw.pair.label_shown for raw in white)}){cure}"
+        )
+    first: dict[int, RawPair] = {}
+    for raw in shown:
+        for value, colour in raw.colours.items():
+            other = first.setdefault(value, raw)
+            if other.colours[value] != colour:
+                notes.append(
+                    f"palettes differ: {value} is {_named(other.colours[value])} in "
+                    f"{other.pair.label_shown}, {_named(colour)} in {raw.pair.label_shown}; labels "
+                    "are the numbers stored: do they mean the same in all files?"
+                )
+                return notes
+    return notes
+
+
+def _white_first(colours: Mapping[int, tuple[int, ...]]) -> bool:
+    """Whether a palette is of grey alone, as far as it is used, and 0 its brightest."""
+    grey = all(len(set(colour)) == 1 for colour in colours.values())
+    others = [colour for value, colour in colours.items() if value != 0]
+    return grey and 0 in colours and bool(others) and colours[0] > max(others)
+
+
+def _named(colour: tuple[int, ...]) -> str:
+    code = "#" + "".join(f"{part:02x}" for part in colour)
+    return {"#000000": "black", "#ffffff": "white"}.get(code, code)
 
 
 def _class_counts(raws: Sequence[RawPair], mapping: LabelMapping) -> np.ndarray:

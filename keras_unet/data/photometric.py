@@ -81,6 +81,19 @@ def numbers(array: np.ndarray, page: Any) -> np.ndarray:
     return array.astype(np.uint8) if array.dtype == bool else array
 
 
+def palette(page: Any) -> np.ndarray | None:
+    """The colours that numbers are shown in, uint8 [N, 3]: a palette's, or grey from white on.
+
+    None where grey is shown from black on, as everywhere else, and with more than 16 bits.
+    """
+    if is_palette(page):
+        return _colours(page)
+    if page.photometric != PHOTOMETRIC.MINISWHITE or not 1 < page.bitspersample <= 16:
+        return None
+    grey = np.linspace(255, 0, 2**page.bitspersample).astype(np.uint8)
+    return np.repeat(grey[:, None], 3, axis=1)
+
+
 def is_palette(page: Any) -> bool:
     return page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +62,7 @@ class RawPair:
     border: Border | None = None
     contrast: float = 0.0  # see `_contrast`
     left_out: tuple[str, ...] = ()  # see `TiffStack`
+    colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of values, by a palette
 
     def sample(self, mapping: LabelMapping | None) -> Sample | None:
         """The sample whose labels mean what `mapping` says; None if the image is unfit.
@@ -99,9 +100,17 @@ class PairReader(AbstractContextManager["PairReader"]):
         image = partial(self._image, pair.image, pair.image_page)
         labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
         raw = check_pair(pair, image, labels, rule)
-        file = self._open.get("image")
-        beside = file.left_out if file is not None and file.path == pair.image else ()
-        return replace(raw, left_out=beside) if beside else raw
+        beside = () if raw.image is None else self._open["image"].left_out
+        colours = {} if raw.labels is None else self._colours(pair, raw.values)
+        return replace(raw, left_out=beside, colours=colours)
+
+    def _colours(self, pair: Pair, values: Iterable[int]) -> dict[int, tuple[int, ...]]:
+        palette = self._open["label"].palette(pair.label_page)
+        if palette is None:
+            return {}
+        return {
+            value: tuple(palette[value].tolist()) for value in values if 0 <= value < len(palette)
+        }
 
     def _image(self, path: Path, page: int | None) -> np.ndarray:
         return self._file("image", path).image(page)

@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 
 from keras_unet.data import fax, ome
-from keras_unet.data.photometric import has_opacity, numbers, refuse_unknown, shown
+from keras_unet.data.photometric import has_opacity, numbers, palette, refuse_unknown, shown
 from keras_unet.data.upright import of_page, upright
 from keras_unet.errors import DataError
 
@@ -107,6 +107,10 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     def opacity(self, slot: Slot) -> bool:
         """Whether the last channel of an image is its opacity rather than a measured value."""
         return len(slot.planes) == 1 and has_opacity(self.keyframes(slot)[0])
+
+    def palette(self, number: int) -> np.ndarray | None:
+        """The colours that the numbers of an image are shown in, see `photometric.palette`."""
+        return palette(self.keyframes(self.slots[number])[0])
 
     def read(self, number: int, *, stored: bool = False) -> np.ndarray:
         """Image `number` as [H, W, C], upright; opacity is its last channel if there is any.

@@ -307,6 +307,33 @@ def test_unknown_options(models, tmp_path):
         predict_files([], tmp_path, tmp_path / "out")
 
 
+def test_masks_lie_over_the_image_as_displayed(models, tmp_path):
+    """Whatever holds the orientation, and however the pixels are compressed."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    displayed = picture(70, 90)
+    stored = np.rot90(displayed)  # orientation 6: to be turned clockwise
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(stored).save(source / "png.png", exif=exif)
+    for name, layout in (
+        ("raw", {}),
+        ("lzw", {"compression": "lzw"}),
+        ("tiles", {"compression": "zstd", "tile": (32, 32)}),
+        ("white", {"compression": "lzw", "photometric": "miniswhite"}),
+    ):
+        pixels = 255 - stored if name == "white" else stored
+        tags = [(274, 3, 1, 6, True)]
+        tifffile.imwrite(source / f"{name}.tif", pixels, extratags=tags, metadata=None, **layout)
+    predict_files(models[1, 2], source, out, probabilities=True, tile=TILE)
+    chances = expected(models[1, 2], displayed)
+    for name in ("png", "raw", "lzw", "tiles", "white"):
+        mask = np.asarray(Image.open(out / f"{name}_mask.png"))
+        np.testing.assert_array_equal(mask, 255 * chances.argmax(-1))
+        found = tifffile.imread(out / f"{name}_probabilities.tif")
+        np.testing.assert_array_equal(found, np.moveaxis(chances, -1, 0))
+
+
 def test_find_inputs(tmp_path):
     folder = tmp_path / "images"
     (folder / "c.zarr").mkdir(parents=True)
