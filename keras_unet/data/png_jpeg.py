@@ -39,15 +39,12 @@ class Picture:
       data: its content.
 
     Attributes:
-      size: (height, width) as displayed.
       lossy: whether it is a JPEG, which changes label values.
 
     Raises:
-      DataError: neither PNG nor JPEG, damaged, too large (Pillow's limit against decompression
-        bombs), or a kind of JPEG that few programs read.
+      DataError: cannot be opened, or a kind of JPEG that few programs read.
     """
 
-    size: tuple[int, int]
     lossy: bool
 
     def __init__(self, path: Path, data: bytes | None = None) -> None:
@@ -60,14 +57,21 @@ class Picture:
         except OSError as error:
             raise DataError(f"{path}: cannot be opened ({error.strerror or error})") from error
         self.lossy = content[:2] == b"\xff\xd8"
-        with self._telling():
-            if self.lossy:
-                self._data = self._bare_jpeg(content)
-            else:
-                self._data = self._bare_png(content) if content[:8] == _PNG else content
-            with self._picture() as picture:
-                width, height = picture.size
-        self.size = upright_shape((height, width, 1), self._orientation)[:2]
+        if self.lossy:
+            self._data = self._bare_jpeg(content)
+        else:
+            self._data = self._bare_png(content) if content[:8] == _PNG else content
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as displayed.
+
+        Raises:
+          DataError: neither PNG nor JPEG, damaged, or too large.
+        """
+        with self._telling(), self._picture() as picture:
+            width, height = picture.size
+        return upright_shape((height, width, 1), self._orientation)[:2]
 
     def read(self, *, stored: bool = False) -> tuple[np.ndarray, bool]:
         """The pixels [H, W, C], upright, and whether the last channel is opacity.
@@ -77,7 +81,8 @@ class Picture:
             are stored, False the colours and the grey levels from 0 to 255 that they stand for.
 
         Raises:
-          DataError: truncated, damaged, or of a kind that would lose bits.
+          DataError: neither PNG nor JPEG, truncated, damaged, too large (Pillow's limit against
+            decompression bombs), or of a kind that would lose bits.
         """
         if self._bits == 16 and self._colours != _GREY:
             # Pillow would return 8 bits of these without a word.
@@ -142,7 +147,7 @@ class Picture:
         while at < len(data):
             length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
             body = data[at + 8 : at + 8 + length]
-            if name == b"IHDR" and length >= 10:
+            if name == b"IHDR" and len(body) >= 10:
                 self._bits, self._colours = body[8], body[9]
             elif name == b"PLTE":
                 self._palette = body
@@ -191,7 +196,9 @@ def _stated(exif: bytes) -> int:
     """The orientation that EXIF states; what cannot be read is upright."""
     entries = Image.Exif()
     try:
-        entries.load(_EXIF + exif)
-        return stated(entries.get(_ORIENTATION))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            entries.load(_EXIF + exif)
+            return stated(entries.get(_ORIENTATION))
     except Exception:  # SyntaxError, struct.error, ValueError …
         return UPRIGHT

@@ -240,3 +240,27 @@ def test_a_tiff_with_large_metadata(tmp_path):
         tmp_path / "a.tif", compression="tiff_lzw", icc_profile=LARGE, description="x" * (4 << 20)
     )
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 0], values)
+
+
+def test_damaged_files_are_data_errors_and_quiet(tmp_path, recwarn):
+    path = tmp_path / "fuzzed"
+    sound = [
+        png(
+            RNG.integers(0, 4, (H, W)), 2, before=chunk(b"eXIf", exif(6).removeprefix(b"Exif\0\0"))
+        ),
+        jpeg(exif=exif(8)),
+        jpeg(np.dstack([SMOOTH, SMOOTH[..., 0]]), "CMYK"),
+    ]
+    refused = 0
+    for _ in range(100):
+        for data in map(bytearray, sound):
+            for _ in range(3):
+                data[RNG.integers(0, min(250, len(data)))] = RNG.integers(0, 256)
+            path.write_bytes(data[: RNG.integers(1, len(data)) if RNG.random() < 0.2 else None])
+            for read in (read_image, read_labels, lambda path: Picture(path).size):
+                try:
+                    read(path)
+                except DataError as error:
+                    assert "fuzzed" in str(error)
+                    refused += 1
+    assert refused > 60 and not recwarn.list
