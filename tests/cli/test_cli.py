@@ -25,6 +25,7 @@ def run(*arguments, ok=True, cwd=None):
     command = [*COMMAND, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    assert not (ok and done.stderr), done.stderr  # neither TensorFlow's notices nor warnings
     return done.stdout + done.stderr
 
 

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_unet.evaluation.pictures import COLORS, to_rgb
+from keras_unet.evaluation.pictures import Entry, class_color, to_rgb
 from keras_unet.inference.objects.measurements import Table
 from keras_unet.inference.objects.polygons import Outline
 
 _SMALLEST_NUMBERED = 14  # pixels across in the picture: smaller objects get no number
 _BACKGROUND, _INSIDE = 16, 80  # grey values without an image
+LEGEND = (
+    Entry(None, "one outline: one object, numbered as in the tables"),
+    Entry(None, "colours only tell neighbours apart"),
+)
 
 
 def object_picture(
@@ -24,7 +28,7 @@ def object_picture(
     longest: int = 2048,
     enlarged: int = 1024,
 ) -> np.ndarray:
-    """Draws outlines in five colours in turn, so that touching objects are told apart.
+    """Draws outlines in a few colours in turn, so that touching objects are told apart.
 
     Args:
         instances: [H, W]. outlines, table: of them, in equal order.
@@ -78,4 +82,4 @@ def _write_numbers(draw: ImageDraw.ImageDraw, table: Table, scale: float) -> Non
 
 
 def _color(label: int) -> tuple[int, ...]:
-    return tuple(COLORS[1 + label % (len(COLORS) - 1)].tolist())
+    return tuple(class_color(label + 1).tolist())
