@@ -166,7 +166,7 @@ def test_tiles_without_foreground_low_contrast_and_small_tiles():
 def test_the_tile_is_said_to_cover_an_image_only_if_it_does(short, long, said):
     rules = Rules(
         FACTS.model_copy(update={"short": short, "long": long}),
-        MACHINE._replace(memory=64e9),
+        MACHINE.model_copy(update={"memory": 64e9}),
         {"steps": 400},
         lambda side: 0.0,
     )
