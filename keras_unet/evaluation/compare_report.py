@@ -148,7 +148,7 @@ def _images(comparison: Comparison) -> list[Html]:
         tag("h2", "Images, those first on which B lost most"),
         tag("p", f"Pictures: A left, B right. A click on a title sorts.{hint}", class_="soft"),
         sortable(columns, rows, caption="Differences of each image", gallery="gallery"),
-        legend(),
+        legend(len(comparison.classes)),
         tag("div", figures, class_="gallery pairs", id="gallery"),
     ]
 

@@ -55,9 +55,6 @@ class Entry(NamedTuple):
     text: str
 
 
-ERRORS = tuple(Entry(mark.color, mark.text) for mark in reversed(MARKS))
-
-
 def overlay(image: np.ndarray, classes: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
     """Draws a segmentation over its image.
 
@@ -101,6 +98,12 @@ def class_entries(classes: np.ndarray, names: Sequence[str]) -> list[Entry]:
     found = np.flatnonzero(np.bincount(classes.ravel(), minlength=len(names))).tolist()
     entries = [Entry(class_color(number).tolist(), names[number]) for number in found if number]
     return entries or [Entry(None, f"{names[0]} only")]
+
+
+def error_entries(classes: int) -> list[Entry]:
+    """The legend of a picture of errors: with two classes there is no other one."""
+    marks = [mark for mark in reversed(MARKS) if classes > 2 or mark.kind != CONFUSED]
+    return [Entry(mark.color, mark.text) for mark in marks]
 
 
 def with_legend(pixels: np.ndarray, entries: Sequence[Entry]) -> np.ndarray:

@@ -25,6 +25,7 @@ from keras_unet.evaluation.pictures import (
     Entry,
     class_color,
     class_entries,
+    error_entries,
     error_marks,
     overlay,
     save_png,
@@ -242,6 +243,12 @@ def test_a_legend_names_the_colours_below_the_picture(tmp_path, shape):
     save_png(tmp_path / "b.png", picture)
     with Image.open(tmp_path / "b.png") as file:
         assert np.array_equal(np.asarray(without_legend(file)), picture)
+
+
+def test_the_legend_of_errors_names_what_there_can_be():
+    two, three = ([entry.text for entry in error_entries(count)] for count in (2, 3))
+    assert three == ["missed foreground", "false foreground", "another class", "true outline"]
+    assert two == [text for text in three if text != "another class"]
 
 
 def test_more_classes_than_five_have_colours_of_their_own():
