@@ -12,6 +12,7 @@ from keras_unet.inference.objects.measurements import Table
 from keras_unet.inference.objects.polygons import Outline
 
 _SMALLEST_NUMBERED = 14  # pixels across in the picture: smaller objects get no number
+_BRIGHT = 5  # so many colours are bright enough for numbers on a dark image
 _BACKGROUND, _INSIDE = 16, 80  # grey values without an image
 LEGEND = (
     Entry(None, "one outline: one object, numbered as in the tables"),
@@ -28,7 +29,7 @@ def object_picture(
     longest: int = 2048,
     enlarged: int = 1024,
 ) -> np.ndarray:
-    """Draws outlines in a few colours in turn, so that touching objects are told apart.
+    """Draws outlines in five colours in turn, so that touching objects are told apart.
 
     Args:
         instances: [H, W]. outlines, table: of them, in equal order.
@@ -82,4 +83,4 @@ def _write_numbers(draw: ImageDraw.ImageDraw, table: Table, scale: float) -> Non
 
 
 def _color(label: int) -> tuple[int, ...]:
-    return tuple(class_color(label + 1).tolist())
+    return tuple(class_color(1 + label % _BRIGHT).tolist())
