@@ -15,6 +15,8 @@ from keras_unet.data.report import Problem, beside_images
 from keras_unet.data.sources import find_source, read_source
 from keras_unet.errors import DataError
 
+_LABELS = "labels for each image: give the folder that holds images/ and labels/, or --labels"
+
 
 class LabelledImages:
     """The samples of a data set, read anew in each loop over it.
@@ -48,7 +50,7 @@ class LabelledImages:
             beside[raw.pair.image] = raw.left_out
             name = raw.pair.image_shown
             if raw.pair.label is None:
-                problems.append(_problem(name, "has no labels", "labels for each image"))
+                problems.append(_problem(name, "has no labels", _LABELS))
             if raw.image is not None and raw.image.shape[2] != channels:
                 found = f"has {raw.image.shape[2]} channels"
                 problems.append(_problem(name, found, f"{channels}, as the model was trained"))

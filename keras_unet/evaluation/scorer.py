@@ -83,7 +83,8 @@ class Scorer:
             classes = to_classes(given)
             picture = pictures.overlay(sample.image, classes, truth)
             file = f"{record.file_name(name)}.png"
-            pictures.save_png(self._folder / "overlays" / file, picture)
+            legend = pictures.error_entries(len(names))
+            pictures.save_png(self._folder / "overlays" / file, picture, legend)
             iou = score(counts, names)["mean_iou"]
             small = thumbnail(sample.image, classes, truth, self._longest)
             self._gallery.add(name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)

@@ -69,7 +69,11 @@ def model_file(path: str | Path) -> Path:
     """
     file = Path(path) / "best.keras" if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise DataError(f"{file}: no trained model here; expected a run folder or a .keras file")
+        runs = sorted(str(inside.parent) for inside in Path(path).glob("*/best.keras"))[:3]
+        meant = f"; did you mean {' or '.join(runs)}?" if runs else ""
+        raise DataError(
+            f"{path}: no trained model here; expected a run folder or a .keras file{meant}"
+        )
     return file
 
 
