@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import random
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,6 +21,8 @@ from keras_unet.serving.transports import Grpc, Passing, connect
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between two tries
 _TILES = {True: 2048, False: 768}  # pixels a side of one request: gRPC, and REST with its text
+_NUMBERS = {True: 15_000_000, False: 3_000_000}  # of one request: 60 MB, which servers take
+TILING = "tiling"  # the signature that says what a model needs of tiles
 
 
 class Client:
@@ -127,19 +132,21 @@ class Client:
         version: int | None = None,
         label: str | None = None,
         tile: int | None = None,
-        depth: int = 5,
+        depth: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
         """Probabilities of one image; a huge one is sent in tiles that overlap by the context.
 
-        The result equals that of the whole image sent at once, except for models that normalise
-        by the image's own brightness (`normalization="image"`): there each tile is normalised by
-        itself.
+        The model is asked how its tiles must lie, so the result equals that of the whole image sent
+        at once. Where that cannot be (it normalises by the image's own brightness, or by groups of
+        channels), there is a warning.
 
         Args:
             image: [H, W] or [H, W, C], any number type, grey values as in training.
-            tile: most pixels a side sent at once; None: 2048 over gRPC, 768 over REST.
-            depth: of the network, or more: how far a pixel sees, and to what tiles are aligned.
+            tile: most pixels a side sent at once; None: 2048 over gRPC, 768 over REST, or more for
+                a network that sees far.
+            depth: of the network, or more; for a model that cannot be asked: one that was published
+                before there was a signature "tiling".
             progress: called with (tiles done, tiles in all).
 
         Returns:
@@ -148,7 +155,7 @@ class Client:
         Raises:
             DataError: not an image.
             ConfigError: `tile` is too small for the context.
-            ServingError: the server's refusal.
+            ServingError: the server's refusal; or tiles are needed and the model does not say how.
         """
         image = np.asarray(image)
         image = image[..., None] if image.ndim == 2 else image
@@ -156,42 +163,72 @@ class Client:
             raise DataError(
                 f"image of shape {image.shape} and type {image.dtype}: expected numbers [H, W, C]"
             )
-        if tile is None:
-            tile = _TILES[isinstance(self._transport, Grpc)]
+        size, binary = image.shape[:2], isinstance(self._transport, Grpc)
 
         def one(part: np.ndarray) -> np.ndarray:
             inputs = {"images": part[None].astype(np.float32)}
             (out,) = self.run(model, inputs, version=version, label=label).values()
             return out[0]
 
-        size = image.shape[:2]
-        if max(size) <= tile:
+        if max(size) <= (_TILES[binary] if tile is None else tile):
             return one(image)
-        form = tiles.layout(depth, "same", "bilinear")  # the farthest-seeing
-        rows, columns = (tiles.abutting(n, form, tile) for n in size)
-        done, total = 0, rows.repeats * columns.repeats
+        form = self._layout(model, version, label, depth, size)
+        if version is None and label is None:  # or a new version could answer for half of the tiles
+            version = self._newest(model)
+        if tile is None:
+            most = math.isqrt(_NUMBERS[binary] // image.shape[2])
+            tile = max(_TILES[binary], min(4 * form.context, most), form.smallest)
+        rows, columns = (_parts(n, form, tile) for n in size)
         result: np.ndarray | None = None
-        for top in range(0, rows.repeats * rows.step, rows.step):
-            for left in range(0, columns.repeats * columns.step, columns.step):
-                place = [
-                    (start, min(axis.step, n - start), axis)
-                    for start, n, axis in zip((top, left), size, (rows, columns), strict=True)
-                ]
-                source = [
-                    tiles.mirrored(start - axis.context, start - axis.context + axis.tile, n)
-                    for (start, _, axis), n in zip(place, size, strict=True)
-                ]
-                found = one(image[np.ix_(*source)])
-                if result is None:
-                    result = np.empty((*size, found.shape[-1]), np.float32)
-                target = tuple(slice(start, start + length) for start, length, _ in place)
-                inside = tuple(slice(a.context, a.context + length) for _, length, a in place)
-                result[target] = found[inside]
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        for done, (row, column) in enumerate(itertools.product(rows, columns), 1):
+            found = one(image[row.read, column.read])
+            if result is None:
+                result = np.empty((*size, found.shape[-1]), np.float32)
+            result[row.kept, column.kept] = found[row.inside, column.inside]
+            if progress is not None:
+                progress(done, len(rows) * len(columns))
         assert result is not None
         return result
+
+    def _newest(self, model: str) -> int | None:
+        """The version that answers who names none; None where nobody says."""
+        there = [one["version"] for one in self.status(model) if one["state"] == "AVAILABLE"]
+        return max(there, default=None)
+
+    def _layout(
+        self,
+        model: str,
+        version: int | None,
+        label: str | None,
+        depth: int | None,
+        size: tuple[int, ...],
+    ) -> tiles.Layout:
+        """How the model's tiles must lie: as it says, or as a network of that depth needs."""
+        request = {"request": np.zeros(1, np.int32)}
+        try:
+            said = self.run(model, request, TILING, version=version, label=label)
+            stride, context, exact = (int(said[key][0]) for key in ("stride", "context", "exact"))
+        except (ServingError, KeyError) as error:  # no such signature, or it is of something else
+            code = getattr(error, "code", "INVALID_ARGUMENT")
+            if code not in ("FAILED_PRECONDITION", "INVALID_ARGUMENT"):
+                raise
+            if depth is None:
+                raise ServingError(
+                    f"model {model!r} does not say how its tiles must lie (it has no signature "
+                    f"{TILING!r}: an older keras_unet published it, or another program), so an "
+                    f"image of {size[0]} x {size[1]} pixels cannot be sent in tiles: publish it "
+                    f"again, give the network's depth (depth=4), or send the image whole "
+                    f"(tile={max(size)})",
+                    "FAILED_PRECONDITION",
+                ) from error
+            return tiles.layout(depth, "same", "bilinear")  # the farthest-seeing
+        if not exact:
+            warnings.warn(
+                f"model {model!r} normalises by what is in the image it is given, so tiles give "
+                f"other values than the whole: send it whole (tile={max(size)}) if it fits",
+                stacklevel=3,
+            )
+        return tiles.Layout(stride, stride + 2 * context, context, context, 2 * context)
 
     def _tried(self, call: Callable[[float], Any]) -> Any:
         """Calls with the seconds left; repeats where the server was busy or away."""
@@ -205,6 +242,28 @@ class Client:
                     raise
                 time.sleep(wait)
         raise ServingError("no try was made")  # pragma: no cover
+
+
+class _Part(NamedTuple):
+    """One tile along an axis: what is read of the image, what is kept, and where in the answer."""
+
+    read: slice
+    kept: slice
+    inside: slice
+
+
+def _parts(size: int, form: tiles.Layout, largest: int) -> list[_Part]:
+    """Tiles of at most `largest` pixels with their context, as far as there is image.
+
+    Beyond the image's own border the model mirrors, as it does for the whole.
+    """
+    step = size if size <= largest else tiles.abutting(size, form, largest).step
+    parts = []
+    for start in range(0, size, step):
+        stop, first = min(start + step, size), max(start - form.context, 0)
+        read = slice(first, min(stop + form.context, size))
+        parts.append(_Part(read, slice(start, stop), slice(start - first, stop - first)))
+    return parts
 
 
 def _png(image: np.ndarray) -> bytes:

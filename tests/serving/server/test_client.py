@@ -7,6 +7,7 @@ import http.server
 import threading
 import time
 
+import keras
 import numpy as np
 import pytest
 import toy_models
@@ -16,8 +17,9 @@ from typer.testing import CliRunner
 from keras_unet.cli.app import app
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import predict
-from keras_unet.models import in_float32
+from keras_unet.models import build_unet, in_float32
 from keras_unet.serving import Client, write_saved_model
+from keras_unet.serving.graph import tiling_needs
 from keras_unet.serving.remote import segment_files
 
 
@@ -92,22 +94,140 @@ def test_a_wrong_token_is_refused_and_not_tried_again(server):
         assert time.monotonic() - started < 10
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
-def test_a_huge_image_in_tiles_equals_the_whole(tmp_path, padding):
+class _Local:
+    """Answers as a server of `trained` does, without the time that an export takes."""
+
+    def __init__(self, trained):
+        self.trained = trained
+        self.sent = []
+
+    def predict(self, model, signature, inputs, seconds):
+        if signature == "tiling":
+            return {key: np.int32([n]) for key, n in tiling_needs(self.trained).items()}
+        (image,) = inputs["images"]
+        self.sent.append(image.shape[:2])
+        return {"probabilities": predict(self.trained, image)[None]}
+
+    def status(self, name, seconds):
+        return [{"version": 1, "state": "AVAILABLE", "error": ""}]
+
+
+def _of_depth(depth, padding, upsampling="transpose", normalization=None):
+    """A network in which far pixels matter: weights are larger than He's, so that nothing fades."""
+    keras.utils.set_random_seed(0)
+    network = build_unet(
+        (None, None, 1),
+        filters=2 if depth < 6 else 1,
+        depth=depth,
+        padding=padding,
+        upsampling=upsampling,
+        normalization=normalization,
+    )
+    for weight in network.trainable_weights:
+        if "kernel" in weight.path:
+            weight.assign(np.asarray(weight) * 1.6)
     trained = make_trained("range", padding)
+    return trained._replace(network=network)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(
+    ("depth", "upsampling"),
+    [
+        *((depth, "transpose") for depth in range(1, 7)),
+        *(pytest.param(depth, "transpose", marks=pytest.mark.slow) for depth in (7, 8)),
+        (3, "nearest"),
+        (3, "bilinear"),
+    ],
+)
+def test_tiles_of_any_network_equal_the_whole(depth, upsampling, padding):
+    trained = _of_depth(depth, padding, upsampling)
+    client = Client("http://127.0.0.1:1")
+    local = client._transport = _Local(trained)
+    needs = tiling_needs(trained)
+    tile = 2 * needs["context"] + needs["stride"] + 1
+    size = (tile + needs["stride"] + 5, 9)  # deep networks' tiles are thousands of pixels
+    size = size if depth > 3 else (size[0], size[0] + 30)
+    image = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+    tiled = client.predict("any", image, tile=tile)
+    assert len(local.sent) > 1 and max(max(sent) for sent in local.sent) <= tile
+    np.testing.assert_allclose(tiled, predict(trained, image), atol=1e-5)
+
+
+@pytest.mark.parametrize(("padding", "depth", "tile"), [("valid", 2, 112), ("same", 6, 1024)])
+def test_a_huge_image_in_tiles_equals_the_whole(tmp_path, padding, depth, tile):
+    trained = make_trained("range", padding) if depth == 2 else _of_depth(depth, padding)
     trained = trained._replace(network=in_float32(trained.network))
     write_saved_model(trained, tmp_path / "unet" / "1")
-    image = np.random.default_rng(0).integers(0, 255, (150, 211, 1), dtype=np.uint8)
-    with toy_models.serving(tmp_path) as server, Client(f"grpc://{server.grpc_address}") as client:
-        seen = []
-        tiled = client.predict(
-            "unet", image, tile=112, depth=2, progress=lambda *done: seen.append(done)
-        )
-        assert seen[-1] == (len(seen), len(seen)) and len(seen) > 4
-        np.testing.assert_allclose(tiled, client.predict("unet", image), atol=1e-5)
-        np.testing.assert_allclose(tiled, predict(trained, image), atol=1e-5)
-        with pytest.raises(ConfigError, match="too small"):
-            client.predict("unet", image, tile=20)
+    size = (150, 211) if depth == 2 else (12, 1100)
+    image = np.random.default_rng(0).integers(0, 255, (*size, 1), dtype=np.uint8)
+    expected = predict(trained, image)
+    with toy_models.serving(tmp_path) as server:
+        for url in (f"grpc://{server.grpc_address}", f"http://{server.rest_address}"):
+            with Client(url) as client:
+                seen = []
+                tiled = client.predict(
+                    "unet", image, tile=tile, progress=lambda *done, seen=seen: seen.append(done)
+                )
+                assert seen[-1] == (len(seen), len(seen)) and len(seen) > 1
+                np.testing.assert_allclose(tiled, expected, atol=1e-5)
+                np.testing.assert_allclose(
+                    client.predict("unet", image, tile=2000), expected, atol=1e-5
+                )
+                with pytest.raises(ConfigError, match="tile 20 is too small"):
+                    client.predict("unet", image, tile=20)
+
+
+def test_the_usual_tile_grows_with_what_the_network_sees():
+    trained = _of_depth(6, "same")
+    client = Client("http://127.0.0.1:1")  # 768 over REST, where the context alone takes 896
+    local = client._transport = _Local(trained)
+    image = np.random.default_rng(0).integers(0, 255, (1800, 3), dtype=np.uint8)
+    tiled = client.predict("any", image)
+    assert 1 < len(local.sent) < 4
+    np.testing.assert_allclose(tiled, predict(trained, image), atol=1e-5)
+
+
+def test_a_model_that_cannot_be_asked_is_sent_whole_or_refused(client):
+    """Exports of older versions have no such signature."""
+    image = np.zeros((70, 9), np.uint8)
+    for tile in (64, 69):
+        with pytest.raises(ServingError, match=r"does not say how.*70 x 9.*depth=4.*tile=70"):
+            client.predict("toy", image, tile=tile)
+    assert client.predict("toy", image, tile=70).shape == (70, 9, 2)
+    assert client.predict("toy", image).shape == (70, 9, 2)
+    assert client.predict("toy", image, tile=64, depth=1).shape == (70, 9, 2)
+    with pytest.raises(ServingError, match="NOT_FOUND"):
+        client.predict("nope", image, tile=64)
+
+
+@pytest.mark.parametrize("normalization", ["group", None])
+def test_what_depends_on_the_whole_image_is_said(normalization):
+    trained = _of_depth(2, "same", normalization=normalization)
+    if normalization is None:
+        trained = make_trained("image", "same")
+    client = Client("http://127.0.0.1:1")
+    client._transport = _Local(trained)
+    with pytest.warns(UserWarning, match="tiles give other values than the whole"):
+        client.predict("any", np.eye(120), tile=100)
+
+
+def test_one_version_answers_for_all_tiles():
+    trained = _of_depth(1, "same")
+
+    class Publishing(_Local):
+        def predict(self, model, signature, inputs, seconds):
+            self.versions = [*getattr(self, "versions", []), model[1]]
+            return super().predict(model, signature, inputs, seconds)
+
+        def status(self, name, seconds):
+            states = {5: "LOADING", 4: "AVAILABLE", 3: "AVAILABLE", 2: "END"}
+            return [{"version": n, "state": state, "error": ""} for n, state in states.items()]
+
+    client = Client("http://127.0.0.1:1")
+    local = client._transport = Publishing(trained)
+    client.predict("any", np.zeros((80, 3)), tile=48)
+    assert set(local.versions[1:]) == {4} and len(local.versions) > 2
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
