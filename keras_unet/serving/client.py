@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
 import random
 import time
 import warnings
@@ -18,6 +19,7 @@ from PIL import Image
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import tiles
 from keras_unet.serving.transports import Grpc, Passing, connect
+from keras_unet.serving.values import as_tensor, file_bytes
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between two tries
 _TILES = {True: 2048, False: 768}  # pixels a side of one request: gRPC, and REST with its text
@@ -79,28 +81,35 @@ class Client:
     def run(
         self,
         model: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Mapping[str, Any],
         signature: str = "serving_default",
         *,
         version: int | None = None,
         label: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """Any signature: {input: array} -> {output: array}; strings are object arrays of bytes.
+        """Any signature: {input: array} -> {output: array}; the same over either protocol.
 
-        Over REST a lone output has the name "", and numbers are float32.
+        Args:
+            inputs: arrays, or lists of numbers or strings; a string is bytes, text, or a `Path`
+                whose file is sent. Python's floats are sent as float32, its integers as int32.
+
+        Returns:
+            {output: array} of the signature's types; strings are object arrays of bytes.
 
         Raises:
+            DataError: an input is no array of numbers or strings.
             ServingError: the server's refusal.
         """
         if version is not None and label is not None:
             raise ConfigError("give a version or a label, not both")
         spec = model, version, label
-        return self._tried(lambda left: self._transport.predict(spec, signature, inputs, left))
+        arrays = {name: as_tensor(name, value) for name, value in inputs.items()}
+        return self._tried(lambda left: self._transport.predict(spec, signature, arrays, left))
 
     def segment(
         self,
         model: str,
-        images: Sequence[bytes | np.ndarray],
+        images: Sequence[bytes | bytearray | str | os.PathLike[str] | np.ndarray],
         *,
         version: int | None = None,
         label: str | None = None,
@@ -108,18 +117,20 @@ class Client:
         """Masks with the training labels' values (two classes: 0 and 255).
 
         Args:
-            images: PNG or JPEG files, or uint8 or uint16 arrays [H, W], [H, W, 1] or [H, W, 3]
-                (16 bits: grey only), of any sizes.
+            images: PNG or JPEG files, as bytes or by their paths, or uint8 or uint16 arrays
+                [H, W], [H, W, 1] or [H, W, 3] (16 bits: grey only), of any sizes.
 
         Returns:
             One [H, W] uint8 or uint16 an image.
 
         Raises:
             ServingError: the server's refusal.
-            DataError: an array that a PNG cannot hold.
+            DataError: an array that a PNG cannot hold, a file that cannot be read, or no list.
         """
+        if isinstance(images, (bytes, bytearray, str, os.PathLike)):
+            raise DataError(f"found one {type(images).__name__}; expected a list of images")
         given = np.empty(len(images), object)
-        given[:] = [one if isinstance(one, bytes) else _png(one) for one in images]
+        given[:] = [_file(one) for one in images]
         out = self.run(model, {"image_bytes": given}, "segment_bytes", version=version, label=label)
         (masks,) = out.values()
         return [np.asarray(Image.open(io.BytesIO(one), formats=["PNG"])) for one in masks]
@@ -266,7 +277,15 @@ def _parts(size: int, form: tiles.Layout, largest: int) -> list[_Part]:
     return parts
 
 
+def _file(image: Any) -> bytes:
+    """The bytes of an image's file: of what it is, of what is at its path, or as a PNG."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    return file_bytes(image) if isinstance(image, (str, os.PathLike)) else _png(np.asarray(image))
+
+
 def _png(image: np.ndarray) -> bytes:
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
     grey = image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
     colour = image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 
 from keras_unet.errors import ConfigError, ServingError
+from keras_unet.serving.values import from_json, to_json
 
 _CONTENT = ("keras-unet-tensor-content", "1")  # other servers ignore it
 _LARGEST = 1 << 40  # bytes of an answer's tensor: what the client's memory bears
@@ -152,6 +153,7 @@ class Rest:
         import requests
 
         self._url = url
+        self._outputs: dict[tuple[str, str], Any] = {}  # of signatures that were asked before
         self._session = requests.Session()
         if certificate is not None:
             self._session.verify = str(certificate)
@@ -174,12 +176,25 @@ class Rest:
             place += f"/labels/{quote(label, safe='')}"
         document = {
             "signature_name": signature,
-            "inputs": {key: _listed(array) for key, array in inputs.items()},
+            "inputs": {key: to_json(array) for key, array in inputs.items()},
         }
+        until = time.monotonic() + seconds
         outputs = self._call("POST", f"{place}:predict", seconds, "outputs", document)
-        if not isinstance(outputs, dict):  # a lone output has no name in JSON
-            outputs = {"": outputs}
-        return {key: _array(value) for key, value in outputs.items()}
+        for known in (True, False):
+            infos = self._outputs.get((place, signature)) if known else None
+            if infos is None:
+                left = max(0.001, until - time.monotonic())
+                described = self._call("GET", f"{place}/metadata", left, "metadata")
+                infos = self._outputs[place, signature] = _infos(described, signature)
+            try:
+                return _arrays(outputs, infos)
+            except (KeyError, TypeError, ValueError) as error:
+                if not known:  # and not that a version of other outputs has taken over
+                    raise ServingError(
+                        f"{self._url}{place}: the answer is not what signature {signature!r} "
+                        f"gives by its metadata ({error!r})"
+                    ) from None
+        raise AssertionError("either returns or raises")  # pragma: no cover
 
     def status(self, name: str, seconds: float) -> list[dict[str, Any]]:
         """See `Transport`."""
@@ -237,26 +252,38 @@ def _value(url: str, response: Any, key: str) -> Any:
     raise kind(f"{url}: {code}: {message}", code)
 
 
+def _infos(described: Any, signature: str) -> dict[str, tuple[Any, list[int] | None]]:
+    """{output: (NumPy type, shape)} of a signature, from a model's metadata."""
+    from keras_unet.serving.server.tensors import numpy_type_of
+
+    try:
+        outputs = described["signature_def"]["signature_def"][signature]["outputs"]
+        return {
+            name: (
+                numpy_type_of(info["dtype"]),
+                None
+                if info["tensor_shape"].get("unknown_rank")
+                else [int(dim["size"]) for dim in info["tensor_shape"].get("dim", [])],
+            )
+            for name, info in outputs.items()
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ServingError(
+            f"metadata of signature {signature!r} is not understood: {error!r}"
+        ) from None
+
+
+def _arrays(outputs: Any, infos: dict[str, tuple[Any, list[int] | None]]) -> dict[str, np.ndarray]:
+    if len(infos) == 1:  # a lone output has no name in JSON
+        outputs = dict.fromkeys(infos, outputs)
+    if set(outputs) != set(infos):
+        raise ValueError(f"outputs {sorted(outputs)}; expected {sorted(infos)}")
+    return {name: from_json(value, *infos[name]) for name, value in outputs.items()}
+
+
 def _bearer(token: str) -> Callable[[Any], Any]:
     def add(request: Any) -> Any:
         request.headers["Authorization"] = f"Bearer {token}"
         return request
 
     return add
-
-
-def _listed(array: np.ndarray) -> Any:
-    if array.dtype == object:
-        return [{"b64": base64.b64encode(data).decode()} for data in array.ravel().tolist()]
-    return array.tolist()
-
-
-def _array(value: Any) -> np.ndarray:
-    flat = value
-    while isinstance(flat, list) and flat:
-        flat = flat[0]
-    if isinstance(flat, dict):
-        found = np.empty(len(value), object)
-        found[:] = [base64.b64decode(one["b64"]) for one in value]
-        return found
-    return np.asarray(value, np.float32)

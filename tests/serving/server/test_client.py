@@ -21,6 +21,7 @@ from keras_unet.models import build_unet, in_float32
 from keras_unet.serving import Client, write_saved_model
 from keras_unet.serving.graph import tiling_needs
 from keras_unet.serving.remote import segment_files
+from keras_unet.serving.values import from_json
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,100 @@ def test_any_signature(client):
     inputs = {"a": np.int32([1, 2]), "b": np.float32([0.5, 1])}
     out = client.run("toy", inputs, "two_inputs")
     np.testing.assert_allclose(out["sum"], [1.5, 3.0])
+
+
+def test_strings_and_types_of_any_signature(client, tmp_path):
+    """Over REST as over gRPC: names, types and shapes."""
+    (tmp_path / "word").write_bytes(b"read\0")
+    given = np.array([[b"a", b"bcd"], ["é".encode(), b""]], object)
+    out = client.run("toy", {"text": given}, "words")
+    kinds = {name: array.dtype for name, array in out.items()}
+    assert kinds == {
+        "text": object,
+        "text_bytes": object,
+        "length": np.int64,
+        "long": bool,
+        "half": np.float16,
+        "double": np.float64,
+    }
+    assert all(array.shape == (2, 2) for array in out.values())
+    assert out["text"].tolist() == [[b"A", b"BCD"], ["é".encode(), b""]]
+    assert out["text_bytes"][0, 1] == b"\xff\0bcd"
+    np.testing.assert_array_equal(out["length"] - 2**53, [[1, 3], [1, 0]])
+    np.testing.assert_array_equal(out["double"], [[1 / 3, 1], [1 / 3, 0]])
+    mixed = [["é", bytearray(b"x")], (memoryview(b"y"), tmp_path / "word")]
+    assert client.run("toy", {"text": mixed}, "words")["text"].tolist() == [
+        ["é".encode(), b"X"],
+        [b"Y", b"READ\0"],
+    ]
+    for same in (np.array([["é", "x"]]), np.array([[b"\xc3\xa9", b"x"]])):
+        out = client.run("toy", {"text": same}, "words")
+        assert out["text"].tolist() == [["é".encode(), b"X"]]
+    none = client.run("toy", {"image_bytes": np.empty(0, object)}, "segment_bytes")
+    assert none["mask_bytes"].shape == (0,) and none["mask_bytes"].dtype == object
+    assert from_json([], object, [-1, 3]).shape == (0, 3)  # which JSON cannot tell
+    lone = client.run("toy", {"text": ["a", "b", "c"]}, "counted")
+    assert lone.keys() == {"count"} and lone["count"] == 3 and lone["count"].dtype == np.int32
+
+
+def test_numbers_may_be_lists(client):
+    out = client.run("toy", {"a": [1, 2], "b": [0.5, 1.0]}, "two_inputs")
+    np.testing.assert_allclose(out["sum"], [1.5, 3.0])
+    assert out["name"].tolist() == [b"1", b"2"]
+    strided = np.arange(24, dtype=">f4").reshape(2, 3, 4, 1)[:, ::-1, ::2]
+    probabilities = client.run("toy", {"images": strided})["probabilities"]
+    np.testing.assert_allclose(probabilities[..., :1], 1 - strided / 4)
+    two = client.run("toy", {"images": [IMAGE[..., None].astype(np.float32)] * 2})
+    assert two["probabilities"].shape == (2, 5, 7, 2)
+
+
+def test_images_may_be_files(client, tmp_path):
+    data = toy_models.png(3, 2, 200)
+    (tmp_path / "a.png").write_bytes(data)
+    images = [data, bytearray(data), memoryview(data), tmp_path / "a.png", str(tmp_path / "a.png")]
+    masks = client.segment("toy", [*images, IMAGE[::-1, ::-1]])
+    for mask in masks[:5]:
+        np.testing.assert_array_equal(mask, np.full((3, 2), 55))
+    np.testing.assert_array_equal(masks[5], 255 - IMAGE[::-1, ::-1])
+    (out,) = client.run("toy", {"image_bytes": [tmp_path / "a.png"]}, "segment_bytes").values()
+    assert out.shape == (1,)
+    assert client.segment("toy", []) == []
+
+
+def test_what_is_no_tensor_is_said(tmp_path):
+    client = Client("http://127.0.0.1:1")
+    for value, message in [
+        ([[1, 2], [3]], "unequal sizes"),
+        (["a", 1], "found int among strings"),
+        ([["a"], ["b", "c"]], "found list among strings"),
+        (np.array([1, "a"], object), "found int among strings"),
+        (np.zeros(2, complex), "found complex128"),
+        (np.array(["2026-01-01"], "datetime64[D]"), "found datetime64"),
+        ({"a": 1}, "found object"),
+        (tmp_path / "nothing", "nothing: cannot be read"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            client.run("m", {"x": value})
+    for images, message in [
+        (b"png", "expected a list of images"),
+        ("a.png", "expected a list of images"),
+        ([str(tmp_path / "b.png")], "b.png: cannot be read"),
+        (["a\0b"], "cannot be read"),
+        ([np.zeros((2, 2))], "a PNG holds"),
+        ([None], "a PNG holds"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            client.segment("m", images)
+
+
+def test_an_answer_that_is_not_what_the_metadata_says(server):
+    with Client(f"http://{server.rest_address}", token="a long token") as client:
+        client.run("toy", {"a": [1], "b": [0.5]}, "two_inputs")
+        known = client._transport._outputs
+        assert known.keys() == {("/v1/models/toy", "two_inputs")}
+        known["/v1/models/toy", "two_inputs"] = {"old": (np.float32, [-1])}  # another version's
+        out = client.run("toy", {"a": [1], "b": [0.5]}, "two_inputs")
+        assert out.keys() == {"sum", "name"}
 
 
 def test_a_wrong_token_is_refused_and_not_tried_again(server):
