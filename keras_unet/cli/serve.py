@@ -38,6 +38,18 @@ def serve(
     token_file: Annotated[
         Path | None, typer.Option(help="File with the bearer token that clients must send.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name in clients' URLs, beside this machine's; * any. May be repeated."),
+    ] = None,
+    cors: Annotated[
+        bool,
+        typer.Option(
+            "--rest-api-enable-cors-support",
+            "--rest_api_enable_cors_support",
+            help="Pages of other origins may read answers, as TensorFlow Serving's option.",
+        ),
+    ] = False,
     poll_seconds: Annotated[float, typer.Option(help="How often to look for versions.")] = 1.0,
     max_request_mb: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
     max_held_mb: Annotated[int, typer.Option(min=1, help="MiB of all requests at once.")] = 512,
@@ -89,6 +101,8 @@ def serve(
             tls_key=tls_key,
             token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
             log_requests=log_requests,
+            cors=cors,
+            allowed_hosts=tuple(allow_host or ()),
         )
     except ValidationError as error:
         said = (": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())

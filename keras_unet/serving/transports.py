@@ -141,7 +141,8 @@ class Grpc:
         except grpc.RpcError as error:
             code, details = error.code().name, error.details() or ""
             # a message over the limit has the same code as a full queue, and never fits
-            busy = code == "UNAVAILABLE" or (code == "RESOURCE_EXHAUSTED" and "later" in details)
+            full = "later" in details or "Concurrent RPC limit" in details
+            busy = code == "UNAVAILABLE" or (code == "RESOURCE_EXHAUSTED" and full)
             kind = Passing if busy else ServingError
             raise kind(f"{self._address}: {code}: {details}", code) from None
 

@@ -33,6 +33,8 @@ def cannot(settings: ServerSettings) -> str | None:
         return "its REST port has no TLS"
     if settings.limits.model_copy(update={"seconds": Limits().seconds}) != Limits():
         return "it has no limits but the time for a request"
+    if settings.allowed_hosts:
+        return "it does not ask whose name a request bears"
     if settings.log_requests:
         return "it does not log requests"
     if settings.model_config_file is not None and _relative(settings.model_config_file):
@@ -70,6 +72,8 @@ def command(binary: str, settings: ServerSettings, work: Path, *, batching: bool
         "--allow_version_labels_for_unavailable_models=true",
         "--enable_grpc_healthcheck_service=true",
     ]
+    if settings.cors:
+        arguments.append("--rest_api_enable_cors_support=true")
     if settings.prefer_tensor_content:
         arguments.append("--enable_serialization_as_tensor_content=true")
     if settings.intra_op_threads:

@@ -17,6 +17,7 @@ from keras_unet.serving.server.access import Token
 from keras_unet.serving.server.background import in_background
 from keras_unet.serving.server.batching import Scheduler
 from keras_unet.serving.server.budget import Budget
+from keras_unet.serving.server.front import Front
 from keras_unet.serving.server.grpc_api import GrpcApi, make_server
 from keras_unet.serving.server.health import Health
 from keras_unet.serving.server.http_server import HttpServer, listen
@@ -159,7 +160,7 @@ class EmbeddedServer:
             api,
             self._health,
             f"{host}:{self.settings.grpc_port}",
-            request_bytes=self.settings.limits.request_bytes,
+            limits=self.settings.limits,
             tls=self._tls,
             token=self._token(),
         )
@@ -178,13 +179,13 @@ class EmbeddedServer:
             self.metrics.page,
             slow_seconds=settings.limits.slow_seconds,
             token=self._token(),
+            cors=settings.cors,
         )
         tls = None
         if settings.tls_certificate and settings.tls_key:
             tls = settings.tls_certificate, settings.tls_key
-        server = HttpServer(
-            api.app(), settings.limits, tls=tls, drain_seconds=settings.drain_seconds
-        )
+        app = Front(api.app(), settings.hosts)
+        server = HttpServer(app, settings.limits, tls=tls, drain_seconds=settings.drain_seconds)
         socket = listen(settings.host, settings.rest_port)
         socket.listen(2048)
         tasks.append(asyncio.ensure_future(server.serve([socket])))

@@ -28,6 +28,7 @@ from keras_unet.serving.server.health import METHODS, Health
 from keras_unet.serving.server.metrics import UNKNOWN
 from keras_unet.serving.server.models import from_proto
 from keras_unet.serving.server.predictor import Prediction, Predictor, decode_protos
+from keras_unet.serving.server.settings import Limits
 from keras_unet.serving.server.tensors import to_proto
 
 # a client that sends this metadata gets numbers as tensor_content, which it reads without a copy
@@ -209,7 +210,7 @@ def make_server(
     health: Health,
     address: str,
     *,
-    request_bytes: int,
+    limits: Limits,
     tls: tuple[bytes, bytes] | None,
     token: Token | None,
 ) -> tuple[aio.Server, int]:
@@ -224,10 +225,10 @@ def make_server(
     """
     server = aio.server(
         interceptors=[_Guard(token)] if token else [],
+        maximum_concurrent_rpcs=limits.connections,  # of all clients: RESOURCE_EXHAUSTED
         options=[
-            ("grpc.max_receive_message_length", request_bytes),
+            ("grpc.max_receive_message_length", limits.request_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", 256),
             ("grpc.max_connection_idle_ms", 600_000),
             ("grpc.max_connection_age_ms", 3_600_000),  # a call whose message never comes ends
             ("grpc.max_connection_age_grace_ms", 120_000),

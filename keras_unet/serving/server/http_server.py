@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from keras_unet.serving.server.settings import Limits
 
 _KEEP_ALIVE = 30  # seconds between two requests of a connection
+_LOOK = 0.1  # seconds between two looks at a client that may have left
 _HEADERS = 16 << 10  # bytes of a request's headers
 
 
@@ -27,6 +28,8 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
 
     class PatientOnce(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _probe: asyncio.TimerHandle | None = None
+        _ended = False  # the client sends no more
         _unsent = 0  # bytes of the answer when the timer was set
 
         def connection_made(self, transport: Any) -> None:
@@ -37,13 +40,40 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
             super().data_received(data)
             self._watch()
 
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """A client that has sent all may say so, and wait for its answer; or it has left.
+
+            Only a byte sent to it tells, as who has left refuses it: "100 Continue", which every
+            client of HTTP/1.1 passes over.
+            """
+            waits = self.cycle is not None and not self.cycle.response_complete
+            if not waits or self.cycle.more_body or self.scheme == "https":
+                return False
+            self._ended = True
+            if not self.cycle.response_started and self.scope["http_version"] == "1.1":
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._look()
+            return True
+
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            if self._ended and self.cycle.response_complete:  # no request is left
+                self.transport.close()
             self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            if self._probe is not None:
+                self._probe.cancel()
             super().connection_lost(exc)
+
+        def _look(self) -> None:
+            """Ends the connection if the client has refused what it was sent."""
+            one = self.transport.get_extra_info("socket")
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.transport.abort()
+            elif not self.transport.is_closing():
+                self._probe = self.loop.call_later(_LOOK, self._look)
 
         def _watch(self) -> None:
             busy = self.cycle is not None and not self.cycle.response_complete

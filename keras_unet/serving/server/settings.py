@@ -24,7 +24,7 @@ class Limits(BaseModel):
     slow_seconds: float = Field(
         20.0, gt=0, description="Time for a client to send its headers, and then its body."
     )
-    connections: int = Field(4096, ge=1, description="HTTP connections at once.")
+    connections: int = Field(4096, ge=1, description="HTTP connections, and gRPC calls, at once.")
 
 
 class Batching(BaseModel):
@@ -81,6 +81,10 @@ class ServerSettings(BaseModel):
     tls_key: Path | None = None
     token: str | None = Field(None, min_length=8, repr=False)
     log_requests: bool = False
+    cors: bool = Field(False, description="Pages of other origins may read REST answers.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Names that REST requests may bear; on loopback, only these and its own."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> ServerSettings:
@@ -93,6 +97,13 @@ class ServerSettings(BaseModel):
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise ValueError("a token is one line of printable ASCII; others no client can send")
         return self
+
+    @property
+    def hosts(self) -> tuple[str, ...] | None:
+        """Names that REST requests may bear beside this machine's own; None: any."""
+        if "*" in self.allowed_hosts or not (self.loopback or self.allowed_hosts):
+            return None
+        return self.allowed_hosts
 
     @property
     def loopback(self) -> bool:

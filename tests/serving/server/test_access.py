@@ -18,6 +18,8 @@ from bounded_server import (
 )
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from keras_unet.serving.server import ServerSettings
+
 TOKEN = "a token of this test"
 
 
@@ -40,8 +42,9 @@ def test_a_token_is_asked_for(root):
                 response = requests.get(url + path, headers=wrong, timeout=20)
                 assert response.status_code == 401, path
                 assert response.headers["www-authenticate"] == "Bearer"
-            right = {"Authorization": f"Bearer {TOKEN}"}
-            assert requests.get(url + path, headers=right, timeout=20).status_code == 200
+            for scheme in ("Bearer", "bearer", "BEARER "):
+                right = {"Authorization": f"{scheme} {TOKEN}"}
+                assert requests.get(url + path, headers=right, timeout=20).status_code == 200
         assert post(server, {"instances": [[[[0.5]]]]}).status_code == 401
         for path in ("/", "/healthz"):  # nothing secret, and probes have no token
             assert requests.get(url + path, timeout=20).status_code == 200
@@ -56,8 +59,9 @@ def test_a_token_is_asked_for(root):
         assert caught.value.code().name == "UNAUTHENTICATED"
         with grpc.insecure_channel(server.grpc_address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            metadata = [("authorization", f"Bearer {TOKEN}")]
-            assert stub.Predict(request, timeout=20, metadata=metadata)
+            for scheme in ("Bearer", "bearer"):
+                metadata = [("authorization", f"{scheme} {TOKEN}")]
+                assert stub.Predict(request, timeout=20, metadata=metadata)
 
 
 def test_tls(root, tmp_path):
@@ -82,6 +86,55 @@ def test_tls(root, tmp_path):
             "UNAVAILABLE",
             "DEADLINE_EXCEEDED",
         )
+
+
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("localhost:8501", True),
+        ("LocalHost", True),
+        ("app.localhost", True),
+        ("127.0.0.1:8501", True),
+        ("192.168.1.5", True),  # a forwarded port; an address cannot be made to lead elsewhere
+        ("[::1]:8501", True),
+        ("gpu-box:8501", True),  # a page has a name with a dot
+        ("Unet.Example:80", True),  # told
+        ("evil.example", False),
+        ("evil.example:8501", False),
+        ("evil.example.", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example", False),
+        ("sub.unet.example", False),
+        ("", False),
+        ("user@127.0.0.1", False),
+    ],
+)
+def test_a_name_that_is_not_this_machines_is_refused(named, host, known):
+    """DNS rebinding: a page whose name leads here would be of one origin with this server."""
+    url = f"http://{named.rest_address}"
+    for path in ("/", "/models", "/healthz", "/metrics", "/v1/models/m"):
+        response = requests.get(url + path, headers={"Host": host}, timeout=20)
+        assert response.status_code == (200 if known else 403), path
+        assert known or "--allow-host" in response.json()["error"]
+    body = '{"instances": [[[[0.5]]]]}'
+    response = requests.post(f"{url}/v1/models/m:predict", body, headers={"Host": host}, timeout=20)
+    assert response.status_code == (200 if known else 403)
+
+
+@pytest.fixture(scope="module")
+def named(root):
+    with toy_models.serving(root, limits=LIMITS, allowed_hosts=("unet.example",)) as server:
+        yield server
+
+
+def test_names_are_asked_for_on_loopback_unless_told_otherwise():
+    def hosts(**settings):
+        return ServerSettings(folder="x", **settings).hosts
+
+    assert hosts() == hosts(host="::1") == ()
+    assert hosts(host="0.0.0.0") is None  # clients of other machines call it by any name
+    assert hosts(allowed_hosts=("*",)) is None
+    assert hosts(host="0.0.0.0", allowed_hosts=("a.b",)) == ("a.b",)
 
 
 def test_only_this_machine_can_connect_unless_told_otherwise(server):
