@@ -35,6 +35,10 @@ def serve(
     ] = 1 << 17,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM, for gRPC and REST.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM, its private key.")] = None,
+    tls_client_authority: Annotated[
+        Path | None,
+        typer.Option(help="PEM of who signs clients' certificates; others cannot connect."),
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File with the bearer token that clients must send.")
     ] = None,
@@ -99,6 +103,7 @@ def serve(
             else Batching(max_batch_pixels=max_batch_pixels),
             tls_certificate=tls_certificate,
             tls_key=tls_key,
+            tls_client_authority=tls_client_authority,
             token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
             log_requests=log_requests,
             cors=cors,

@@ -31,17 +31,19 @@ class Client:
     """A connection to TensorFlow Serving or `keras-unet serve`; thread-safe over gRPC.
 
     Args:
-        url: grpc://HOST:PORT, grpcs:// (TLS), http:// or https://.
+        url: grpc://HOST:PORT, grpcs:// (TLS), http:// or https://. Without a port gRPC means 8500,
+            HTTP 80 and HTTPS 443, as in any URL; IPv6 addresses are in brackets.
         token: the bearer token of `keras-unet serve --token-file`; send it over TLS only.
         certificate: PEM of the authority that signed the server's certificate; None: the
             system's.
+        client_certificate, client_key: PEM, for a server that asks clients for a certificate.
         seconds: deadline of one call, retries included; over REST an answer that has begun to
             come is read to its end.
         retries: how often a call is repeated that found the server busy or away; the wait
             doubles, with jitter.
 
     Raises:
-        ConfigError: the URL is none of these.
+        ConfigError: the URL is none of these, or a TLS file cannot be used; says which and why.
     """
 
     def __init__(
@@ -50,13 +52,23 @@ class Client:
         *,
         token: str | None = None,
         certificate: str | Path | None = None,
+        client_certificate: str | Path | None = None,
+        client_key: str | Path | None = None,
         seconds: float = 60.0,
         retries: int = 4,
     ) -> None:
         if seconds <= 0 or retries < 0:
             raise ConfigError(f"seconds {seconds} must be positive, retries {retries} at least 0")
-        path = Path(certificate) if certificate is not None else None
-        self._transport = connect(url, token=token, certificate=path)
+        if (client_certificate is None) != (client_key is None):
+            raise ConfigError("a client's certificate needs its key; found one of them")
+        self._transport = connect(
+            url,
+            token=token,
+            authority=None if certificate is None else Path(certificate),
+            pair=(Path(client_certificate), Path(client_key))
+            if client_certificate is not None and client_key is not None
+            else None,
+        )
         self._seconds = seconds
         self._retries = retries
 

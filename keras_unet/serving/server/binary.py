@@ -87,7 +87,7 @@ def command(binary: str, settings: ServerSettings, work: Path, *, batching: bool
     if settings.tls_certificate and settings.tls_key:
         file = work / "ssl.config"
         file.touch(mode=0o600)
-        file.write_text(_ssl(settings.tls_certificate, settings.tls_key), encoding="utf-8")
+        file.write_text(_ssl(settings), encoding="utf-8")
         arguments.append(f"--ssl_config_file={file}")
     return arguments
 
@@ -127,10 +127,16 @@ def _batching(settings: Batching) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ssl(certificate: Path, key: Path) -> str:
+def _ssl(settings: ServerSettings) -> str:
     """An SSLConfig text proto, whose Python code is not packaged; PEM needs no other escape."""
-    texts = {"server_key": key, "server_cert": certificate}
-    return "".join(
+    texts = {
+        "server_key": settings.tls_key,
+        "server_cert": settings.tls_certificate,
+        "custom_ca": settings.tls_client_authority,
+    }
+    found = "".join(
         f'{name}: "{file.read_text(encoding="ascii").encode("unicode_escape").decode()}"\n'
         for name, file in texts.items()
+        if file is not None
     )
+    return found + ("client_verify: true\n" if settings.tls_client_authority else "")

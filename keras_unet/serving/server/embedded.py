@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_unet.errors import ConfigError
+from keras_unet.serving import tls
 from keras_unet.serving.server import heap, logs
 from keras_unet.serving.server.access import Token
 from keras_unet.serving.server.background import in_background
 from keras_unet.serving.server.batching import Scheduler
 from keras_unet.serving.server.budget import Budget
 from keras_unet.serving.server.front import Front
-from keras_unet.serving.server.grpc_api import GrpcApi, make_server
+from keras_unet.serving.server.grpc_api import GrpcApi, Tls, make_server
 from keras_unet.serving.server.health import Health
 from keras_unet.serving.server.http_server import HttpServer, listen
 from keras_unet.serving.server.manager import Manager
@@ -181,11 +181,7 @@ class EmbeddedServer:
             token=self._token(),
             cors=settings.cors,
         )
-        tls = None
-        if settings.tls_certificate and settings.tls_key:
-            tls = settings.tls_certificate, settings.tls_key
-        app = Front(api.app(), settings.hosts)
-        server = HttpServer(app, settings.limits, tls=tls, drain_seconds=settings.drain_seconds)
+        server = HttpServer(Front(api.app(), settings.hosts), settings)
         socket = listen(settings.host, settings.rest_port)
         socket.listen(2048)
         tasks.append(asyncio.ensure_future(server.serve([socket])))
@@ -258,11 +254,9 @@ class EmbeddedServer:
             )
 
 
-def _read_tls(settings: ServerSettings) -> tuple[bytes, bytes] | None:
-    """(certificate chain, key), PEM."""
+def _read_tls(settings: ServerSettings) -> Tls | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    try:
-        return settings.tls_certificate.read_bytes(), settings.tls_key.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"TLS: {error}") from error
+    certificate, key = tls.identity(settings.tls_certificate, settings.tls_key)
+    asked = settings.tls_client_authority
+    return Tls(certificate, key, None if asked is None else tls.authority(asked))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from grpc import aio
@@ -34,6 +34,15 @@ from keras_unet.serving.server.tensors import to_proto
 # a client that sends this metadata gets numbers as tensor_content, which it reads without a copy
 TENSOR_CONTENT = "keras-unet-tensor-content"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Tls(NamedTuple):
+    """Certificate chain, private key, and who signs clients' certificates (None: none is asked)."""
+
+    certificate: bytes
+    key: bytes
+    client_authority: bytes | None
+
 
 Record = Callable[[str, str, str, str, float], None]
 
@@ -211,14 +220,14 @@ def make_server(
     address: str,
     *,
     limits: Limits,
-    tls: tuple[bytes, bytes] | None,
+    tls: Tls | None,
     token: Token | None,
 ) -> tuple[aio.Server, int]:
     """A gRPC server that is not started yet, and its port.
 
     Args:
         address: "host:port"; port 0 takes a free one.
-        tls: (certificate chain, private key), PEM.
+        tls: PEM; None: without.
 
     Raises:
         OSError: the address is taken.
@@ -243,8 +252,11 @@ def make_server(
         if tls is None:
             port = server.add_insecure_port(address)
         else:
-            certificate, key = tls
-            credentials = grpc.ssl_server_credentials([(key, certificate)])
+            credentials = grpc.ssl_server_credentials(
+                [(tls.key, tls.certificate)],
+                root_certificates=tls.client_authority,
+                require_client_auth=tls.client_authority is not None,
+            )
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise OSError(f"gRPC cannot listen on {address}: {error}") from error

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from keras_unet.serving.server.settings import Limits
+from keras_unet.serving.server.settings import ServerSettings
 
 _KEEP_ALIVE = 30  # seconds between two requests of a connection
 _LOOK = 0.1  # seconds between two looks at a client that may have left
@@ -110,12 +110,9 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: Any,
-        limits: Limits,
-        *,
-        tls: tuple[Path, Path] | None,
-        drain_seconds: float,
+        settings: ServerSettings,
     ) -> None:
-        certificate, key = tls or (None, None)
+        limits, authority = settings.limits, settings.tls_client_authority
         super().__init__(
             uvicorn.Config(
                 app,
@@ -129,9 +126,11 @@ class HttpServer(uvicorn.Server):
                 limit_concurrency=limits.connections,
                 h11_max_incomplete_event_size=_HEADERS,
                 backlog=2048,
-                timeout_graceful_shutdown=max(1, int(drain_seconds)),
-                ssl_certfile=certificate,
-                ssl_keyfile=key,
+                timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
+                ssl_ca_certs=None if authority is None else str(authority),
+                ssl_cert_reqs=ssl.CERT_NONE if authority is None else ssl.CERT_REQUIRED,
             )
         )
 

@@ -79,6 +79,9 @@ class ServerSettings(BaseModel):
     batching: Batching = Batching()
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    tls_client_authority: Path | None = Field(
+        None, description="Who signs clients' certificates; without one a client is refused."
+    )
     token: str | None = Field(None, min_length=8, repr=False)
     log_requests: bool = False
     cors: bool = Field(False, description="Pages of other origins may read REST answers.")
@@ -90,6 +93,8 @@ class ServerSettings(BaseModel):
     def _fits(self) -> ServerSettings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS needs both a certificate and its key; found one of them")
+        if self.tls_client_authority is not None and self.tls_certificate is None:
+            raise ValueError("client certificates need TLS: a certificate and its key")
         if self.grpc_port is None and self.rest_port is None:
             raise ValueError("nothing to serve: both gRPC and REST are off")
         if self.grpc_port and self.grpc_port == self.rest_port:
@@ -108,4 +113,9 @@ class ServerSettings(BaseModel):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address leads to this machine, whatever the network."""
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -18,7 +18,9 @@ from bounded_server import (
 )
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from keras_unet.serving.server import ServerSettings
+from keras_unet.errors import ConfigError, ServingError
+from keras_unet.serving import Client
+from keras_unet.serving.server import EmbeddedServer, ServerSettings
 
 TOKEN = "a token of this test"
 
@@ -86,6 +88,60 @@ def test_tls(root, tmp_path):
             "UNAVAILABLE",
             "DEADLINE_EXCEEDED",
         )
+
+
+def test_clients_may_be_asked_for_a_certificate(root, tmp_path, monkeypatch):
+    trustme = pytest.importorskip("trustme")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "theirs.pem"))  # gives way to ours
+    ours, theirs = trustme.CA(), trustme.CA()
+    for name, authority in (("server", ours), ("client", theirs), ("stranger", ours)):
+        issued = authority.issue_cert("localhost", "127.0.0.1", name)
+        issued.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
+        issued.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+    ours.cert_pem.write_to_path(str(tmp_path / "ours.pem"))
+    theirs.cert_pem.write_to_path(str(tmp_path / "theirs.pem"))
+
+    def own(name):
+        return {
+            "client_certificate": tmp_path / f"{name}.pem",
+            "client_key": tmp_path / f"{name}.key",
+        }
+
+    settings = {
+        "tls_certificate": tmp_path / "server.pem",
+        "tls_key": tmp_path / "server.key",
+        "tls_client_authority": tmp_path / "theirs.pem",
+    }
+    with toy_models.serving(root, **settings) as server:
+        for url in (f"grpcs://{server.grpc_address}", f"https://{server.rest_address}"):
+            trusted = {"certificate": tmp_path / "ours.pem", "seconds": 5, "retries": 0}
+            with Client(url, **trusted, **own("client")) as client:
+                assert client.predict("m", np.zeros((2, 2))).shape == (2, 2, 2)
+            for stranger in ({}, own("stranger")):
+                with (
+                    Client(url, **trusted, **stranger) as client,
+                    pytest.raises(ServingError, match="UNAVAILABLE"),
+                ):
+                    client.status("m")
+    with pytest.raises(ConfigError, match="server.key: no certificate in it"):
+        EmbeddedServer(
+            ServerSettings(
+                folder=root, **{**settings, "tls_client_authority": tmp_path / "server.key"}
+            )
+        )
+    with pytest.raises(ValueError, match="client certificates need TLS"):
+        ServerSettings(folder=root, tls_client_authority=tmp_path / "theirs.pem")
+
+
+@pytest.mark.parametrize("port", ["grpc_port", "rest_port"])
+def test_a_bad_key_is_named_before_a_port_is_taken(root, tmp_path, port):
+    trustme = pytest.importorskip("trustme")
+    issued = trustme.CA().issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    trustme.CA().issue_cert("x.example").private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    files = {"tls_certificate": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+    with pytest.raises(ConfigError, match=r"key.pem: belongs to another certificate"):
+        EmbeddedServer(ServerSettings(folder=root, **files, **{port: None}))
 
 
 @pytest.mark.parametrize(

@@ -436,8 +436,53 @@ def test_a_password_file_does_not_replace_the_token(server, tmp_path, monkeypatc
         assert client.status("toy")[0]["version"] == 1
 
 
+def test_a_url_without_a_port_means_the_usual_one(monkeypatch):
+    for url, address in [
+        ("grpc://127.0.0.1", "127.0.0.1:8500"),
+        ("GRPC://LocalHost/", "localhost:8500"),
+        ("grpc://[::1]", "[::1]:8500"),
+        ("grpcs://unet.example", "unet.example:8500"),
+        ("grpc://[fe80::1]:9", "[fe80::1]:9"),
+    ]:
+        with Client(url) as client:
+            assert client._transport._address == address
+    with (
+        Client("http://127.0.0.2", retries=0, seconds=5) as client,
+        pytest.raises(ServingError, match=r"no port in the URL.*8501"),
+    ):
+        client.status("m")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_no_proxy_is_asked_for_this_machine(server, monkeypatch, protocol):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    address = server.grpc_address if protocol == "grpc" else server.rest_address
+    with Client(f"{protocol}://{address}", token="a long token") as client:
+        assert client.status("toy")
+    with (
+        Client("grpc://192.0.2.1", retries=0, seconds=5) as client,
+        pytest.raises(ServingError, match="the proxy that https_proxy names"),
+    ):
+        client.status("toy")
+
+
+def test_the_server_on_ipv6(root):
+    with toy_models.serving(root, host="::1") as server:
+        for url in (f"grpc://{server.grpc_address}", f"http://{server.rest_address}"):
+            with Client(url) as client:
+                assert client.predict("toy", IMAGE).shape == (5, 7, 2)
+
+
 def test_wrong_arguments():
-    for url in ("127.0.0.1:8500", "ftp://x", "grpc://"):
+    for url in (
+        "127.0.0.1:8500",
+        "ftp://x",
+        "grpc://",
+        "grpc://h:99999",
+        "http://[::1",
+        "grpc://::1",
+    ):
         with pytest.raises(ConfigError, match="expected grpc://"):
             Client(url)
     client = Client("http://127.0.0.1:1")

@@ -130,6 +130,7 @@ def test_what_is_no_gzip_is_refused(server):
         (gzip.compress(b"{}") + b"tail", 400),
         (b"", 400),
     ],
+    ids=["bomb", "members", "many members", "torn", "checksum", "tail", "nothing"],
 )
 def test_gzip_bombs_and_torn_gzip_are_refused(server, body, status):
     held = server.budget.held

@@ -55,6 +55,7 @@ def post(server, data, **headers):
         ("identity", BODY),
         ("", BODY),
     ],
+    ids=["gzip", "GZIP", "x-gzip", "list", "members", "long", "identity", "none"],
 )
 def test_bodies_may_be_compressed(server, encoding, body):
     pieces = (body[at : at + 7] for at in range(0, len(body), 7))

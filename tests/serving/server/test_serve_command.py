@@ -152,6 +152,8 @@ def test_the_real_server_is_used_where_it_is_installed(root, tmp_path, fake):
         ({"log_requests": True}, "it does not log requests"),
         ({"host": "127.0.0.1"}, "it listens on every address"),
         ({"token": "a long token"}, "it knows no bearer token"),
+        ({"allowed_hosts": ("a.b",)}, "it does not ask whose name"),
+        ({"cors": True}, None),
         ({"rest_port": 0}, "it needs ports that are known"),
         ({"tls_certificate": Path("c"), "tls_key": Path("k")}, "its REST port has no TLS"),
     ],
@@ -171,6 +173,10 @@ def test_a_config_file_is_read_again_and_needs_absolute_paths(tmp_path):
     for path, fits in (("/models/m", True), ("gs://bucket/m", True), ("m", False)):
         file.write_text(f"model_config_list {{ {line.format(path)} }}")
         assert (binary.cannot(given) is None) is fits
+    open_to_pages = given.model_copy(update={"cors": True})
+    assert "--rest_api_enable_cors_support=true" in binary.command(
+        "server", open_to_pages, tmp_path, batching=False
+    )
     flag = "--model_config_file_poll_wait_seconds=7"
     assert flag in binary.command("server", given, tmp_path, batching=False)
     (tmp_path / "m" / "1").mkdir(parents=True)
@@ -184,12 +190,14 @@ def test_tls_is_handed_on(root, tmp_path, fake):
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).write_text(pem)
     options = ["--tls-certificate", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem"]
+    options += ["--tls-client-authority", tmp_path / "cert.pem"]
     process = command(root, "--host", "0.0.0.0", "--rest-port", -1, *options, PATH=str(path))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     given = json.loads(record.read_text())["files"]["--ssl_config_file"]
     escaped = pem.replace("\n", "\\n")
     assert f'server_key: "{escaped}"' in given and f'server_cert: "{escaped}"' in given
+    assert f'custom_ca: "{escaped}"' in given and "client_verify: true" in given
     for argument in json.loads(record.read_text())["arguments"]:
         if argument.startswith("--ssl_config_file="):
             assert Path(argument.partition("=")[2]).stat().st_mode & 0o077 == 0
