@@ -72,12 +72,20 @@ def serve(
     ] = Engine.auto,
 ) -> None:
     """Serve published models over gRPC and REST, as TensorFlow Serving does; a page is at /."""
+    import contextlib
+    import sys
     import tempfile
 
     from pydantic import ValidationError
 
     from keras_unet.errors import ConfigError
     from keras_unet.serving.server import binary, logs
+
+    def say(line: str) -> None:
+        with contextlib.suppress(OSError, UnicodeError):  # nobody reads it, or cannot
+            typer.echo(line)
+            sys.stdout.flush()
+
     from keras_unet.serving.server.batching_file import read_batching
     from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
 
@@ -123,6 +131,7 @@ def serve(
             work = Path(tempfile.mkdtemp(prefix="keras-unet-serve-"))
             batching = batching_parameters_file is not None
             arguments = binary.command(program, settings, work, batching=batching)
+            say(f"Starting {program} ...")
             logs.event("starting", program=program, arguments=arguments[1:])
             binary.replace_process(arguments)
         if engine is Engine.tensorflow_model_server:
@@ -132,4 +141,4 @@ def serve(
         from keras_unet.serving.server.embedded import EmbeddedServer
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
-    EmbeddedServer(settings).run()
+    EmbeddedServer(settings).run(say)

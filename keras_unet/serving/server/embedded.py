@@ -68,12 +68,15 @@ class EmbeddedServer:
         self._thread: threading.Thread | None = None
         self._own_process = False
 
-    def run(self) -> None:
-        """Serves until SIGINT or SIGTERM, then drains."""
+    def run(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Serves until SIGINT or SIGTERM, then drains; `say` is told for people what goes on."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file
         self._own_process = True
-        asyncio.run(self._serve(signals=True))
+        names = sorted({model.name for model in self._models()})
+        if names:
+            say(f"Loading {', '.join(names)} from {self.settings.folder} ...")
+        asyncio.run(self._serve(signals=True, ready=lambda: say(self._ready())))
 
     def __enter__(self) -> EmbeddedServer:
         ready = threading.Event()
@@ -236,6 +239,27 @@ class EmbeddedServer:
                 seconds=round(seconds, 4),
             )
 
+    def _ready(self) -> str:
+        """For people: where it is, and what is there."""
+        names, folder, tls = self.manager.names(), self.settings.folder, self._tls is not None
+        scheme, places = "s" if tls else "", []
+        if self.rest_address is not None:
+            places.append(f"http{scheme}://{_reachable(self.rest_address)}/")
+        if self.grpc_address is not None:
+            places.append(f"grpc{scheme}://{_reachable(self.grpc_address)}")
+        said = f"Serving {', '.join(names) or 'no model yet'} at {' and '.join(places)}"
+        if names:
+            return said
+        for model in self._models():
+            for number, _, _, error in self.manager.status(model.name)[:1]:
+                said += f"; {model.name}/{number} does not load: {' '.join(error.split())}"
+        if not self._models():
+            said += (
+                f"; none is in {folder}: keras-unet export RUN {folder}/NAME publishes one, which "
+            )
+            said += "is then served"
+        return said
+
     def _say_ready(self) -> None:
         logs.event(
             "serving",
@@ -252,6 +276,11 @@ class EmbeddedServer:
                 host=self.settings.host,
                 hint="others can connect: use TLS and a token, or a proxy that has them",
             )
+
+
+def _reachable(address: str) -> str:
+    """An address that a client on this machine can use, where the server listens on all."""
+    return address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
 
 
 def _read_tls(settings: ServerSettings) -> Tls | None:
