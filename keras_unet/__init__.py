@@ -1,6 +1,7 @@
 """The U-Net for Keras (Ronneberger, Fischer, Brox 2015), from raw images to a served model.
 
 Names are imported when they are first used, so that `import keras_unet` costs no TensorFlow import.
+It is all that `keras.saving.load_model` needs to open a model of this package, in any order.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keras_unet._lazy import attach
+from keras_unet._registration import register
 from keras_unet._version import __version__ as __version__
+
+register()  # `keras.saving.load_model` opens this package's files from here on
 
 _MODULES = (
     *("augment", "data", "evaluation", "geometry", "inference"),
