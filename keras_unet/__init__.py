@@ -21,12 +21,14 @@ _MODULES = (
 _NAMES = {
     "build_unet": "models.unet",
     "compare": "evaluation.comparing",
+    "convert": "serving.formats",
     "cross_validate": "training.cross_validation",
     "evaluate": "evaluation.scoring",
     "export": "serving.publish",
     "load_model": "models.bundle",
     "plan": "training.planner",
     "predict": "inference.prediction",
+    "save_model": "models.bundle",
     "train": "training.fit",
     "weight_map": "weight_maps",
     **dict.fromkeys(_MODULES, ""),
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
     from keras_unet.evaluation.scoring import evaluate as evaluate
     from keras_unet.inference.prediction import predict as predict
     from keras_unet.models.bundle import load_model as load_model
+    from keras_unet.models.bundle import save_model as save_model
     from keras_unet.models.unet import build_unet as build_unet
+    from keras_unet.serving.formats import convert as convert
     from keras_unet.serving.publish import export as export
     from keras_unet.training.cross_validation import cross_validate as cross_validate
     from keras_unet.training.fit import train as train

@@ -26,6 +26,7 @@ CLASSES = {
     "DiceScore": "metrics.Dice",
     "FocalLoss": "losses.focal.Focal",
     "IoU": "metrics.IoU",
+    "LegalSize": "models.legal_size.LegalSize",
     "MeanIoU": "metrics.MeanIoU",
     "PixelAccuracy": "metrics.PixelAccuracy",
     "PixelError": "metrics.PixelError",
