@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple, get_args
 
 import keras
@@ -51,7 +52,7 @@ def build_unet(
             `probabilities`.
         dtype: a dtype or Keras dtype policy for all layers, such as "mixed_bfloat16"; None is
             Keras's global policy. The output stays float32.
-        name: of the model.
+        name: of the model: letters, digits and _ . - of ASCII, with no _ or - at the start.
 
     Returns:
         A functional model from [B, H, W, C] to [B, H', W', K] float32. Layers are named
@@ -63,6 +64,8 @@ def build_unet(
             no legal size (the message names the two nearest legal ones).
     """
     _check(input_shape, num_classes, filters, padding, upsampling, normalization, dropout)
+    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name):  # else TensorFlow fails in `fit`
+        raise ConfigError(f"name must be of letters, digits and _ . -, got {name!r}")
     geometry.crops(depth, padding)
     for size in input_shape[:2]:
         if size is not None:
