@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.cli.card_options import ClassNames, Normalization
+
 EXTRA = "Speed and exactness"
 FILES = "Files"
 SERVER = "On a server"
@@ -31,6 +33,8 @@ def predict(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
+    normalization: Normalization = None,
+    class_names: ClassNames = None,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Two classes: foreground above this; default 0.5."),
@@ -151,6 +155,8 @@ def predict(
                 models,
                 images,
                 output,
+                normalization=normalization,
+                class_names=class_names,
                 overwrite=overwrite,
                 progress=advance,
                 say=say,

@@ -27,6 +27,7 @@ class LabelledImages:
         images, labels: as for `keras_unet.train`, records too.
         rule: what label values mean.
         channels: of the images; others are refused.
+        classes: of the model; more of them in the labels are refused.
 
     Attributes:
         notes: what is worth a look in them, such as a set without a pixel of a class.
@@ -36,7 +37,12 @@ class LabelledImages:
     """
 
     def __init__(
-        self, images: str | Path, labels: str | Path | None, rule: LabelRule, channels: int
+        self,
+        images: str | Path,
+        labels: str | Path | None,
+        rule: LabelRule,
+        channels: int,
+        classes: int | None = None,
     ) -> None:
         self._source, self._rule = find_source(images, labels), rule
         self.notes: tuple[str, ...] = tuple(self._source.notes)
@@ -65,6 +71,11 @@ class LabelledImages:
             raise DataError(
                 f"the data check found {len(problems)} "
                 f"problem{'s' * (len(problems) != 1)} in {self._count} images:{lines}"
+            )
+        if classes is not None and mapping.num_classes > classes:
+            raise DataError(
+                f"{images}: labels of {mapping.num_classes} classes; expected at most {classes}, "
+                "as the model has them"
             )
         self._mapping = mapping
         self.notes += (
