@@ -1,4 +1,4 @@
-"""Refuses an image size that a U-Net without padding cannot take, before a layer stumbles over it."""
+"""Refuses image sizes that an unpadded U-Net cannot take, before a layer stumbles over one."""
 
 from __future__ import annotations
 
