@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_unet.data.label_rule import MOST_UNSTATED, LabelMapping, LabelRule
+from keras_unet.data.label_rule import INSTANCES, MOST_UNSTATED, LabelMapping, LabelRule, as_setting
 from keras_unet.data.reading import RawPair
 from keras_unet.data.report import Problem, listed
 from keras_unet.errors import DataError
@@ -61,8 +61,8 @@ def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | Non
                 file="",
                 found=f"labels hold the numbers {listed(mapping.values)}, and each is one single "
                 "region in every image, as numbers of objects are",
-                expected='data.label_kind = "instances" if they are, or data.num_classes = '
-                f"{mapping.num_classes} if each number is a class",
+                expected=f"{INSTANCES} if they are, or "
+                f"{as_setting('num_classes', mapping.num_classes)} if each number is a class",
             )
         ]
     return mapping, []

@@ -177,7 +177,8 @@ def test_few_objects_are_not_taken_for_classes(tmp_path):
         _write(tmp_path, name, _image(), labels)
     (text,) = _problems(tmp_path)
     assert "each is one single region in every image, as numbers of objects are" in text
-    assert 'expected data.label_kind = "instances" if they are, or data.num_classes = 4' in text
+    assert 'expected data.label_kind = "instances" (--instances) if they are, or ' in text
+    assert "data.num_classes = 4 (--set data.num_classes=4) if each number is a class" in text
     assert not _problems(tmp_path, LabelRule(num_classes=4))
     report = check_data(find_pairs(tmp_path), LabelRule(kind="instances"))
     assert report.ok and report.summary.cells_total == 5
