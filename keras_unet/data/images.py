@@ -180,10 +180,10 @@ class ImageFile(AbstractContextManager["ImageFile"]):
             array, alpha = self._picture.read(stored=stored)
         else:
             array = self._stack.read(number, stored=stored)
-            alpha = self._stack.opacity(self._stack.slots[number])
+            alpha = array.shape[2] in (2, 4) and self._stack.opacity(self._stack.slots[number])
         if array.size == 0:
             raise DataError(f"{self.path}: is {array.shape[0]}x{array.shape[1]}; expected pixels")
-        if alpha and array.shape[2] in (2, 4):
+        if alpha:
             hint = " (pages of a stack? save them as pages)" if self._stack else ""
             refuse_transparency(self.path, array[..., -1], hint)
             array = array[..., :-1]

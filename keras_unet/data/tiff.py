@@ -21,6 +21,7 @@ MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved wi
 # of tifffile's names for what slide scanners store, those of pictures beside the scan
 _SLIDES = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "avs")
 _BESIDE = ("thumbnail", "label", "macro", "map", "overview")
+_PLAIN = ("generic", "uniform", "shaped", "imagej", "ome")  # series of pages as they are
 _KINDS = {0b000: "", 0b001: "reduced image", 0b100: "mask", 0b101: "mask"}  # NewSubfileType
 SAFE_BYTES = 1 << 30  # a page up to this size is read whatever the file's size is
 MOST_EXPANSION = 2000  # beyond that, a page may be so many times larger than its file
@@ -136,10 +137,13 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
         Empty where one entry in the file stands for many planes (ImageJ beyond 4 GB).
         """
-        pages: Any = self.file.series[slot.series].pages
+        series = self.file.series[slot.series]
+        pages: Any = series.pages
         if len(pages) <= max(slot.planes):
             return []
         planes = [pages[k] for k in slot.planes]
+        if series.kind not in _PLAIN:  # tifffile mends what these formats say of their pages
+            return planes
         return [page if page.is_virtual else page.aspage() for page in planes]
 
     def keyframes(self, slot: Slot) -> list[tifffile.TiffPage]:
@@ -302,9 +306,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 return fax.decode(source)
             except Exception as error:
                 reason = error
-        raise DataError(
-            f"{self.path}: truncated or damaged: its pixels cannot be read ({reason})"
-        ) from reason
+        raise undecoded(self.path, source.keyframe, reason) from reason
 
     def tidy(self, array: np.ndarray, page: tifffile.TiffPage, stored: bool) -> np.ndarray:
         """What tifffile decodes of a page, or a window of it, as [H, W, C], not turned."""
@@ -314,6 +316,17 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         )
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 and axes[0] == "S" else array
         return (numbers if stored else shown)(np.atleast_3d(array), page)
+
+
+def undecoded(path: Path, page: tifffile.TiffPage, error: Exception) -> DataError:
+    """What to raise where tifffile, which has an error of any kind, cannot decode a page."""
+    reason, kind = str(error), page.compression
+    if "not supported" in reason or "not a known" in reason or "requires the" in reason:
+        return DataError(
+            f"{path}: cannot decode its {getattr(kind, 'name', kind)} compression ({reason}); "
+            "expected one that is in use, as deflate or LZW: save it so"
+        )
+    return DataError(f"{path}: truncated or damaged: its pixels cannot be read ({reason})")
 
 
 def _opened(path: Path) -> tifffile.TiffFile:

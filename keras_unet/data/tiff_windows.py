@@ -12,7 +12,7 @@ import tifffile
 from keras_unet.data import fax
 from keras_unet.data.photometric import JPEG, shown
 from keras_unet.data.pixel_size import of_tiff
-from keras_unet.data.tiff import Slot, TiffStack
+from keras_unet.data.tiff import Slot, TiffStack, undecoded
 from keras_unet.data.upright import UPRIGHT, of_page, upright_shape
 from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
@@ -80,7 +80,7 @@ class TiffWindows(WindowedFile):
         pixel = np.zeros((1, 1, first.samplesperpixel), first.dtype)
         pixel = np.concatenate([shown(pixel, keyframe) for keyframe in keyframes], axis=-1)
         channels = pixel.shape[2] * (len(slot.planes) // len(keyframes))
-        opacity = self.stack.opacity(slot) and channels in (2, 4)
+        opacity = channels in (2, 4) and self.stack.opacity(slot)
         shape = (first.imagelength, first.imagewidth, channels - opacity)
         return _Form(shape, pixel.dtype, opacity, of_page(first))
 
@@ -152,9 +152,7 @@ class _Segments:
         try:
             decoded, _, shape = keyframe.decode(data, index, **tables)
         except Exception as error:  # any kind, by the codec
-            raise DataError(
-                f"{self._stack.path}: truncated or damaged: its pixels cannot be read ({error})"
-            ) from error
+            raise undecoded(self._stack.path, keyframe, error) from error
         if decoded is None:  # sparse: a segment that was never written
             return np.full(shape[1:], keyframe.nodata, keyframe.dtype)
         return decoded[0]
