@@ -7,7 +7,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from keras_unet.data.label_check import count_regions, label_notes, settle, single_class
+from keras_unet.data.label_check import (
+    count_regions,
+    label_notes,
+    nodata_notes,
+    settle,
+    single_class,
+)
 from keras_unet.data.label_rule import LabelMapping, LabelRule
 from keras_unet.data.pairs import Pair, natural_key
 from keras_unet.data.reading import RawPair, Sample, size
@@ -73,6 +79,7 @@ def check_and_read(
             problems += content
         notes += label_notes(raws, mapping)
         notes += _object_notes(raws, mapping)
+    notes += nodata_notes({raw.pair.image_shown: raw.share_missing for raw in raws})
     notes += beside_images({raw.pair.image: raw.left_out for raw in raws})
     notes += _image_notes(raws, summary)
     report = DataReport(

@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 from PIL import Image, ImageOps
 
+from keras_unet.data.nodata import as_nan
 from keras_unet.data.tiff import TiffStack
 from keras_unet.data.windows import pixel_type, refuse_transparency
 from keras_unet.errors import DataError
@@ -24,7 +25,9 @@ def read_image(path: str | Path, page: int | None = None) -> np.ndarray:
 
     Grey gives C = 1, colour and palettes C = 3 (channels of a TIFF: as many as there are). One-bit
     images become uint8 with 0 and 255; float64 becomes float32. A channel of opacity (alpha) is
-    dropped if everything is opaque, and refused otherwise. Photographs come upright (EXIF).
+    dropped if everything is opaque, and refused otherwise. Photographs come upright (EXIF). Pixels
+    that were never measured (GDAL_NODATA, a transparency mask) are NaN in floating point images;
+    integers stay as they are.
 
     Args:
       path: PNG, JPEG or TIFF; what the file holds decides, not its name.
@@ -120,8 +123,20 @@ class ImageFile(AbstractContextManager["ImageFile"]):
 
     def image(self, page: int | None = None) -> np.ndarray:
         """Page `page` as [H, W, C]; see `read_image`."""
+        array, missing = self.measured(page)
+        return as_nan(array, missing) if array.dtype.kind == "f" else array
+
+    def measured(self, page: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Page `page` as [H, W, C] as it is stored, and which of its pixels are none.
+
+        Those are bool [H, W] (see `keras_unet.data.nodata`), or None if all were measured.
+        """
         array = self._read(page, stored=False)
-        return np.ascontiguousarray(array, pixel_type(self.path, array.dtype))
+        with np.errstate(over="ignore"):  # of float64, whose least number may mark missing pixels
+            array = np.ascontiguousarray(array, pixel_type(self.path, array.dtype))
+        if self._stack is None:
+            return array, None
+        return array, self._stack.missing(page or 0, array)
 
     def labels(self, page: int | None = None) -> np.ndarray:
         """Page `page` as int32 [H, W]; see `read_labels`."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import keras
 import numpy as np
 
-from keras_unet.data.normalization import Normalization
+from keras_unet.data.normalization import Normalization, normalized
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.source import Rows, Source
 from keras_unet.models.bundle import ModelCard, TrainedModel, load_model
@@ -38,17 +38,10 @@ class Member(NamedTuple):
         """
         if self.card is not None:
             _same_range(source.dtype, self.card)
-        if self.normalization is None:
-            return lambda part: part.astype(np.float32)
-        shift, scale = self.normalization.parameters(Rows(source))
-
-        def prepare(part: np.ndarray) -> np.ndarray:
-            out = part.astype(np.float32)
-            out -= shift
-            out *= scale
-            return out
-
-        return prepare
+        shift, scale = np.zeros(1, np.float32), np.ones(1, np.float32)
+        if self.normalization is not None:
+            shift, scale = self.normalization.parameters(Rows(source))
+        return lambda part: normalized(part, shift, scale)
 
 
 def members(
