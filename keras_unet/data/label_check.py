@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from keras_unet.data.label_rule import MOST_UNSTATED, LabelMapping, LabelRule
+from keras_unet.data.label_rule import INSTANCES, MOST_UNSTATED, LabelMapping, LabelRule, as_setting
 from keras_unet.data.nodata import WHAT
 from keras_unet.data.reading import RawPair
 from keras_unet.data.report import Problem, listed
@@ -62,8 +62,8 @@ def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | Non
                 file="",
                 found=f"labels hold the numbers {listed(mapping.values)}, and each is one single "
                 "region in every image, as numbers of objects are",
-                expected='data.label_kind = "instances" if they are, or data.num_classes = '
-                f"{mapping.num_classes} if each number is a class",
+                expected=f"{INSTANCES} if they are, or "
+                f"{as_setting('num_classes', mapping.num_classes)} if each number is a class",
             )
         ]
     return mapping, []
@@ -131,6 +131,47 @@ def nodata_notes(shares: Mapping[str, float]) -> list[str]:
         f"{share:.1%} of the pixels of {many} were never measured ({WHAT}) and do not count: "
         f"{listed(found)}"
     ]
+
+
+def palette_notes(raws: Sequence[RawPair]) -> list[str]:
+    """Where labels are shown otherwise than their numbers say: numbers count, colours may not."""
+    shown = [raw for raw in raws if raw.colours]
+    notes = []
+    white = [raw for raw in shown if _white_first(raw.colours)]
+    if white:
+        colours = white[0].colours
+        order = sorted(colours, key=lambda value: colours[value])
+        said = ", ".join(f"{value} {_named(colours[value])}" for value in sorted(colours)[:4])
+        cure = f": if bright is foreground, set data.label_values = {order}" * (len(order) == 2)
+        notes.append(
+            f"labels are the numbers stored, but by their palette or MinIsWhite {len(white)} of "
+            f"{len(raws)} label images show {said} "
+            f"({listed(raw.pair.label_shown for raw in white)}){cure}"
+        )
+    first: dict[int, RawPair] = {}
+    for raw in shown:
+        for value, colour in raw.colours.items():
+            other = first.setdefault(value, raw)
+            if other.colours[value] != colour:
+                notes.append(
+                    f"palettes differ: {value} is {_named(other.colours[value])} in "
+                    f"{other.pair.label_shown}, {_named(colour)} in {raw.pair.label_shown}; labels "
+                    "are the numbers stored: do they mean the same in all files?"
+                )
+                return notes
+    return notes
+
+
+def _white_first(colours: Mapping[int, tuple[int, ...]]) -> bool:
+    """Whether a palette is of grey alone, as far as it is used, and 0 its brightest."""
+    grey = all(len(set(colour)) == 1 for colour in colours.values())
+    others = [colour for value, colour in colours.items() if value != 0]
+    return grey and 0 in colours and bool(others) and colours[0] > max(others)
+
+
+def _named(colour: tuple[int, ...]) -> str:
+    code = "#" + "".join(f"{part:02x}" for part in colour)
+    return {"#000000": "black", "#ffffff": "white"}.get(code, code)
 
 
 def _class_counts(raws: Sequence[RawPair], mapping: LabelMapping) -> np.ndarray:

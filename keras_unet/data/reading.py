@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +72,7 @@ class RawPair:
     contrast: float = 0.0  # see `_contrast`
     left_out: tuple[str, ...] = ()  # see `TiffStack`
     missing: np.ndarray | None = None  # see `Sample`; `values` are those of the other pixels
+    colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of values, by a palette
 
     @property
     def share_missing(self) -> float:
@@ -118,9 +119,17 @@ class PairReader(AbstractContextManager["PairReader"]):
         image = partial(self._image, pair.image, pair.image_page)
         labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
         raw = check_pair(pair, image, labels, rule)
-        file = self._open.get("image")
-        beside = file.left_out if file is not None and file.path == pair.image else ()
-        return replace(raw, left_out=beside) if beside else raw
+        beside = () if raw.image is None else self._open["image"].left_out
+        colours = {} if raw.labels is None else self._colours(pair, raw.values)
+        return replace(raw, left_out=beside, colours=colours)
+
+    def _colours(self, pair: Pair, values: Iterable[int]) -> dict[int, tuple[int, ...]]:
+        palette = self._open["label"].palette(pair.label_page)
+        if palette is None:
+            return {}
+        return {
+            value: tuple(palette[value].tolist()) for value in values if 0 <= value < len(palette)
+        }
 
     def _image(self, path: Path, page: int | None) -> tuple[np.ndarray, np.ndarray | None]:
         return self._file("image", path).measured(page)

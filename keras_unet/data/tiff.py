@@ -13,7 +13,14 @@ import numpy as np
 import tifffile
 
 from keras_unet.data import fax, nodata, ome
-from keras_unet.data.photometric import has_opacity, is_palette, numbers, refuse_unknown, shown
+from keras_unet.data.photometric import (
+    has_opacity,
+    is_palette,
+    numbers,
+    palette,
+    refuse_unknown,
+    shown,
+)
 from keras_unet.data.upright import of_page, upright
 from keras_unet.errors import DataError
 
@@ -109,6 +116,10 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     def opacity(self, slot: Slot) -> bool:
         """Whether the last channel of an image is its opacity rather than a measured value."""
         return len(slot.planes) == 1 and has_opacity(self.keyframes(slot)[0])
+
+    def palette(self, number: int) -> np.ndarray | None:
+        """The colours that the numbers of an image are shown in, see `photometric.palette`."""
+        return palette(self.keyframes(self.slots[number])[0])
 
     def read(self, number: int, *, stored: bool = False) -> np.ndarray:
         """Image `number` as [H, W, C], upright; opacity is its last channel if there is any.
@@ -233,9 +244,17 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             count += 1
         if not slots:
             raise DataError(f"{self.path}: holds no image")
+        if all(series.kind == "generic" for series in self.file.series) and own is None:
+            slots.sort(key=self._place)  # a series is of pages alike, wherever they are
         told = count == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
         self.axes = tuple(outer) if told else (("Z", len(slots)),) if len(slots) > 1 else ()
         return tuple(slots)
+
+    def _place(self, slot: Slot) -> tuple[int, ...]:
+        """Of a page in the file: its number, and of one within another page its number there."""
+        pages: Any = self.file.series[slot.series].pages
+        index = pages[slot.planes[0]].index
+        return index if isinstance(index, tuple) else (index,)
 
     def _slots(self, series: int, outer: list[tuple[str, int]], order: np.ndarray) -> list[Slot]:
         """The images of planes `order`, counted by `outer`, from which channels are taken away.

@@ -45,7 +45,7 @@ class TiffWindows(WindowedFile):
         except Exception as error:  # tags that contradict each other: any kind of error
             self.close()
             raise DataError(f"{path}: damaged TIFF file ({error})") from error
-        self.shapes = [form.shape for form in self._forms]
+        self.shapes = [upright_shape(form.shape, form.orientation) for form in self._forms]
 
     def close(self) -> None:
         self.stack.close()

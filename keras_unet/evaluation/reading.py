@@ -15,6 +15,8 @@ from keras_unet.data.report import Problem, beside_images
 from keras_unet.data.sources import find_source, read_source
 from keras_unet.errors import DataError
 
+_LABELS = "labels for each image: give the folder that holds images/ and labels/, or --labels"
+
 
 class LabelledImages:
     """The samples of a data set, read anew in each loop over it.
@@ -25,6 +27,7 @@ class LabelledImages:
         images, labels: as for `keras_unet.train`, records too.
         rule: what label values mean.
         channels: of the images; others are refused.
+        classes: of the model; more of them in the labels are refused.
 
     Attributes:
         notes: what is worth a look in them, such as a set without a pixel of a class.
@@ -34,7 +37,12 @@ class LabelledImages:
     """
 
     def __init__(
-        self, images: str | Path, labels: str | Path | None, rule: LabelRule, channels: int
+        self,
+        images: str | Path,
+        labels: str | Path | None,
+        rule: LabelRule,
+        channels: int,
+        classes: int | None = None,
     ) -> None:
         self._source, self._rule = find_source(images, labels), rule
         self.notes: tuple[str, ...] = tuple(self._source.notes)
@@ -50,7 +58,7 @@ class LabelledImages:
             shares[raw.pair.image_shown] = raw.share_missing
             name = raw.pair.image_shown
             if raw.pair.label is None:
-                problems.append(_problem(name, "has no labels", "labels for each image"))
+                problems.append(_problem(name, "has no labels", _LABELS))
             if raw.image is not None and raw.image.shape[2] != channels:
                 found = f"has {raw.image.shape[2]} channels"
                 problems.append(_problem(name, found, f"{channels}, as the model was trained"))
@@ -71,6 +79,11 @@ class LabelledImages:
             raise DataError(
                 f"the data check found {len(problems)} "
                 f"problem{'s' * (len(problems) != 1)} in {self._count} images:{lines}"
+            )
+        if classes is not None and mapping.num_classes > classes:
+            raise DataError(
+                f"{images}: labels of {mapping.num_classes} classes; expected at most {classes}, "
+                "as the model has them"
             )
         self._mapping = mapping
         self.notes += (

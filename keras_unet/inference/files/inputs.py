@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from keras_unet.data.images import is_tiff, read_image
 from keras_unet.data.pairs import (
     images_folder,
@@ -18,6 +16,7 @@ from keras_unet.data.pairs import (
     stem_of,
 )
 from keras_unet.data.pixel_size import PixelSize
+from keras_unet.data.png_jpeg import Picture
 from keras_unet.data.tiff_windows import TiffWindows
 from keras_unet.data.windows import ArrayFile, WindowedFile
 from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
@@ -122,9 +121,4 @@ def read_header(path: Path, channels: int) -> Header:
     if is_zarr(path) or is_tiff(path):
         with open_images(path, channels) as images:
             return Header(path, images.shapes, images.pixel_size, images.left_out)
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
-            width, height = picture.size
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
-        raise DataError(f"{path}: cannot be read as PNG or JPEG ({error})") from error
-    return Header(path, [(height, width, channels)])
+    return Header(path, [(*Picture(path).size, channels)])

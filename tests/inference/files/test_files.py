@@ -14,6 +14,7 @@ from PIL import Image
 from keras_unet.data.images import read_image
 from keras_unet.data.pixel_size import PixelSize, read_pixel_size
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation.pictures import without_legend
 from keras_unet.inference import predict, predict_files
 from keras_unet.inference.files import predicting, scratch
 from keras_unet.inference.files.inputs import find_inputs
@@ -203,7 +204,8 @@ def test_pages_of_unequal_size(models, tmp_path):
 def test_overlays_of_large_images_are_scaled_down(models, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", picture(100, 170), tile=(32, 32))
     predict_files(models[1, 2], tmp_path / "a.tif", tmp_path / "out", preview=40)
-    assert Image.open(tmp_path / "out" / "a_overlay.png").size == (34, 20)
+    with Image.open(tmp_path / "out" / "a_overlay.png") as overlay:
+        assert without_legend(overlay).size == (34, 20)
     predict_files(models[1, 2], tmp_path / "a.tif", tmp_path / "none", overlays=False)
     assert not list((tmp_path / "none").glob("*overlay*"))
 
@@ -305,6 +307,33 @@ def test_unknown_options(models, tmp_path):
     Image.fromarray(picture(4, 4)).save(tmp_path / "a.png")
     with pytest.raises(ConfigError, match="empty sequence of models"):
         predict_files([], tmp_path, tmp_path / "out")
+
+
+def test_masks_lie_over_the_image_as_displayed(models, tmp_path):
+    """Whatever holds the orientation, and however the pixels are compressed."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    displayed = picture(70, 90)
+    stored = np.rot90(displayed)  # orientation 6: to be turned clockwise
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(stored).save(source / "png.png", exif=exif)
+    for name, layout in (
+        ("raw", {}),
+        ("lzw", {"compression": "lzw"}),
+        ("tiles", {"compression": "zstd", "tile": (32, 32)}),
+        ("white", {"compression": "lzw", "photometric": "miniswhite"}),
+    ):
+        pixels = 255 - stored if name == "white" else stored
+        tags = [(274, 3, 1, 6, True)]
+        tifffile.imwrite(source / f"{name}.tif", pixels, extratags=tags, metadata=None, **layout)
+    predict_files(models[1, 2], source, out, probabilities=True, tile=TILE)
+    chances = expected(models[1, 2], displayed)
+    for name in ("png", "raw", "lzw", "tiles", "white"):
+        mask = np.asarray(Image.open(out / f"{name}_mask.png"))
+        np.testing.assert_array_equal(mask, 255 * chances.argmax(-1))
+        found = tifffile.imread(out / f"{name}_probabilities.tif")
+        np.testing.assert_array_equal(found, np.moveaxis(chances, -1, 0))
 
 
 def test_find_inputs(tmp_path):
