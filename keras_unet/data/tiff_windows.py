@@ -72,6 +72,27 @@ class TiffWindows(WindowedFile):
             load,
             opacity=form.opacity,
             orientation=form.orientation,
+            nodata=self.stack.nodata(slot),
+            mask=self._mask(slot),
+        )
+
+    def _mask(self, slot: Slot) -> WindowedImage | None:
+        """The transparency mask, a byte a pixel; read whole, since it is of bits mostly."""
+        page = self.stack.mask(slot)
+        if page is None:
+            return None
+        size = (page.imagelength, page.imagewidth)
+        pixels: list[np.ndarray] = []
+
+        def load(i: int, j: int) -> np.ndarray:
+            if not pixels:
+                mask = self.stack.decode(page).reshape(*size, 1)
+                pixels.append((mask != 0).astype(np.uint8))
+            return pixels[0]
+
+        turned = of_page(self.stack.keyframes(slot)[0])
+        return WindowedImage(
+            self.path, (*size, 1), np.dtype(np.uint8), size, load, orientation=turned
         )
 
     def _form(self, slot: Slot) -> _Form:

@@ -106,7 +106,7 @@ def evaluate_samples(
     for done, sample in enumerate(samples, start=1):
         scores_objects(sample, chosen)  # before time is spent on a prediction
         try:
-            scorer.add(sample, predictor(sample.image))
+            scorer.add(sample, predictor(sample.measured))
         except DataError as error:
             raise DataError(f"{sample.name}: {error}") from error
         if progress is not None:

@@ -194,7 +194,7 @@ def _data_name(config: TrainConfig) -> str:
 
 def _digest(sample: Sample) -> str:
     found = hashlib.blake2b(digest_size=12)
-    for array in (sample.image, sample.classes, sample.instances):
+    for array in (sample.image, sample.classes, sample.instances, sample.missing):
         if array is not None:
             found.update(repr((array.shape, array.dtype.str)).encode())
             found.update(np.ascontiguousarray(array).data)
