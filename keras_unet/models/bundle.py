@@ -143,7 +143,9 @@ def model_file(path: str | Path) -> Path:
         hint = "; this is a SavedModel, for servers: give what it was exported from"
     elif others := sorted(other.name for other in path.glob("*.keras")):
         hint = f"; found {', '.join(others)} there"
-    raise DataError(f"{file}: no trained model here; expected a run folder or a .keras file{hint}")
+    elif runs := sorted(str(inside.parent) for inside in path.glob("*/best.keras"))[:3]:
+        hint = f"; did you mean {' or '.join(runs)}?"
+    raise DataError(f"{path}: no trained model here; expected a run folder or a .keras file{hint}")
 
 
 def load_model(
