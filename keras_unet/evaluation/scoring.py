@@ -68,9 +68,18 @@ def evaluate(
     loaded = members(model, normalization, class_names)
     trained = [TrainedModel(one.network, one.card) for one in loaded]
     card = loaded[0].card
-    samples = LabelledImages(
-        images, labels, rule or card.labels.as_rule(), loaded[0].form.channels, len(card.classes)
-    )
+    read = rule or card.labels.as_rule()
+    try:
+        channels, classes = loaded[0].form.channels, len(card.classes)
+        samples = LabelledImages(images, labels, read, channels, classes)
+    except DataError as error:
+        if rule is not None or card.source == "train":
+            raise
+        raise DataError(
+            f"{error}\nNobody has said what the labels of this model mean, so its classes' numbers "
+            'were expected; if each number is one object: rule=LabelRule(kind="instances"), or '
+            "--instances on the command line"
+        ) from error
     return evaluate_samples(
         trained,
         samples,

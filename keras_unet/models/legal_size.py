@@ -1,4 +1,4 @@
-"""Refuses image sizes that an unpadded U-Net cannot take, before a layer stumbles over one."""
+"""Refuses an image size that a U-Net without padding can't take, before a layer fails at it."""
 
 from __future__ import annotations
 
