@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.cli.card_options import ClassNames, Normalization
+
 EXTRA = "Speed and exactness"
 FILES = "Files"
 SERVER = "On a server"
@@ -31,6 +33,8 @@ def predict(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
+    normalization: Normalization = None,
+    class_names: ClassNames = None,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Two classes: foreground above this; default 0.5."),
@@ -151,6 +155,8 @@ def predict(
                 models,
                 images,
                 output,
+                normalization=normalization,
+                class_names=class_names,
                 overwrite=overwrite,
                 progress=advance,
                 say=say,
@@ -218,13 +224,14 @@ def _remotely(
     client_key: Path | None,
 ) -> None:
     from keras_unet.cli.report import progress, say
+    from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.serving.client import Client
     from keras_unet.serving.remote import segment_files
 
     if len(models) != 1:
         raise ConfigError(f"--server: expected one model's name, got {len(models)}")
-    token = None if token_file is None else token_file.read_text(encoding="utf-8").strip()
+    token = None if token_file is None else read_text(token_file).strip()
     with (
         Client(
             server,
@@ -236,6 +243,6 @@ def _remotely(
         progress("predicting") as advance,
     ):
         written = segment_files(
-            client, str(models[0]), images, output, overwrite=overwrite, progress=advance
+            client, str(models[0]), images, output, overwrite=overwrite, progress=advance, say=say
         )
     say(f"{len(written)} mask{'s' * (len(written) != 1)} written to {output}.")

@@ -78,6 +78,7 @@ def serve(
 
     from pydantic import ValidationError
 
+    from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.serving.server import binary, logs
 
@@ -112,7 +113,7 @@ def serve(
             tls_certificate=tls_certificate,
             tls_key=tls_key,
             tls_client_authority=tls_client_authority,
-            token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
+            token=read_text(token_file).strip() if token_file else None,
             log_requests=log_requests,
             cors=cors,
             allowed_hosts=tuple(allow_host or ()),

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError
 
 _LARGEST = 2**63 - 1
@@ -115,9 +116,9 @@ def read_config(file: Path) -> list[ServedModel]:
     from tensorflow_serving.config import model_server_config_pb2
 
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+    except (OSError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a model config file ({error})") from error
     try:
         return from_proto(config, file.parent)
