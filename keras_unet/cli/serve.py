@@ -138,6 +138,7 @@ def serve(
         if engine is Engine.tensorflow_model_server:
             raise ConfigError(f"{binary.NAME} cannot be used: {reason}")
         logs.event("embedded", reason=f"{binary.NAME} is on PATH, but {reason}")
+    say(f"Loading the models of {folder} ...")
     try:
         from keras_unet.serving.server.embedded import EmbeddedServer
     except ImportError as error:
