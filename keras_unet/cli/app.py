@@ -17,11 +17,11 @@ from keras_unet.cli.lineage import lineage
 from keras_unet.cli.objects import objects
 from keras_unet.cli.plan import plan
 from keras_unet.cli.predict import predict
-from keras_unet.cli.quiet import quiet_tensorflow
 from keras_unet.cli.rollback import rollback
 from keras_unet.cli.serve import serve
 from keras_unet.cli.train import train
 from keras_unet.errors import KerasUnetError
+from keras_unet.quiet import quiet_tensorflow
 
 app = typer.Typer(
     name="keras-unet",
