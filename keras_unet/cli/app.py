@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -18,6 +17,7 @@ from keras_unet.cli.lineage import lineage
 from keras_unet.cli.objects import objects
 from keras_unet.cli.plan import plan
 from keras_unet.cli.predict import predict
+from keras_unet.cli.quiet import quiet_tensorflow
 from keras_unet.cli.rollback import rollback
 from keras_unet.cli.serve import serve
 from keras_unet.cli.train import train
@@ -53,7 +53,7 @@ def main() -> None:
 
     Among them those of the file system: a full disk, a folder that may not be written.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the libraries' notices at start-up
+    quiet_tensorflow()
     try:
         app()
     except (KerasUnetError, OSError) as error:

@@ -35,9 +35,25 @@ def serve(
     ] = 1 << 17,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM, for gRPC and REST.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM, its private key.")] = None,
+    tls_client_authority: Annotated[
+        Path | None,
+        typer.Option(help="PEM of who signs clients' certificates; others cannot connect."),
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File with the bearer token that clients must send.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name in clients' URLs, beside this machine's; * any. May be repeated."),
+    ] = None,
+    cors: Annotated[
+        bool,
+        typer.Option(
+            "--rest-api-enable-cors-support",
+            "--rest_api_enable_cors_support",
+            help="Pages of other origins may read answers, as TensorFlow Serving's option.",
+        ),
+    ] = False,
     poll_seconds: Annotated[float, typer.Option(help="How often to look for versions.")] = 1.0,
     max_request_mb: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
     max_held_mb: Annotated[int, typer.Option(min=1, help="MiB of all requests at once.")] = 512,
@@ -56,12 +72,21 @@ def serve(
     ] = Engine.auto,
 ) -> None:
     """Serve published models over gRPC and REST, as TensorFlow Serving does; a page is at /."""
+    import contextlib
+    import sys
     import tempfile
 
     from pydantic import ValidationError
 
+    from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.serving.server import binary, logs
+
+    def say(line: str) -> None:
+        with contextlib.suppress(OSError, UnicodeError):  # nobody reads it, or cannot
+            typer.echo(line)
+            sys.stdout.flush()
+
     from keras_unet.serving.server.batching_file import read_batching
     from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
 
@@ -87,8 +112,11 @@ def serve(
             else Batching(max_batch_pixels=max_batch_pixels),
             tls_certificate=tls_certificate,
             tls_key=tls_key,
-            token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
+            tls_client_authority=tls_client_authority,
+            token=read_text(token_file).strip() if token_file else None,
             log_requests=log_requests,
+            cors=cors,
+            allowed_hosts=tuple(allow_host or ()),
         )
     except ValidationError as error:
         said = (": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
@@ -104,6 +132,7 @@ def serve(
             work = Path(tempfile.mkdtemp(prefix="keras-unet-serve-"))
             batching = batching_parameters_file is not None
             arguments = binary.command(program, settings, work, batching=batching)
+            say(f"Starting {program} ...")
             logs.event("starting", program=program, arguments=arguments[1:])
             binary.replace_process(arguments)
         if engine is Engine.tensorflow_model_server:
@@ -113,4 +142,4 @@ def serve(
         from keras_unet.serving.server.embedded import EmbeddedServer
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
-    EmbeddedServer(settings).run()
+    EmbeddedServer(settings).run(say)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from keras_unet.errors import ConfigError, DataError
 
-Method = Literal["image", "dataset", "range"]
+Method = Literal["image", "dataset", "range"]  # what training images are normalised by
 
 
 class RowArray(Protocol):
@@ -34,6 +34,8 @@ class Normalization(BaseModel):
       channel that was constant in training becomes zeros: the network learned nothing from it.
     - "range": divided by the full range of the training images' dtype (255, 65535; floating
       point images are expected in [0, 1] and are left as they are).
+    - "none": the grey values of the files, as they are: what a network in a script got, unless its
+      owner says otherwise.
 
     Make one with `Normalization()` ("image") or `Normalization.fit(method, images)`. It holds
     numbers only and goes to JSON and back (`model_dump_json`, `model_validate_json`).
@@ -41,7 +43,7 @@ class Normalization(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Method = "image"
+    method: Method | Literal["none"] = "image"
     mean: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values
     std: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values
     scale: float | None = None  # "range": the grey value that becomes 1
@@ -66,6 +68,32 @@ class Normalization(BaseModel):
         elif self.scale is not None:
             raise ValueError(f'scale belongs to "range"; method is "{self.method}"')
         return self
+
+    @classmethod
+    def of(cls, stated: Normalization | str | float | None) -> Normalization:
+        """What a person states of a network's input.
+
+        Args:
+          stated: None or "none": images go in as they are; "image"; a number that grey values are
+            divided by, such as 255; a `Normalization`, or its JSON.
+
+        Raises:
+          ConfigError: none of these.
+        """
+        if isinstance(stated, Normalization):
+            return stated
+        try:
+            if stated in (None, "none", "image"):
+                return cls(method=stated or "none")  # type: ignore[arg-type]
+            if isinstance(stated, str) and stated.lstrip().startswith("{"):
+                return cls.model_validate_json(stated)
+            return cls(method="range", scale=float(stated))  # type: ignore[arg-type]
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f'normalization is {stated!r}; expected "none", "image", a number above 0 that '
+                "grey values are divided by, or a Normalization (its JSON on the command line), "
+                "such as Normalization.fit gives"
+            ) from error
 
     @classmethod
     def fit(cls, method: Method, images: Iterable[np.ndarray]) -> Normalization:
@@ -123,6 +151,9 @@ class Normalization(BaseModel):
                     "as in the images that the normalisation was learned from"
                 )
             std = np.where(std > FLOOR * np.maximum(np.abs(mean), std), std, 0.0)
+        elif self.method == "none":
+            _require_image(image)
+            mean, std = np.zeros(image.shape[2]), np.ones(image.shape[2])
         else:
             assert self.scale is not None  # by _consistent
             _require_image(image)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError
 from keras_unet.inference.forward import forward, in_precision
 from keras_unet.inference.members import Model, members
@@ -19,7 +18,7 @@ from keras_unet.inference.planning import layout_for, make_plan, smallest
 from keras_unet.inference.source import ArraySource, Source, check_source
 from keras_unet.inference.tile_row import Networks, compute_row
 from keras_unet.inference.working_set import SHARE, free_memory
-from keras_unet.models.bundle import ModelCard
+from keras_unet.models.bundle import ModelCard, Stated
 
 Progress = Callable[[int, int], None]
 
@@ -41,7 +40,7 @@ class Predictor:
     Args:
         model: see `keras_unet.inference.members.members`.
         options: see `PredictOptions`.
-        normalization: for bare Keras models.
+        normalization, class_names: of networks whose cards do not say it, see `trained_model`.
 
     Raises:
         DataError: no model there, or models that do not fit each other. ConfigError: options that
@@ -52,12 +51,13 @@ class Predictor:
         self,
         model: Model | Sequence[Model],
         options: PredictOptions | None = None,
-        normalization: Normalization | None = None,
+        normalization: Stated = None,
+        class_names: str | Sequence[str] | None = None,
     ) -> None:
         self.options = options or PredictOptions()
         self._members = tuple(
             one._replace(network=in_precision(one.network, self.options.precision))
-            for one in members(model, normalization)
+            for one in members(model, normalization, class_names)
         )
         form = self._members[0].form
         if form.padding == "valid" and self.options.blend != "exact":
@@ -73,8 +73,8 @@ class Predictor:
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
-        """Of the trained models; none for bare Keras models."""
-        return tuple(one.card for one in self._members if one.card is not None)
+        """Of the models, in their order."""
+        return tuple(one.card for one in self._members)
 
     @property
     def channels(self) -> int:

@@ -151,7 +151,8 @@ class KeepBest(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Goes on from the file that is there; it may be later than a resumed run's checkpoint."""
         try:
-            self.best = read_card(self.path).metrics.get(self.monitor)
+            card = read_card(self.path)
+            self.best = None if card is None else card.metrics.get(self.monitor)
         except DataError:  # none, or not whole: the next epoch writes one
             self.best = None
 

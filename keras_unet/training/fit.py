@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
-from rich.console import Console
 
+from keras_unet.console import Console
 from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.evaluation import pictures
 from keras_unet.evaluation.record import Evaluation, read_evaluation
@@ -73,7 +73,7 @@ def train(
         raise ConfigError("train: expected a configuration, or a run to resume")
     if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
-    console = console or Console(highlight=False)
+    console = console or Console()
     if config is None and (Path(resume or "") / run_folder.RECORD).is_file():
         begun = make_config(run_folder.read_record(Path(resume or "")).config)
         team = join(begun.devices)

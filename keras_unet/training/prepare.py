@@ -13,7 +13,6 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from keras_unet import __version__
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import fill_bank, tile_entries
@@ -21,7 +20,7 @@ from keras_unet.data.reading import Sample
 from keras_unet.data.report import DataReport
 from keras_unet.data.targets import targets
 from keras_unet.errors import ConfigError
-from keras_unet.models.bundle import ModelCard
+from keras_unet.models.bundle import ModelCard, versions
 from keras_unet.training import setup
 from keras_unet.training.config import TrainConfig, to_tree
 from keras_unet.training.run_folder import digests
@@ -122,16 +121,6 @@ def prepare(
         report,
         hashes,
     )
-
-
-def versions() -> dict[str, str]:
-    """Of this package and what it computes with."""
-    return {
-        "keras_unet": __version__,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def environment(team: Team) -> dict[str, str]:

@@ -60,8 +60,9 @@ class ShowProgress(keras.callbacks.Callback):
             )
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._bar.stop()
+        self.close()
 
     def close(self) -> None:
         """Gives the terminal back after an interruption, when `on_train_end` isn't called."""
-        self._bar.stop()
+        if self._bar.live.is_started:  # else it would write an empty line
+            self._bar.stop()

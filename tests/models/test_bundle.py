@@ -107,6 +107,10 @@ def test_a_damaged_model_is_named(trained, tmp_path):
 def test_what_is_no_trained_model_is_named(tmp_path):
     with pytest.raises(DataError, match=r"absent: no trained model here"):
         load_model(tmp_path / "absent")
+    (tmp_path / "runs" / "cells").mkdir(parents=True)
+    (tmp_path / "runs" / "cells" / "best.keras").touch()
+    with pytest.raises(DataError, match=r"/runs: no trained .* did you mean .*/runs/cells\?"):
+        load_model(tmp_path / "runs")
     torn = tmp_path / "torn.keras"
     torn.write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(DataError, match=r"torn.keras: not a model file"):

@@ -91,7 +91,8 @@ def write_results(found: Results, form: str, options: FileOptions, folder: Path)
     if options.overlays:
         for number, name in enumerate(others[:pages]):
             source = found.images.page(number)
-            save_png(folder / name, preview(source, found.classes, number, options.preview))
+            drawn = preview(source, found.classes, number, found.card.classes, options.preview)
+            save_png(folder / name, *drawn)
     if options.objects:
         _write_objects(found, options, folder)
     return names

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError
 
 _LARGEST = 2**63 - 1
@@ -58,7 +59,7 @@ def discover(folder: Path) -> list[ServedModel]:
     """Every subfolder that holds versions, by its name; or the folder itself if it does.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or it can hold no versions.
         OSError: a folder cannot be read; one that may not be is left out.
     """
     if not folder.is_dir():
@@ -74,7 +75,35 @@ def discover(folder: Path) -> list[ServedModel]:
                 continue
             if there:
                 found.append(ServedModel(name=entry.name, base_path=entry))
+    if not found:
+        _refuse_other(folder)
     return found
+
+
+def _refuse_other(folder: Path) -> None:
+    """Says what to serve instead of a folder without versions that is something else.
+
+    Raises:
+        ConfigError: it is a version itself, or what training left.
+    """
+    try:
+        if scan(folder):
+            return
+    except OSError:  # it may come
+        return
+    if (folder / "saved_model.pb").is_file():
+        own, above = folder.resolve().name, folder.resolve().parent
+        cure = f"keras-unet serve {above}" if own.isdigit() else f"move it to {folder}/1"
+        raise ConfigError(
+            f"{folder}: is a SavedModel, one version; expected the folder that holds a model's "
+            f"versions, or one of several models: {cure}"
+        )
+    trained = sorted(folder.glob("*.keras"))
+    if trained:
+        raise ConfigError(
+            f"{folder}: holds {trained[0].name}, which is trained but not published; publish it "
+            f"first: keras-unet export {folder} saved_models/NAME"
+        )
 
 
 def read_config(file: Path) -> list[ServedModel]:
@@ -87,9 +116,9 @@ def read_config(file: Path) -> list[ServedModel]:
     from tensorflow_serving.config import model_server_config_pb2
 
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+    except (OSError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a model config file ({error})") from error
     try:
         return from_proto(config, file.parent)
@@ -101,7 +130,8 @@ def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
     """A ModelServerConfig as models.
 
     Raises:
-        ConfigError: names that repeat or are empty, another platform, a custom config.
+        ConfigError: names that repeat or are empty, another platform, a custom config, a folder
+            that can hold no versions.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise ConfigError("expected a model_config_list")
@@ -113,6 +143,7 @@ def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
             raise ConfigError(f"model {one.name!r} is named twice")
         if one.model_platform not in ("", "tensorflow"):
             raise ConfigError(f"model {one.name!r}: platform {one.model_platform!r} is not served")
+        _refuse_other(relative_to / one.base_path)
         policy = one.model_version_policy
         latest: int | None = 1
         specific: tuple[int, ...] = ()
