@@ -171,6 +171,8 @@ NO_CLASS = [
 @pytest.mark.parametrize("classes", [1, 3])
 @pytest.mark.parametrize(("bad", "dtype", "said"), NO_CLASS)
 def test_a_label_that_is_no_class_is_an_error_and_nan_in_a_graph(make, classes, bad, dtype, said):
+    if keras.backend.backend() == "jax" and np.dtype(dtype).itemsize > 4:
+        pytest.skip("JAX makes 32 bits of 64 before anything can look")
     labels, logits, _ = batch(classes)
     labels = np.minimum(labels, 1).astype(dtype)
     labels[0, 0, 0] = bad
@@ -181,10 +183,9 @@ def test_a_label_that_is_no_class_is_an_error_and_nan_in_a_graph(make, classes, 
         make()(labels, logits)
     with pytest.raises(DataError, match=said):  # 0 times NaN is no number either
         make()(labels, logits, np.zeros(SHAPE, np.float32))
-    if np.dtype(dtype).itemsize <= 4:  # JAX makes 32 bits of 64 before anything can look
-        weighted, zero = make(reduction="mean_with_sample_weight"), np.zeros(SHAPE, np.float32)
-        both = compiled(lambda *given: (make()(*given), weighted(*given, zero)))
-        assert np.isnan([number(value) for value in both(labels, logits)]).all()
+    weighted, zero = make(reduction="mean_with_sample_weight"), np.zeros(SHAPE, np.float32)
+    both = compiled(lambda *given: (make()(*given), weighted(*given, zero)))
+    assert np.isnan([number(value) for value in both(labels, logits)]).all()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float16", "bool"])
