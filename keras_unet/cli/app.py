@@ -20,7 +20,9 @@ from keras_unet.cli.predict import predict
 from keras_unet.cli.rollback import rollback
 from keras_unet.cli.serve import serve
 from keras_unet.cli.train import train
+from keras_unet.console import take_every_character
 from keras_unet.errors import KerasUnetError
+from keras_unet.keras_backend import use_tensorflow
 from keras_unet.quiet import quiet_tensorflow
 
 app = typer.Typer(
@@ -54,6 +56,8 @@ def main() -> None:
     Among them those of the file system: a full disk, a folder that may not be written.
     """
     quiet_tensorflow()
+    use_tensorflow()  # whatever the shell or keras.json says
+    take_every_character()
     try:
         app()
     except (KerasUnetError, OSError) as error:

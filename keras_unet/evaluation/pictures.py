@@ -204,7 +204,7 @@ def without_legend(picture: Image.Image) -> Image.Image:
 
 def curves(history: Path, picture: Path) -> None:
     """Draws losses and validation scores over the epochs from the run's history.csv."""
-    with history.open(newline="") as file:
+    with history.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
         return

@@ -15,6 +15,7 @@ import numpy as np
 from keras_unet.data.normalization import normalized
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.source import Rows, Source
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.models.bundle import Model as Model
 from keras_unet.models.bundle import ModelCard, Stated, TrainedModel, trained_model
 from keras_unet.models.unet import Structure, structure
@@ -55,8 +56,10 @@ def members(
     Raises:
         DataError: a path holds no model, or an unfinished cross-validation; or the models differ
             in classes, label values, channels, depth, padding or upsampling; names both.
-        ConfigError: a normalisation is given for a trained model, or the sequence is empty.
+        ConfigError: a normalisation is given for a trained model, the sequence is empty, or Keras
+            runs on another backend than TensorFlow.
     """
+    require_tensorflow("predict")
     found = []
     for number, one in enumerate(listed(model), start=1):
         name = str(one) if isinstance(one, (str, Path)) else f"model {number}"

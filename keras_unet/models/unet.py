@@ -93,7 +93,9 @@ def build_unet(
         if dropout and level == depth:
             x = layers.Dropout(dropout, dtype=dtype, name=f"down{level}_dropout")(x)
         skips.append(x)
-        x = layers.MaxPooling2D(2, padding=padding, dtype=dtype, name=f"down{level}_pool")(x)
+        x = layers.MaxPooling2D(
+            2, padding=padding, data_format=blocks.CHANNELS, dtype=dtype, name=f"down{level}_pool"
+        )(x)
 
     x = double_convolution(x, filters * 2**depth, "bridge")
     if dropout:
@@ -106,7 +108,10 @@ def build_unet(
             x, channels, name=f"up{level}_upconv", upsampling=upsampling, dtype=dtype
         )
         if padding == "valid":
-            skip = Cropping2D(crop, dtype=dtype, name=f"up{level}_crop")(skip)
+            cropping = Cropping2D(
+                crop, data_format=blocks.CHANNELS, dtype=dtype, name=f"up{level}_crop"
+            )
+            skip = cropping(skip)
         elif any(size is None or size % 2 for size in skip.shape[1:3]):
             x = CropLike(dtype=dtype, name=f"up{level}_crop")([x, skip])
         x = layers.Concatenate(dtype=dtype, name=f"up{level}_concat")([skip, x])
@@ -115,6 +120,7 @@ def build_unet(
     x = layers.Conv2D(
         num_classes,
         1,
+        data_format=blocks.CHANNELS,
         kernel_initializer=blocks.he_normal(filters),
         dtype="float32",  # logits and loss keep full precision under a mixed policy
         name="logits",

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_unet.errors import ConfigError, DataError, ExportError
 from keras_unet.inference.prediction import predict, to_classes
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.models.bundle import Model, Stated, TrainedModel, trained_model
 from keras_unet.serving import onnx_file, tflite
 from keras_unet.serving.graph import Precision, write_saved_model
@@ -64,6 +65,7 @@ def convert(
         ConfigError: an unknown name, or too few or too small images.
         ExportError: a package is missing; says what to install.
     """
+    require_tensorflow("convert")
     for name in names:
         if name not in FORMATS:
             raise ConfigError(f"format {name!r}; expected {', '.join(FORMATS)}")

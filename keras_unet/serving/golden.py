@@ -128,7 +128,13 @@ def answers(folder: Path) -> list[dict[str, np.ndarray]]:
         # on the CPU, and not beside this process on its GPU
         env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(
-            command, capture_output=True, text=True, env=env, cwd=work, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=env,
+            cwd=work,
+            check=False,
         )
         if done.returncode:
             raise ExportError(f"the SavedModel does not load: {done.stderr.strip()[-2000:]}")

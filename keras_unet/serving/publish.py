@@ -15,6 +15,7 @@ from pathlib import Path
 
 from keras_unet.data.encoded import MAX_PIXELS
 from keras_unet.errors import ExportError
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.models.bundle import Model, Stated, trained_model
 from keras_unet.serving import golden
 from keras_unet.serving.bundle import check_bundle, fingerprint, write_bundle
@@ -66,6 +67,7 @@ def export(
             differs from the Keras model with the same weights by more than 1e-5; nothing is
             published then.
     """
+    require_tensorflow("export")
     check_keep(keep)
     folder = Path(folder)
     pinned_versions(folder)  # a damaged models.config is found before anything is published

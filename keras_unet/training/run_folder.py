@@ -53,7 +53,7 @@ class RunLock(AbstractContextManager["RunLock"]):
     """
 
     def __init__(self, folder: Path, work: str = "training") -> None:
-        self._file = (folder / ".lock").open("a+")
+        self._file = (folder / ".lock").open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
