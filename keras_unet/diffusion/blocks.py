@@ -217,7 +217,7 @@ class Downsample(layers.Layer):
         )
 
     def build(self, x_shape: Any) -> None:
-        self.conv.build(x_shape)
+        self.conv.build((None, None, None, x_shape[-1]))  # the padded size
 
     def call(self, x: Any) -> Any:
         before = self.padding

@@ -235,7 +235,10 @@ def write_weights(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         _library()
         from safetensors.numpy import save_file
 
+        beside.touch()
+        mode = beside.stat().st_mode  # as any file of this user; the library's are private
         save_file(dict(arrays), beside, metadata={"format": "pt"})
+        beside.chmod(mode)
         disk.sync_file(beside)
         disk.rename(beside, path)
     finally:
