@@ -141,8 +141,7 @@ class DiffusionModel(keras.Model):
             A scalar.
         """
         turn = ops.cast(self.draws if training else -1, "uint32")
-        words = ops.convert_to_tensor(noises.seed_words(self.seed), dtype="uint32")
-        words = ops.bitwise_xor(words, ops.stack([turn, ops.zeros_like(turn)]))
+        words = noises.split(noises.seed_words(self.seed), turn)
         clean = self._encode(x, words)
         shape = ops.shape(clean)
         chance = noises.uniform(words, _TIMES, shape[0])

@@ -52,6 +52,12 @@ def normal(seed: Tensor, step: Any, shape: tuple[Any, ...], dtype: str = "float3
     return ops.cast(ops.reshape(both[:, :size], shape), dtype)
 
 
+def split(seed: Tensor, number: Any) -> Tensor:
+    """uint32 [2]: a seed of its own for each `number`, a uint32 scalar."""
+    seed = ops.cast(seed, "uint32")
+    return ops.stack(threefry((seed[0], seed[1]), (number, ops.zeros_like(number)), ops))
+
+
 def uniform(seed: Tensor, step: Any, count: Any) -> Tensor:
     """float32 [count] in [0, 1), one for each image; arguments as in `normal`."""
     seed = ops.cast(seed, "uint32")

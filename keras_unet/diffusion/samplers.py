@@ -124,7 +124,7 @@ def step(
         The state after it.
     """
     row = ops.take(ops.convert_to_tensor(plan.table, dtype=state.x.dtype), index, axis=0)
-    at = {name: row[k] for k, name in enumerate(COLUMNS)}
+    at = dict(zip(COLUMNS, ops.unstack(row, len(COLUMNS)), strict=True))
     x0 = plan.kind.clipping(at["p"] * state.x + at["q"] * output)
     x = at["a"] * state.x + at["b"] * x0 + at["c"] * output
     for k, past in enumerate(state.past):
@@ -467,7 +467,7 @@ class PNDM(Sampler):
         _, _, r, s = _readings(np.sqrt(left), np.sqrt(1 - left), prediction)
         pull = (before - left) / (left * np.sqrt(1 - before) + np.sqrt(left * (1 - left) * before))
         a, o = np.sqrt(before / left) - pull * r, -pull * s
-        mixes = {  # by call: weights of the answer now and 1 to 4 calls ago; the second does not count
+        mixes = {  # by call: of the answers now and 1 to 4 calls ago; the second call's is left out
             0: (1, 0, 0, 0, 0),
             2: (3 / 2, 0, -1 / 2, 0, 0),
             3: (23 / 12, -16 / 12, 0, 5 / 12, 0),

@@ -1,4 +1,4 @@
-"""`scheduler_config.json` of a diffusers folder: which schedule, sampler and prediction it means."""
+"""`scheduler_config.json` of a diffusers folder: its schedule, sampler and prediction."""
 
 from __future__ import annotations
 
