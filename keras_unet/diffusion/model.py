@@ -38,7 +38,7 @@ class DiffusionModel(keras.Model):
 
     Example:
         >>> from keras_unet import diffusion
-        >>> unet = diffusion.build_diffusion_unet((8, 8, 1), 1, channels=(16, 32))
+        >>> unet = diffusion.build_diffusion_unet((8, 8, 1), filters=(32, 64))
         >>> model = diffusion.DiffusionModel(unet)
         >>> model.compile("adam")
         >>> _ = model.fit(images, epochs=1)
@@ -269,18 +269,18 @@ class DiffusionModel(keras.Model):
         mean, log_variance = ops.split(self.autoencoder.moments(images), 2, axis=-1)
         noise = noises.normal(words, _ENCODING, ops.shape(mean), mean.dtype)
         latents = mean + ops.exp(0.5 * ops.clip(log_variance, -30.0, 20.0)) * noise
-        return (latents - self.autoencoder.shift) * self.autoencoder.scale
+        return self.autoencoder.scale(latents)
 
     def _decode(self, latents: Tensor) -> Tensor:
         if self.autoencoder is None:
             return latents
-        return self.autoencoder.decode(latents / self.autoencoder.scale + self.autoencoder.shift)
+        return self.autoencoder.decode(self.autoencoder.unscale(latents))
 
     def _latent_size(self, size: tuple[int, int] | None, condition: Any) -> tuple[int, int]:
-        factor = 1 if self.autoencoder is None else self.autoencoder.factor
+        factor = 1 if self.autoencoder is None else self.autoencoder.stride
         mask = condition.get(CONCAT) if isinstance(condition, Mapping) else condition
         if size is None and CONCAT in self._given and mask is not None:
-            size = tuple(int(n) for n in np.shape(mask)[1:3])
+            size = (int(np.shape(mask)[1]), int(np.shape(mask)[2]))
         if size is None:
             height, width = _sample_input(self.unet).shape[1:3]
             if height is None or width is None:
@@ -297,7 +297,7 @@ class DiffusionModel(keras.Model):
                 raise ConfigError("this U-Net takes no condition; found one")
             return {}
         if condition is None:
-            return self._none(None, like)
+            return self._none(self._empty(like))
         if not isinstance(condition, Mapping):
             if len(self._given) > 1:
                 raise ConfigError(f"expected conditions by name: {', '.join(self._given)}")
@@ -320,28 +320,25 @@ class DiffusionModel(keras.Model):
         if mask.shape[-1] != channels:
             raise ConfigError(f"a mask of {mask.shape[-1]} channels; expected {channels}")
         if mask.shape[1] != like.shape[1] and self.autoencoder is not None:
-            mask = ops.average_pool(mask, self.autoencoder.factor, padding="valid")
+            mask = ops.average_pool(mask, self.autoencoder.stride, padding="valid")
         return mask
 
-    def _none(
-        self, condition: Mapping[str, Tensor] | None, like: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """What stands for no condition."""
-        if condition is not None:
-            out = {name: ops.zeros_like(value) for name, value in condition.items()}
-        else:
-            count = ops.shape(like)[0]
-            out = {}
-            for name, shape in self._given.items():
-                if name == CONCAT:
-                    shape = (*like.shape[1:-1], shape[-1])
-                dtype = "int32" if name == "class_labels" else like.dtype
-                out[name] = ops.zeros((count, *(n or 1 for n in shape)), dtype=dtype)
-        if "class_labels" in out:
-            if self.unconditional is None:
-                if condition is None:
-                    raise ConfigError("the U-Net expects classes; found no condition")
-                return out
+    def _empty(self, like: Tensor) -> dict[str, Tensor]:
+        """Zeros for each of the U-Net's conditions."""
+        if "class_labels" in self._given and self.unconditional is None:
+            raise ConfigError("this U-Net takes a class; found no condition")
+        out = {}
+        for name, shape in self._given.items():
+            if name == CONCAT:
+                shape = (*ops.shape(like)[1:-1], shape[-1])
+            dtype = "int32" if name == "class_labels" else like.dtype
+            out[name] = ops.zeros((ops.shape(like)[0], *(n or 1 for n in shape)), dtype=dtype)
+        return out
+
+    def _none(self, condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What stands for no condition, in the shapes of one."""
+        out = {name: ops.zeros_like(value) for name, value in condition.items()}
+        if "class_labels" in out and self.unconditional is not None:
             out["class_labels"] = out["class_labels"] + self.unconditional
         return out
 

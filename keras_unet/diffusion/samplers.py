@@ -218,15 +218,17 @@ class Sampler(BaseModel):
 
     def _times(self, total: int, steps: int) -> np.ndarray:
         """Whole times, falling."""
+        times: np.ndarray
         if self.spacing == "linspace":
             times = np.linspace(0, total - 1, steps).round()[::-1]
         elif self.spacing == "leading":
             times = (np.arange(steps) * (total // steps))[::-1] + self.offset
         else:
             times = np.arange(total, 0, -total / steps)[:steps].round() - 1
-        return self._within(times.astype(np.int64), total)
+        return self._within(times, total)
 
     def _within(self, times: np.ndarray, total: int) -> np.ndarray:
+        times = times.astype(np.int64)
         if times.max() >= total:
             raise ConfigError(
                 f"offset {self.offset} with {len(times)} steps asks for time {int(times.max())}; "
@@ -354,13 +356,14 @@ class DPMSolver(Sampler):
         return _plan(times, rows, clipping)
 
     def _solver_times(self, usable: int, total: int, steps: int) -> np.ndarray:
+        times: np.ndarray
         if self.spacing == "linspace":
             times = np.linspace(0, usable - 1, steps + 1).round()[::-1][:-1]
         elif self.spacing == "leading":
             times = (np.arange(steps + 1) * (usable // (steps + 1)))[::-1][:-1] + self.offset
         else:
             times = np.arange(usable, 0, -total / steps)[:steps].round() - 1
-        return self._within(times.astype(np.int64), total)
+        return self._within(times, total)
 
     def _coefficients(self, sigmas: np.ndarray, alphas: np.ndarray) -> dict[str, np.ndarray]:
         steps = len(sigmas) - 1

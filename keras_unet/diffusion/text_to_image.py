@@ -26,7 +26,6 @@ class TextToImage:
             takes embeddings only.
         tokenizer: texts -> int32 [B, T]; None: likewise.
         scheduler_config: what the folder's scheduler_config.json holds.
-        sample_size: (height, width) of the latents where no size is asked for.
 
     Attributes:
         schedule, sampler, prediction: what the scheduler's configuration says; the sampler may
@@ -43,7 +42,6 @@ class TextToImage:
         text_encoder: Any = None,
         tokenizer: Any = None,
         scheduler_config: Mapping[str, Any] | None = None,
-        sample_size: tuple[int, int] = (64, 64),
     ) -> None:
         if "context" not in unet.input:
             raise ConfigError("text to image needs a U-Net with cross-attention; found none")
@@ -52,7 +50,6 @@ class TextToImage:
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.scheduler_config = dict(scheduler_config or {})
-        self.sample_size = sample_size
         self.schedule, sampler, self.prediction = read_scheduler_config(self.scheduler_config)
         self.sampler: Sampler = sampler
         self._trajectory = Trajectory(unet)
@@ -97,11 +94,14 @@ class TextToImage:
         Raises:
             ConfigError: arguments are missing or do not fit each other.
         """
-        if (prompt is None) == (prompt_embeds is None):
+        if prompt is not None and prompt_embeds is None:
+            positive = self._embed(prompt)
+        elif prompt is None and prompt_embeds is not None:
+            positive = self._as_float(prompt_embeds)
+        else:
             raise ConfigError("expected either a prompt or prompt_embeds")
         if output not in ("image", "latents"):
             raise ConfigError(f"output {output!r}: expected 'image' or 'latents'")
-        positive = self._embed(prompt) if prompt_embeds is None else self._as_float(prompt_embeds)
         count = int(positive.shape[0])
         against = None
         if guidance > 1:
@@ -139,14 +139,14 @@ class TextToImage:
         )
         if output == "latents":
             return np.asarray(ops.convert_to_numpy(x))
-        x = self.autoencoder.decode(x / self.autoencoder.scale + self.autoencoder.shift)
+        x = self.autoencoder.decode(self.autoencoder.unscale(x))
         picture = np.clip(ops.convert_to_numpy(ops.cast(x, self._dtype)) / 2 + 0.5, 0, 1)
         return (255 * picture).round().astype(np.uint8)
 
     @property
     def _dtype(self) -> str:
         """Of the trajectory: float64 for a float64 network, else float32."""
-        return "float64" if self.unet.inputs[0].dtype == "float64" else "float32"
+        return self.unet.outputs[0].dtype
 
     def _as_float(self, values: Any) -> Any:
         return ops.convert_to_tensor(values, dtype=self._dtype)
@@ -164,8 +164,9 @@ class TextToImage:
 
     def _latent_size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         if size is None:
-            return self.sample_size
-        factor = self.autoencoder.factor
+            meant = self.unet.options["sample_size"] or 64
+            return (meant, meant) if isinstance(meant, int) else (meant[0], meant[1])
+        factor = self.autoencoder.stride
         if any(n < factor or n % factor for n in size):
             raise ConfigError(f"size {size}: expected multiples of {factor}")
         return size[0] // factor, size[1] // factor
