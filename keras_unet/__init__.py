@@ -11,7 +11,7 @@ from keras_unet._lazy import attach
 from keras_unet._version import __version__ as __version__
 
 _MODULES = (
-    *("augment", "data", "evaluation", "geometry", "inference"),
+    *("augment", "data", "diffusion", "evaluation", "geometry", "inference"),
     *("losses", "metrics", "models", "serving", "training"),
 )
 _NAMES = {

@@ -1,0 +1,38 @@
+"""The U-Net that generates: latent diffusion (Rombach et al. 2022) in Keras."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keras_unet._lazy import attach
+
+_NAMES = {
+    "Autoencoder": "autoencoder",
+    "DiffusionUNet": "unet",
+    "PRESETS": "presets",
+    "TextEncoder": "text_encoder",
+    "Tokenizer": "tokenizer",
+    "build_autoencoder": "autoencoder",
+    "build_diffusion_unet": "unet",
+    "build_text_encoder": "text_encoder",
+    "count_parameters": "deferred",
+    "kl_divergence": "autoencoder",
+    "load_diffusers": "diffusers_files",
+    "save_diffusers": "diffusers_files",
+}
+
+__getattr__, __dir__, __all__ = attach(__name__, _NAMES)
+
+if TYPE_CHECKING:
+    from keras_unet.diffusion.autoencoder import Autoencoder as Autoencoder
+    from keras_unet.diffusion.autoencoder import build_autoencoder as build_autoencoder
+    from keras_unet.diffusion.autoencoder import kl_divergence as kl_divergence
+    from keras_unet.diffusion.deferred import count_parameters as count_parameters
+    from keras_unet.diffusion.diffusers_files import load_diffusers as load_diffusers
+    from keras_unet.diffusion.diffusers_files import save_diffusers as save_diffusers
+    from keras_unet.diffusion.presets import PRESETS as PRESETS
+    from keras_unet.diffusion.text_encoder import TextEncoder as TextEncoder
+    from keras_unet.diffusion.text_encoder import build_text_encoder as build_text_encoder
+    from keras_unet.diffusion.tokenizer import Tokenizer as Tokenizer
+    from keras_unet.diffusion.unet import DiffusionUNet as DiffusionUNet
+    from keras_unet.diffusion.unet import build_diffusion_unet as build_diffusion_unet
