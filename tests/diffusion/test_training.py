@@ -137,9 +137,7 @@ def test_a_folder_for_each_class(tmp_path):
             Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "data" / name / f"{k}.png")
     tree = {**SMALL, "condition": "class", "data": {"images": tmp_path / "data"}, "steps": 2}
     folder = train_diffusion({**tree, "steps_per_epoch": 1, "output": tmp_path, "name": "run"})
-    drawn = synthesize(
-        folder, tmp_path / "drawn", count=3, steps=2, guidance=2.0 if condition == "class" else 1.0
-    )
+    drawn = synthesize(folder, tmp_path / "drawn", count=3, steps=2, guidance=2.0)
     assert len(list((drawn / "images").iterdir())) == 3 and not (drawn / "labels").exists()
     with pytest.raises(ConfigError, match="without masks"):
         synthesize(folder, tmp_path / "other", tmp_path, count=1)
