@@ -10,6 +10,7 @@ from keras_unet.cli.augment import augment
 from keras_unet.cli.compare import compare
 from keras_unet.cli.convert import convert
 from keras_unet.cli.demo import demo
+from keras_unet.cli.diffusion import diffusion
 from keras_unet.cli.evaluate import evaluate
 from keras_unet.cli.export import export
 from keras_unet.cli.info import info
@@ -48,6 +49,7 @@ for command in (
     serve,
 ):
     app.command()(command)
+app.add_typer(diffusion)
 
 
 def main() -> None:
