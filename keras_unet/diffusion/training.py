@@ -36,7 +36,7 @@ from keras_unet.diffusion.schedule import NoiseSchedule
 from keras_unet.diffusion.unet import build_diffusion_unet
 from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.evaluation.pictures import save_png
-from keras_unet.models.bundle import TrainedModel, save_model
+from keras_unet.models.bundle import write_with_card
 from keras_unet.models.precision import dtype_policy
 from keras_unet.training import run_folder
 from keras_unet.training.adamw import AdamW
@@ -342,7 +342,7 @@ def _run(
             history.close()
         card = _card(folder.name, config, material, {"step": float(budget.done)})
         try:
-            save_model(TrainedModel(model, card), folder / MODEL)
+            write_with_card(model, card, folder / MODEL)
             curves(folder / "history.csv", folder / "curves.png")
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written ({error})") from error

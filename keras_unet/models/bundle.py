@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from keras_unet._version import __version__
 from keras_unet.data.label_rule import LabelMapping
@@ -107,13 +107,18 @@ def save_model(
     if path.suffix != ".keras":
         raise ConfigError(f'{path}: expected a name that ends in ".keras"')
     trained = trained_model(model, normalization=normalization, class_names=class_names)
+    return write_with_card(trained.network, trained.card, path)
+
+
+def write_with_card(network: keras.Model, card: BaseModel, path: Path) -> Path:
+    """Writes a Keras model and its card, whatever their kind, as one file, whole or not at all."""
     own = path.parent / f"{_UNFINISHED}{path.stem}-{os.getpid()}"
     own.mkdir(parents=True, exist_ok=True)  # Keras may write further files beside the model
     beside = own / path.name
     try:
-        trained.network.save(beside)
+        network.save(beside)
         with zipfile.ZipFile(beside, "a") as archive:
-            archive.writestr(CARD, trained.card.model_dump_json(indent=1))
+            archive.writestr(CARD, card.model_dump_json(indent=1))
         sync_file(beside)
         rename(beside, path)
     finally:
