@@ -19,7 +19,7 @@ from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing, Pu
 
 from keras_unet.errors import ConfigError
 from keras_unet.serving.bundle import fingerprint
-from keras_unet.serving.lineage import FILE, Origin
+from keras_unet.serving.notes import LINEAGE, Origin
 from keras_unet.serving.publish import publish_bundle
 from pipelines import models
 
@@ -74,7 +74,7 @@ def VersionPusher(
             bundle,
             Path(folder),
             keep=keep or None,
-            files={FILE: origin.model_dump_json(indent=1) + "\n"},
+            files={LINEAGE.name: origin.model_dump_json(indent=1) + "\n"},
         )
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_destination", str(version.resolve()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,8 +18,10 @@ from keras_unet.cli.card_options import (
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file of `train`.")],
-    folder: Annotated[Path, typer.Argument(help="Where versions are, e.g. saved_models/unet.")],
+    model: Annotated[str, typer.Argument(help="A run folder or a .keras file of `train`.")],
+    folder: Annotated[
+        str, typer.Argument(help="Where versions are, e.g. saved_models/unet or gs://bucket/unet.")
+    ],
     precision: Annotated[
         str, typer.Option(help="Stored weights: float32, bfloat16 or float16 (half the size).")
     ] = "float32",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def info(
-    version: Annotated[Path, typer.Argument(help="A published version, e.g. saved_models/unet/3.")],
+    version: Annotated[str, typer.Argument(help="A published version, e.g. saved_models/unet/3.")],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show what a published model takes and gives, what it was trained on, and its scores."""

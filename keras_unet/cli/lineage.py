@@ -17,7 +17,7 @@ _WIDE = 4096
 
 
 def lineage(
-    version: Annotated[Path, typer.Argument(help="A published version, e.g. saved_models/unet/3.")],
+    version: Annotated[str, typer.Argument(help="A published version, e.g. saved_models/unet/3.")],
     metadata: Annotated[
         Path | None,
         typer.Option(help="The pipeline's metadata store; default: the one the version names."),

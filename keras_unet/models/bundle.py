@@ -24,6 +24,7 @@ import keras_unet.models.cropping  # noqa: F401
 from keras_unet.disk import rename, sync_file
 from keras_unet.errors import DataError
 from keras_unet.models.card import ModelCard as ModelCard
+from keras_unet.remote_path import RemotePath, as_path, fetched
 
 CARD = "keras_unet.json"
 _UNFINISHED = ".writing-"
@@ -77,18 +78,24 @@ def load_model(path: str | Path) -> TrainedModel:
     """Loads a trained model, in safe mode, to compute in float32.
 
     Args:
-        path: a `.keras` file that `train` wrote, or a run folder (its `best.keras`).
+        path: a `.keras` file that `train` wrote, or a run folder (its `best.keras`); local, or
+            remote (gs://…).
 
     Raises:
         DataError: no such file, no Keras model, or a model that carries no card.
+        RemoteError: a remote file cannot be read.
     """
-    file = model_file(path)
-    card = read_card(file)
-    try:
-        network = keras.models.load_model(file, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, *_DAMAGED) as error:
-        raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
-    return TrainedModel(in_float32(network), card)
+    place = as_path(path)
+    if isinstance(place, RemotePath) and place.is_dir():
+        place = place / "best.keras"
+    with fetched(place) as local:
+        file = model_file(local)
+        card = read_card(file)
+        try:
+            network = keras.models.load_model(file, compile=False, safe_mode=True)
+        except (OSError, ValueError, TypeError, KeyError, *_DAMAGED) as error:
+            raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
+        return TrainedModel(in_float32(network), card)
 
 
 def read_card(file: Path) -> ModelCard:

@@ -18,10 +18,8 @@ from keras_unet.models.unet import structure
 from keras_unet.serving import golden
 from keras_unet.serving.card import CardFields, read_served_card, served_card, write_card
 from keras_unet.serving.graph import Precision, mask_values, stored, write_saved_model
+from keras_unet.serving.notes import LINEAGE, ROLLBACK
 from keras_unet.serving.overlap import tiling
-
-# Of one publication, not of the model: they may differ between copies of it.
-NOTES = (Path("assets.extra", "rollback.json"), Path("assets.extra", "lineage.json"))
 
 
 def write_bundle(
@@ -104,7 +102,7 @@ def fingerprint(folder: str | Path) -> str:
         raise ExportError(f"{folder}: no saved_model.pb in it; expected a SavedModel")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder)
-        if name in NOTES:
+        if name in (ROLLBACK, LINEAGE):  # may differ between copies of the model
             continue
         found.update(f"{name.as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:

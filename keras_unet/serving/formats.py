@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_unet.errors import ConfigError, DataError, ExportError
 from keras_unet.inference.prediction import predict, to_classes
 from keras_unet.models.bundle import TrainedModel, load_model
+from keras_unet.remote_path import local_path
 from keras_unet.serving import onnx_file, tflite
 from keras_unet.serving.graph import Precision, write_saved_model
 
@@ -72,7 +73,7 @@ def convert(
     size = size or _common(given)
     given = [_middle(image, size) for image in given]
     calibration, compared = given[: len(given) // 2], given[len(given) // 2 :]
-    output = Path(output)
+    output = local_path(output)
     output.mkdir(parents=True, exist_ok=True)
 
     trained = model

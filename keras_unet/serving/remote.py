@@ -11,6 +11,7 @@ from PIL import Image
 from keras_unet.data.images import count_pages, read_image
 from keras_unet.errors import DataError
 from keras_unet.inference.files.claims import read_written, recorded, refuse_taken
+from keras_unet.remote_path import local_path
 from keras_unet.serving.client import Client
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -42,7 +43,7 @@ def segment_files(
             masks that would replace files of yours; names them.
         ServingError: the server's refusal.
     """
-    images, output = Path(images), Path(output)
+    images, output = Path(images), local_path(output)
     files = sorted(images.iterdir()) if images.is_dir() else [images]
     files = [file for file in files if file.suffix.lower() in _SUFFIXES]
     if not files or not files[0].is_file():

@@ -22,7 +22,8 @@ pytest.importorskip("tfx")
 from keras_unet.data import make_cells
 from keras_unet.inference.files.predicting import predict_files
 from keras_unet.serving.card import read_served_card
-from keras_unet.serving.lineage import Origin, lineage, read_origin
+from keras_unet.serving.lineage import lineage
+from keras_unet.serving.notes import Origin, read_origin
 from keras_unet.training.config import load_config
 from pipelines import models
 from pipelines.config import PipelineConfig, load_pipeline_config

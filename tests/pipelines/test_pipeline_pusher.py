@@ -15,7 +15,7 @@ from tfx.types import standard_artifacts
 from keras_unet.errors import ConfigError, ExportError
 from keras_unet.serving import publish, versions
 from keras_unet.serving.bundle import fingerprint
-from keras_unet.serving.lineage import read_origin
+from keras_unet.serving.notes import read_origin
 from pipelines import models
 from pipelines.pusher import VersionPusher
 

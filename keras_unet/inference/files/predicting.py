@@ -21,6 +21,7 @@ from keras_unet.inference.members import listed
 from keras_unet.inference.options import make_options
 from keras_unet.inference.rows import MemoryWarning, Predictor
 from keras_unet.models.bundle import TrainedModel, load_model, model_file
+from keras_unet.remote_path import local_path
 
 
 class Predictions(NamedTuple):
@@ -79,7 +80,7 @@ def predict_files(
         from keras_unet.inference.objects.tables import require_pyarrow
 
         require_pyarrow()
-    report = say or (lambda text: None)
+    report, folder = say or (lambda text: None), local_path(output)
     found = find_inputs(images)
     models = [model_file(path) for path in listed(model)]
     if not models:
@@ -89,7 +90,7 @@ def predict_files(
     hashes = tuple(digest(path) for path in models)
     trained = [load_model(path) for path in models]
     _check(trained, chosen)
-    with Workplace(Path(output)) as place:
+    with Workplace(folder) as place:
         for name in tidy(place, [name_of(path) for path in found]):
             report(f"{name}: is gone, and so is now what was computed of it")
         records = read_records(place.folder)

@@ -98,7 +98,7 @@ def _relative(config_file: Path) -> bool:
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
-    read_config(config_file)  # says what is wrong with it
+    read_config(config_file, remote=True)  # says what is wrong with it
     config = model_server_config_pb2.ModelServerConfig()
     text_format.Parse(config_file.read_text(encoding="utf-8"), config)
     paths = [one.base_path for one in config.model_config_list.config]

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keras_unet.errors import ConfigError
-
-_LARGEST = 2**63 - 1
+from keras_unet.remote_path import local_path, remote_uri
+from keras_unet.serving.folders import numbered
 
 
 class ServedModel(BaseModel):
@@ -42,16 +42,7 @@ def scan(base_path: Path) -> dict[int, Path]:
     Raises:
         OSError: the folder is not there, or cannot be read: which is not the same as empty.
     """
-    found: dict[int, Path] = {}
-    for entry in sorted(base_path.iterdir()):
-        name = entry.name
-        if name.isascii() and name.isdigit() and len(name) < 40 and int(name) <= _LARGEST:
-            try:
-                if entry.is_dir():
-                    found.setdefault(int(name), entry)
-            except OSError:
-                continue
-    return found
+    return numbered(base_path)
 
 
 def discover(folder: Path) -> list[ServedModel]:
@@ -77,8 +68,11 @@ def discover(folder: Path) -> list[ServedModel]:
     return found
 
 
-def read_config(file: Path) -> list[ServedModel]:
+def read_config(file: Path, *, remote: bool = False) -> list[ServedModel]:
     """Reads a ModelServerConfig text file; relative paths start at the file's folder.
+
+    Args:
+        remote: see `from_proto`.
 
     Raises:
         ConfigError: not such a file, or it asks for something else than SavedModels.
@@ -92,16 +86,20 @@ def read_config(file: Path) -> list[ServedModel]:
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a model config file ({error})") from error
     try:
-        return from_proto(config, file.parent)
+        return from_proto(config, file.parent, remote=remote)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 
 
-def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
+def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[ServedModel]:
     """A ModelServerConfig as models.
 
+    Args:
+        remote: leave out those on object stores, which TensorFlow Serving's own server reads.
+
     Raises:
-        ConfigError: names that repeat or are empty, another platform, a custom config.
+        ConfigError: names that repeat or are empty, another platform, a custom config, a place
+            on an object store.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise ConfigError("expected a model_config_list")
@@ -111,6 +109,14 @@ def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
             raise ConfigError("a model without a name or a base_path")
         if one.name in models:
             raise ConfigError(f"model {one.name!r} is named twice")
+        if remote_uri(one.base_path):
+            if remote:
+                continue
+            raise ConfigError(
+                f"model {one.name!r}: base_path is {one.base_path}; expected a folder of this "
+                "machine, where it is mounted (TensorFlow Serving's own server reads some such; "
+                f"keras-unet serve {one.base_path} serves this model alone)"
+            )
         if one.model_platform not in ("", "tensorflow"):
             raise ConfigError(f"model {one.name!r}: platform {one.model_platform!r} is not served")
         policy = one.model_version_policy
@@ -126,7 +132,7 @@ def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
         try:
             models[one.name] = ServedModel(
                 name=one.name,
-                base_path=relative_to / one.base_path,
+                base_path=relative_to / local_path(one.base_path),
                 latest=latest,
                 specific=specific,
                 labels=dict(one.version_labels),
