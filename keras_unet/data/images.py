@@ -115,12 +115,12 @@ class ImageFile(AbstractContextManager["ImageFile"]):
 
     def image(self, page: int | None = None) -> np.ndarray:
         """Page `page` as [H, W, C]; see `read_image`."""
-        array = self._read(page, palette=True)
+        array = self._read(page, stored=False)
         return np.ascontiguousarray(array, pixel_type(self.path, array.dtype))
 
     def labels(self, page: int | None = None) -> np.ndarray:
         """Page `page` as int32 [H, W]; see `read_labels`."""
-        array = self._read(page, palette=False)
+        array = self._read(page, stored=True)
         channels = array.shape[2]
         if channels != 1:
             grey = array[..., :1]
@@ -151,7 +151,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
             )
         return np.ascontiguousarray(array, np.int32)
 
-    def _read(self, page: int | None, palette: bool) -> np.ndarray:
+    def _read(self, page: int | None, stored: bool) -> np.ndarray:
         """[H, W, C] as stored, without opacity."""
         if page is None and len(self) > 1:
             raise DataError(
@@ -165,9 +165,10 @@ class ImageFile(AbstractContextManager["ImageFile"]):
                 f"({len(self)} in all)"
             )
         if self._stack is None:
-            array, alpha = self._read_picture(palette)
+            array, alpha = self._read_picture(stored)
         else:
-            array, alpha = self._stack.read(number, palette=palette), self._stack.alpha
+            array = self._stack.read(number, stored=stored)
+            alpha = self._stack.opacity(self._stack.slots[number])
         if array.size == 0:
             raise DataError(f"{self.path}: is {array.shape[0]}x{array.shape[1]}; expected pixels")
         if alpha and array.shape[2] in (2, 4):
@@ -176,7 +177,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
             array = array[..., :-1]
         return array
 
-    def _read_picture(self, palette: bool) -> tuple[np.ndarray, bool]:
+    def _read_picture(self, stored: bool) -> tuple[np.ndarray, bool]:
         """A PNG or JPEG file as [H, W, C], and whether its last channel is opacity."""
         png = self._head[:8] == b"\x89PNG\r\n\x1a\n"
         if png and len(self._head) == 26 and self._head[24] == 16 and self._head[25] != 0:
@@ -191,9 +192,10 @@ class ImageFile(AbstractContextManager["ImageFile"]):
                 source = self.path if self._data is None else io.BytesIO(self._data)
                 with Image.open(source, formats=("PNG", "JPEG")) as picture:
                     picture.load()
-                    if picture.mode == "P" and not palette:
-                        return np.atleast_3d(np.asarray(picture)), False
-                    return _pixels(ImageOps.exif_transpose(picture))
+                    turned = ImageOps.exif_transpose(picture)
+                    if turned.mode == "P" and stored:
+                        return np.atleast_3d(np.asarray(turned)), False
+                    return _pixels(turned)
         except Image.DecompressionBombError as error:
             limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
             raise DataError(

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
-from PIL import Image
 
+from keras_unet.data.photometric import has_opacity, numbers, refuse_unknown, shown
+from keras_unet.data.upright import of_page, upright
 from keras_unet.errors import DataError
 
 MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved without saying so
@@ -91,45 +92,74 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     @property
     def lossy(self) -> bool:
         """Whether the first page is compressed by JPEG, which changes label values."""
-        return "JPEG" in _compression(self.file.pages.first)
+        # a number that tifffile has no name for stays an int
+        return "JPEG" in getattr(self.file.pages.first.compression, "name", "")
 
-    @property
-    def alpha(self) -> bool:
-        """Whether the last sample of a pixel is its opacity rather than a measured value."""
-        extra = self.file.pages.first.extrasamples
-        return len(extra) == 1 and extra[0] in (
-            tifffile.EXTRASAMPLE.ASSOCALPHA,
-            tifffile.EXTRASAMPLE.UNASSALPHA,
-        )
+    def opacity(self, slot: Slot) -> bool:
+        """Whether the last channel of an image is its opacity rather than a measured value."""
+        return len(slot.planes) == 1 and has_opacity(self.keyframes(slot)[0])
 
-    def read(self, page: int, *, palette: bool = True) -> np.ndarray:
-        """Page `page` as [H, W, C] in its stored dtype (one bit becomes 0 and 255).
+    def read(self, number: int, *, stored: bool = False) -> np.ndarray:
+        """Image `number` as [H, W, C], upright; opacity is its last channel if there is any.
 
         Args:
-          page: 0 to len(self) - 1.
-          palette: True gives a palette's colours (uint8, C = 3), False its indices (C = 1).
+          number: 0 to len(self) - 1.
+          stored: False gives what the samples stand for (see `photometric.shown`), True the
+            numbers that are stored (`photometric.numbers`), a palette's indices among them.
         """
         with _Complaints() as complaints:
             try:
-                array = self._read(self.slots[page], palette)
+                array = self._read(self.slots[number], stored)
             except DataError:
                 raise
             except Exception as error:  # tags that contradict each other: any kind of error
                 raise DataError(f"{self.path}: damaged TIFF file ({error})") from error
         if complaints.short:
-            raise DataError(f"{self.path}: truncated or damaged: it lacks parts of page {page}")
+            raise DataError(f"{self.path}: truncated or damaged: it lacks parts of page {number}")
         return array
 
-    def _read(self, slot: Slot, palette: bool) -> np.ndarray:
-        series = self.file.series[slot.series]
-        if len(series.pages) > max(slot.planes):
-            planes = [self._plane(series.pages[k], palette) for k in slot.planes]
-        else:  # one entry in the file stands for many planes (ImageJ beyond 4 GB)
+    def pages(self, slot: Slot) -> list[Any]:
+        """What holds each plane: tifffile's page, its `keyframe` with the tags of this very page.
+
+        Empty where one entry in the file stands for many planes (ImageJ beyond 4 GB).
+        """
+        pages: Any = self.file.series[slot.series].pages
+        if len(pages) <= max(slot.planes):
+            return []
+        planes = [pages[k] for k in slot.planes]
+        return [page if page.is_virtual else page.aspage() for page in planes]
+
+    def keyframes(self, slot: Slot) -> list[tifffile.TiffPage]:
+        """The tags of each plane; those of the only entry if it stands for all.
+
+        Raises:
+          DataError: of colours that aren't known, or planes of one image turned differently.
+        """
+        found = [page.keyframe for page in self.pages(slot)]
+        found = found or [self.file.series[slot.series].keyframe]
+        for keyframe in found:
+            refuse_unknown(self.path, keyframe)
+        if len(turned := {of_page(keyframe) for keyframe in found}) > 1:
+            raise DataError(
+                f"{self.path}: channels of one image have the orientations {sorted(turned)}; "
+                "expected one"
+            )
+        return found
+
+    def _read(self, slot: Slot, stored: bool) -> np.ndarray:
+        keyframes = self.keyframes(slot)
+        pages = self.pages(slot)
+        if pages:
+            for keyframe in keyframes:
+                self.guard(keyframe.nbytes)
+            planes = [self.tidy(self._decode(page), page.keyframe, stored) for page in pages]
+        else:
+            series = self.file.series[slot.series]
             self.guard(series.size * series.dtype.itemsize)
-            shape = (-1, *series.keyframe.shape)
-            whole = self._decode(series, series.keyframe).reshape(shape)
-            planes = [self.tidy(whole[k], series.keyframe, palette) for k in slot.planes]
-        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+            whole = self._decode(series).reshape(-1, *series.keyframe.shape)
+            planes = [self.tidy(whole[k], series.keyframe, stored) for k in slot.planes]
+        array = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+        return upright(array, of_page(keyframes[0]))
 
     def _arrange(self) -> tuple[Slot, ...]:
         """Which planes make up each image."""
@@ -164,11 +194,6 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         self.axes = tuple(outer) if told else (("Z", len(slots)),) if len(slots) > 1 else ()
         return tuple(slots)
 
-    def _plane(self, page: Any, palette: bool) -> np.ndarray:
-        keyframe = page.keyframe
-        self.guard(keyframe.nbytes)
-        return self.tidy(self._decode(page, keyframe), keyframe, palette)
-
     def guard(self, nbytes: int) -> None:
         """Refuses a header that claims far more pixels than the file can hold."""
         size = self.path.stat().st_size
@@ -179,63 +204,22 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 "decompression bomb"
             )
 
-    def _decode(self, source: Any, keyframe: tifffile.TiffPage) -> np.ndarray:
+    def _decode(self, source: Any) -> np.ndarray:
         try:
             return source.asarray(maxworkers=1)
         except Exception as error:
-            if lacks_codec(error):
-                return self._by_pillow(source, keyframe)
             raise DataError(
                 f"{self.path}: truncated or damaged: its pixels cannot be read ({error})"
             ) from error
 
-    def _by_pillow(self, page: Any, keyframe: tifffile.TiffPage) -> np.ndarray:
-        """LZW and the like, which tifffile leaves to a package that isn't required here."""
-        index = getattr(page, "index", 0)
-        reason = ""
-        try:
-            with Image.open(self.path, formats=("TIFF",)) as image:
-                image.seek(int(index))
-                array = np.asarray(image)
-        except Exception as error:
-            array, reason = np.zeros(0), f" ({error})"
-        # Pillow reads some kinds (16-bit colour) with fewer bits: take only what came whole.
-        if (
-            array.shape != keyframe.shape
-            or array.dtype.itemsize != np.dtype(keyframe.dtype).itemsize
-        ):
-            raise DataError(
-                f"{self.path}: cannot decode its {_compression(keyframe)} compression{reason}; "
-                "expected an uncompressed or deflate-compressed TIFF: save it so, or install "
-                "the package imagecodecs"
-            )
-        return array.astype(keyframe.dtype, copy=False)
-
-    def tidy(self, array: np.ndarray, keyframe: tifffile.TiffPage, palette: bool) -> np.ndarray:
-        """What tifffile decodes of a page, or a window of it, as [H, W, C]."""
-        axes = keyframe.axes.replace("S", "") if array.ndim == 2 else keyframe.axes
+    def tidy(self, array: np.ndarray, page: tifffile.TiffPage, stored: bool) -> np.ndarray:
+        """What tifffile decodes of a page, or a window of it, as [H, W, C], not turned."""
+        axes = page.axes.replace("S", "") if array.ndim == 2 else page.axes
         array = array.reshape(
             [n for n, axis in zip(array.shape, axes, strict=True) if axis in "YXS"]
         )
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 and axes[0] == "S" else array
-        if array.dtype == bool:
-            white_is_zero = keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-            array = np.where(array != white_is_zero, np.uint8(255), np.uint8(0))
-        colours = keyframe.colormap
-        if keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE and palette and colours is not None:
-            array = (colours[:, array] >> 8).astype(np.uint8).transpose(1, 2, 0)
-        return np.atleast_3d(array)
-
-
-def lacks_codec(error: Exception) -> bool:
-    """Whether decoding failed for want of the package imagecodecs."""
-    # the second is how tifffile of 2025 and earlier says it
-    return "imagecodecs" in str(error) or "not supported" in str(error)
-
-
-def _compression(page: tifffile.TiffPage) -> str:
-    code = page.compression
-    return getattr(code, "name", str(code))  # a number that tifffile has no name for stays an int
+        return (numbers if stored else shown)(np.atleast_3d(array), page)
 
 
 class _Complaints(logging.Handler):

@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from keras_unet.data.pixel_size import PixelSize
+from keras_unet.data.upright import UPRIGHT, stored_window, upright, upright_shape
 from keras_unet.errors import DataError
 
 
@@ -21,12 +22,16 @@ class WindowedImage:
 
     Args:
         path: for messages.
-        shape: (H, W, C).
+        shape: (H, W, C) of the pixels as they are stored.
         dtype: of what `load` returns.
         block: height and width of a block; those at the lower and right border are cut off.
         load: block row and block column to pixels [h, w, C].
         opacity: the last channel of what `load` returns is opacity, one more than C: it is
             dropped if everything is opaque.
+        orientation: 1 to 8, how the stored pixels are turned to be displayed (see `upright`).
+
+    Attributes:
+        shape: (H, W, C) as displayed, as are the windows that `read` gives; `block` is as stored.
     """
 
     def __init__(
@@ -38,15 +43,18 @@ class WindowedImage:
         load: Callable[[int, int], np.ndarray],
         *,
         opacity: bool = False,
+        orientation: int = UPRIGHT,
     ) -> None:
         if 0 in shape:
             raise DataError(f"{path}: is {shape[0]}x{shape[1]}; expected pixels")
         self.path = Path(path)
-        self.shape = shape
+        self.shape = upright_shape(shape, orientation)
         self.dtype = pixel_type(path, dtype)
         self.block = block
         self._load = load
         self._opacity = opacity
+        self._orientation = orientation
+        self._stored = shape
         self._kept: dict[tuple[int, int], np.ndarray] = {}
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
@@ -55,7 +63,11 @@ class WindowedImage:
         Raises:
             DataError: the file is damaged, or partly transparent.
         """
-        shape = (rows.stop - rows.start, columns.stop - columns.start, self.shape[2])
+        stored = stored_window(rows, columns, self.shape, self._orientation)
+        return upright(self._read(*stored), self._orientation)
+
+    def _read(self, rows: slice, columns: slice) -> np.ndarray:
+        shape = (rows.stop - rows.start, columns.stop - columns.start, self._stored[2])
         out = np.empty(shape, self.dtype)
         used: dict[tuple[int, int], np.ndarray] = {}
         for i, inside_y, outside_y in _overlaps(rows, self.block[0]):
@@ -75,12 +87,12 @@ class WindowedImage:
             block = block[..., :-1]
         expected = tuple(
             min(length, size - index * length)
-            for length, size, index in zip(self.block, self.shape[:2], (i, j), strict=True)
+            for length, size, index in zip(self.block, self._stored[:2], (i, j), strict=True)
         )
-        if block.shape != (*expected, self.shape[2]):
+        if block.shape != (*expected, self._stored[2]):
             raise DataError(
                 f"{self.path}: damaged: found a block of {block.shape}, expected "
-                f"{(*expected, self.shape[2])}"
+                f"{(*expected, self._stored[2])}"
             )
         return block
 
