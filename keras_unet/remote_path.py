@@ -329,9 +329,7 @@ class _TensorFlow:
     def write(self, uri: str, data: bytes) -> None:
         self._with_parent(uri)
         parent, _, name = uri.rpartition("/")
-        beside = (
-            f"{parent}/.{name}-{secrets.token_hex(4)}"  # "wb" empties none of ram://
-        )
+        beside = f"{parent}/.{name}-{secrets.token_hex(4)}"  # "wb" empties none of ram://
         with self._gfile.GFile(beside, "wb") as file:
             file.write(data)
         self._gfile.rename(beside, uri, overwrite=True)

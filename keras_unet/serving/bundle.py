@@ -82,7 +82,12 @@ def check_bundle(folder: Path) -> None:
             f"{folder}: {len(asked)} warm-up requests, {len(probabilities)} expected answers and "
             f"{len(given)} given; expected as many of each"
         )
-    found = golden.differences(asked, probabilities, np.array(values, kind), given)
+    try:
+        found = golden.differences(asked, probabilities, np.array(values, kind), given)
+    except (ValueError, IndexError) as error:  # of other images, other sizes
+        raise ExportError(
+            f"{folder / golden.EXPECTED}: does not fit the warm-up requests ({error})"
+        ) from error
     for signature, largest in found.items():
         if not largest <= golden.TOLERANCE:
             raise ExportError(

@@ -16,7 +16,7 @@ from keras_unet.serving.folders import locked, numbered
 MODELS = "models.config"
 _HEAD = """\
 # Which models TF Serving serves (--model_config_file); keras-unet export adds new ones.
-# Paths are those that the server sees: absolute, here as in its container image.
+# Paths are those that the server sees: absolute, here as in its container image; or gs://, s3://.
 """
 _FILES = {
     "batching.config": """\

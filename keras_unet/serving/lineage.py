@@ -15,6 +15,7 @@ from keras_unet.errors import ExportError
 from keras_unet.remote_path import RemotePath, as_path, fetched
 from keras_unet.serving.card import read_served_card
 from keras_unet.serving.notes import Origin, read_origin, read_rollback
+from keras_unet.serving.remote_folders import published
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,6 +67,19 @@ class Lineage(BaseModel):
     runs: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     missing: str | None = None
+
+
+def served_origin(folder: str | Path | RemotePath) -> Origin | None:
+    """Which pipeline's model the newest version in `folder` is, even after `rollback`.
+
+    Returns:
+        None: there is no version, or no pipeline pushed it.
+
+    Raises:
+        ExportError: its record is damaged. RemoteError: a remote folder cannot be read.
+    """
+    there = published(as_path(folder))
+    return read_origin(there[max(there)]) if there else None
 
 
 def lineage(version: str | Path | RemotePath, metadata: str | Path | None = None) -> Lineage:

@@ -179,13 +179,14 @@ def rollback(folder: str | Path | RemotePath, to: int | None = None) -> Path | R
                 raise ExportError(f"{folder}: no version before {now}; found {_listed(there)}")
         if to not in there:
             raise ExportError(f"{folder}: no version {to}; found {_listed(there)}")
+        origin = Rollback(of=_origin(there, to))
         with fetched(there[to]) as source:
             _copy(source, draft.path)
         if (draft.path / golden.EXPECTED).is_file():
             check_bundle(draft.path)
         else:  # published before these were kept, or not by this package: that it loads
             golden.answers(draft.path)
-        write_rollback(draft.path, Rollback(of=_origin(there, to)))
+        write_rollback(draft.path, origin)
         return draft.place()
 
 

@@ -19,7 +19,7 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -40,6 +40,13 @@ def complete(folder: RemotePath) -> dict[int, RemotePath]:
     if not folder.is_dir():
         return {}
     return {n: path for n, path in numbered(folder).items() if (path / MODEL).is_file()}
+
+
+def published(folder: Path | RemotePath) -> Mapping[int, Path | RemotePath]:
+    """The versions in `folder`, here or elsewhere, that a server can load; none: no such folder."""
+    if isinstance(folder, RemotePath):
+        return complete(folder)
+    return numbered(folder) if folder.is_dir() else {}
 
 
 @contextlib.contextmanager
