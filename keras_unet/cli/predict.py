@@ -197,18 +197,19 @@ def _remotely(
     overwrite: bool,
 ) -> None:
     from keras_unet.cli.report import progress, say
+    from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.serving.client import Client
     from keras_unet.serving.remote import segment_files
 
     if len(models) != 1:
         raise ConfigError(f"--server: expected one model's name, got {len(models)}")
-    token = None if token_file is None else token_file.read_text(encoding="utf-8").strip()
+    token = None if token_file is None else read_text(token_file).strip()
     with (
         Client(server, token=token, certificate=certificate) as client,
         progress("predicting") as advance,
     ):
         written = segment_files(
-            client, str(models[0]), images, output, overwrite=overwrite, progress=advance
+            client, str(models[0]), images, output, overwrite=overwrite, progress=advance, say=say
         )
     say(f"{len(written)} mask{'s' * (len(written) != 1)} written to {output}.")

@@ -62,6 +62,7 @@ def serve(
 
     from pydantic import ValidationError
 
+    from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.remote_path import RemotePath, as_path
     from keras_unet.serving.server import binary, logs
@@ -95,7 +96,7 @@ def serve(
             else Batching(max_batch_pixels=max_batch_pixels),
             tls_certificate=tls_certificate,
             tls_key=tls_key,
-            token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
+            token=read_text(token_file).strip() if token_file else None,
             log_requests=log_requests,
         )
     except ValidationError as error:

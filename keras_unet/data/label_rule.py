@@ -191,8 +191,9 @@ def _ways_out(present: list[int], contiguous: bool) -> str:
         ways.append(f"if they are classes, set data.label_values = {present}")
     else:
         ways.append("if they are classes, list the value of each in data.label_values")
-    if top > count and present[:-1] == list(range(count - 1)):
-        ways.append(f"if {top} marks pixels that shall not count, set data.label_ignore = {top}")
+    lone = top if top > count else present[0]
+    if count > 1 and [value for value in present if value != lone] == list(range(count - 1)):
+        ways.append(f"if {lone} marks pixels that shall not count, set data.label_ignore = {lone}")
     return text + "; ".join(ways)
 
 

@@ -22,6 +22,7 @@ _CMYK = 1  # of tag 332, InkSet
 def refuse_unknown(path: Any, page: Any) -> None:
     """Raises DataError if it isn't known how the page's colours become RGB."""
     kind, found = page.photometric, ""
+    expected = "expected grey, RGB, a palette or CMYK: convert it to RGB"
     if kind in (
         PHOTOMETRIC.CIELAB,
         PHOTOMETRIC.ICCLAB,
@@ -30,6 +31,9 @@ def refuse_unknown(path: Any, page: Any) -> None:
         PHOTOMETRIC.LOGLUV,
     ):
         found = f"{kind.name} colours"
+    elif page.bitspersample == 24 and page.dtype.kind != "f":
+        found = "integers of 24 bits, whose byte order readers disagree on"
+        expected = "expected 8, 16 or 32 bits"
     elif kind == PHOTOMETRIC.PALETTE and page.samplesperpixel != 1:
         found = f"a palette with {page.samplesperpixel} samples a pixel"
     elif _is_cmyk(page) and page.bitspersample not in (8, 16):
@@ -37,9 +41,7 @@ def refuse_unknown(path: Any, page: Any) -> None:
     elif _is_ycbcr(page) and not _is_ycbcr_of_jpeg(page):
         found = "YCbCr colours that JPEG didn't compress, subsampled or of a scale of their own"
     if found:
-        raise DataError(
-            f"{path}: holds {found}; expected grey, RGB, a palette or CMYK: convert it to RGB"
-        )
+        raise DataError(f"{path}: holds {found}; {expected}")
 
 
 def shown(array: np.ndarray, page: Any) -> np.ndarray:
@@ -60,7 +62,7 @@ def shown(array: np.ndarray, page: Any) -> np.ndarray:
             [_inverted(array[..., :grey], page.bitspersample), array[..., grey:]], axis=-1
         )
     if _is_cmyk(page):
-        array = np.concatenate([_from_cmyk(array[..., :4]), array[..., 4:]], axis=-1)
+        array = np.concatenate([from_cmyk(array[..., :4]), array[..., 4:]], axis=-1)
     elif _is_ycbcr(page):
         picture = Image.fromarray(np.ascontiguousarray(array[..., :3]), "YCbCr").convert("RGB")
         array = np.concatenate([np.asarray(picture), array[..., 3:]], axis=-1)
@@ -79,6 +81,19 @@ def numbers(array: np.ndarray, page: Any) -> np.ndarray:
     return array.astype(np.uint8) if array.dtype == bool else array
 
 
+def palette(page: Any) -> np.ndarray | None:
+    """The colours that numbers are shown in, uint8 [N, 3]: a palette's, or grey from white on.
+
+    None where grey is shown from black on, as everywhere else, and with more than 16 bits.
+    """
+    if is_palette(page):
+        return _colours(page)
+    if page.photometric != PHOTOMETRIC.MINISWHITE or not 1 < page.bitspersample <= 16:
+        return None
+    grey = np.linspace(255, 0, 2**page.bitspersample).astype(np.uint8)
+    return np.repeat(grey[:, None], 3, axis=1)
+
+
 def is_palette(page: Any) -> bool:
     return page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None
 
@@ -87,6 +102,16 @@ def has_opacity(page: Any) -> bool:
     """Whether the last sample of a pixel is its opacity rather than a measured value."""
     extra = page.extrasamples
     return len(extra) == 1 and int(extra[0]) in (1, 2)  # associated or not
+
+
+def from_cmyk(inks: np.ndarray) -> np.ndarray:
+    """RGB of inks [H, W, 4], uint8 or uint16, without a colour profile: (1 - ink)(1 - black).
+
+    Rounded down, as TensorFlow's decoder of JPEG does.
+    """
+    most = np.iinfo(inks.dtype).max
+    light = (most - inks).astype(np.uint32)
+    return (light[..., :3] * light[..., 3:] // most).astype(inks.dtype)
 
 
 def _colours(page: Any) -> np.ndarray:
@@ -106,13 +131,6 @@ def _inverted(grey: np.ndarray, bits: int) -> np.ndarray:
 def _is_cmyk(page: Any) -> bool:
     separated = page.photometric == PHOTOMETRIC.SEPARATED
     return separated and page.samplesperpixel >= 4 and page.tags.valueof(332, _CMYK) == _CMYK
-
-
-def _from_cmyk(inks: np.ndarray) -> np.ndarray:
-    """RGB of inks [H, W, 4], uint8 or uint16, without a colour profile: (1 - ink)(1 - black)."""
-    most = np.iinfo(inks.dtype).max
-    light = (most - inks).astype(np.uint32)
-    return ((light[..., :3] * light[..., 3:] + most // 2) // most).astype(inks.dtype)
 
 
 def _is_ycbcr(page: Any) -> bool:

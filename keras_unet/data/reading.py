@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -60,6 +60,9 @@ class RawPair:
     digest: str
     problems: tuple[Problem, ...]
     border: Border | None = None
+    contrast: float = 0.0  # see `_contrast`
+    left_out: tuple[str, ...] = ()  # see `TiffStack`
+    colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of values, by a palette
 
     def sample(self, mapping: LabelMapping | None) -> Sample | None:
         """The sample whose labels mean what `mapping` says; None if the image is unfit.
@@ -96,7 +99,18 @@ class PairReader(AbstractContextManager["PairReader"]):
         """Reads the image and the labels; what fails is told in `problems`, never raised."""
         image = partial(self._image, pair.image, pair.image_page)
         labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
-        return check_pair(pair, image, labels, rule)
+        raw = check_pair(pair, image, labels, rule)
+        beside = () if raw.image is None else self._open["image"].left_out
+        colours = {} if raw.labels is None else self._colours(pair, raw.values)
+        return replace(raw, left_out=beside, colours=colours)
+
+    def _colours(self, pair: Pair, values: Iterable[int]) -> dict[int, tuple[int, ...]]:
+        palette = self._open["label"].palette(pair.label_page)
+        if palette is None:
+            return {}
+        return {
+            value: tuple(palette[value].tolist()) for value in values if 0 <= value < len(palette)
+        }
 
     def _image(self, path: Path, page: int | None) -> np.ndarray:
         return self._file("image", path).image(page)
@@ -153,7 +167,8 @@ def check_pair(
         labels, values = None, {}
         problems.append(_problem(pair.label, pair.label_shown, error))
     digest = "" if image is None else _digest(image)
-    return RawPair(pair, image, labels, values, digest, tuple(problems), border)
+    contrast = _contrast(image, labels, set(values) - {rule.ignore})
+    return RawPair(pair, image, labels, values, digest, tuple(problems), border, contrast)
 
 
 def exact_labels(file: ImageFile, page: int | None = None) -> np.ndarray:
@@ -207,6 +222,19 @@ def _require_sharp(values: dict[int, int], rule: LabelRule) -> None:
             "smeared by JPEG or by smooth resizing; expected exact label values, made from the "
             "original mask (or thresholded at 128)"
         )
+
+
+def _contrast(image: np.ndarray | None, labels: np.ndarray | None, values: set[int]) -> float:
+    """How much brighter the larger of two label values is, in standard deviations of the image.
+
+    0 where there are not just two values.
+    """
+    if image is None or labels is None or len(values) != 2:
+        return 0.0
+    grey = image.mean(axis=-1, dtype=np.float64)
+    low, high = (grey[labels == value] for value in sorted(values))
+    spread = np.concatenate([low, high]).std()
+    return float((high.mean() - low.mean()) / spread) if spread > 0 else 0.0
 
 
 def _digest(image: np.ndarray) -> str:

@@ -134,8 +134,10 @@ def decode_example(serialized: Any, channels: int) -> dict[str, Any]:
     data, kind = record["label/encoded"], record["label/format"]
     size = tf.shape(image, tf.int64)[:2]
 
-    def png() -> Any:
-        return tf.cast(decode(data, 1)[0][..., 0], tf.int32)
+    def png() -> Any:  # 2 and 4 bits are numbers, as `read_labels` has them, not grey levels
+        levels, bits = decode(data, 1)
+        spread = tf.where((bits == 2) | (bits == 4), 255 // (2**bits - 1), 1)
+        return tf.cast(levels[..., 0], tf.int32) // tf.cast(spread, tf.int32)
 
     labels = tf.case(
         [

@@ -12,11 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from keras_unet.data.photometric import has_opacity, numbers, refuse_unknown, shown
+from keras_unet.data import fax, ome
+from keras_unet.data.photometric import has_opacity, numbers, palette, refuse_unknown, shown
 from keras_unet.data.upright import of_page, upright
 from keras_unet.errors import DataError
 
 MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved without saying so
+# of tifffile's names for what slide scanners store, those of pictures beside the scan
+_SLIDES = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "avs")
+_BESIDE = ("thumbnail", "label", "macro", "map", "overview")
+_KINDS = {0b000: "", 0b001: "reduced image", 0b100: "mask", 0b101: "mask"}  # NewSubfileType
 SAFE_BYTES = 1 << 30  # a page up to this size is read whatever the file's size is
 MOST_EXPANSION = 2000  # beyond that, a page may be so many times larger than its file
 
@@ -33,7 +38,9 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
     Axes Y and X are the image; S (samples, interleaved or planar) and C (channels) become the
     last axis; every other axis (Z, T, plain pages) counts pages, in stored order. C alone with
-    more than six entries counts pages too: stacks are often saved so by mistake.
+    more than six entries counts pages too: stacks are often saved so by mistake. Several images in
+    one file (positions, macro and scan) are pages, one after the other, of whatever sizes. A file
+    of a set (OME-TIFF, Micro-Manager, NDTiff) is its own planes; the other files are not read.
 
     Args:
       path: the file.
@@ -44,6 +51,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
       slots: where each image lies in it.
       axes: what the pages are counted by, outermost first, as (("T", 3), ("Z", 10)); empty for a
         single image, ("Z", n) where the file leaves open what its pages are.
+      left_out: what is in the file and no image of its own, as "reduced image 24x24".
 
     Raises:
       DataError: not a TIFF file, or cut off.
@@ -52,13 +60,14 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     file: tifffile.TiffFile
     slots: tuple[Slot, ...]
     axes: tuple[tuple[str, int], ...]
+    left_out: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, channels: int | None = None) -> None:
         self.path = Path(path)
         self._channels = channels
         with _Complaints() as complaints:
             try:
-                self.file = tifffile.TiffFile(self.path)
+                self.file = _opened(self.path)
             except Exception as error:  # tifffile raises struct.error, KeyError, … on broken files
                 raise DataError(
                     f"{self.path}: cannot be read as TIFF ({error}); the file is damaged"
@@ -98,6 +107,10 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     def opacity(self, slot: Slot) -> bool:
         """Whether the last channel of an image is its opacity rather than a measured value."""
         return len(slot.planes) == 1 and has_opacity(self.keyframes(slot)[0])
+
+    def palette(self, number: int) -> np.ndarray | None:
+        """The colours that the numbers of an image are shown in, see `photometric.palette`."""
+        return palette(self.keyframes(self.slots[number])[0])
 
     def read(self, number: int, *, stored: bool = False) -> np.ndarray:
         """Image `number` as [H, W, C], upright; opacity is its last channel if there is any.
@@ -163,36 +176,111 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
     def _arrange(self) -> tuple[Slot, ...]:
         """Which planes make up each image."""
-        kinds = self.file.series
-        # Pages of unequal size, or written one by one, are several series: all are pages unless
-        # the format says more.
-        chosen = (
-            range(len(kinds)) if kinds[0].kind in ("generic", "uniform", "shaped") else range(1)
-        )
+        member = self.file.is_ome and self.file.series[0].kind == "generic"
+        own = self._own_images() if member else None
         slots: list[Slot] = []
-        for number in chosen:
-            series = kinds[number]
+        outer: list[tuple[str, int]] = []
+        count = 0  # of the series or images that are taken
+        for number, series in enumerate(self.file.series) if own is None else ():
+            if "Y" not in series.axes or "X" not in series.axes:
+                raise DataError(f"{self.path}: has axes {series.axes}; expected Y and X among them")
             outer = [
                 (axis, length)
                 for axis, length in zip(series.axes, series.shape, strict=True)
                 if axis not in "YXS"
             ]
-            if "Y" not in series.axes or "X" not in series.axes:
-                raise DataError(f"{self.path}: has axes {series.axes}; expected Y and X among them")
-            shape = tuple(length for _, length in outer)
+            shape = [length for _, length in outer]
             order = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
-            at = "".join(axis for axis, _ in outer).find("C")
-            if at >= 0 and (
-                len(outer) > 1 or shape[at] <= MOST_CHANNELS or shape[at] == self._channels
-            ):
-                del outer[at]
-                order = np.moveaxis(order, at, -1)
-                slots += [Slot(number, tuple(row)) for row in order.reshape(-1, shape[at]).tolist()]
-            else:
-                slots += [Slot(number, (k,)) for k in order.ravel().tolist()]
-        told = len(chosen) == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
+            if others := self._others(series):
+                order = np.delete(order.ravel(), others if len(_heads(series)) > 1 else slice(None))
+                outer = [("I", len(order))]
+            if not order.size:
+                continue
+            slots += self._slots(number, outer, order)
+            count += 1
+        for number, outer, order in own or ():
+            slots += self._slots(number, outer, order)
+            count += 1
+        if not slots:
+            raise DataError(f"{self.path}: holds no image")
+        if all(series.kind == "generic" for series in self.file.series) and own is None:
+            slots.sort(key=self._place)  # a series is of pages alike, wherever they are
+        told = count == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
         self.axes = tuple(outer) if told else (("Z", len(slots)),) if len(slots) > 1 else ()
         return tuple(slots)
+
+    def _place(self, slot: Slot) -> tuple[int, ...]:
+        """Of a page in the file: its number, and of one within another page its number there."""
+        pages: Any = self.file.series[slot.series].pages
+        index = pages[slot.planes[0]].index
+        return index if isinstance(index, tuple) else (index,)
+
+    def _slots(self, series: int, outer: list[tuple[str, int]], order: np.ndarray) -> list[Slot]:
+        """The images of planes `order`, counted by `outer`, from which channels are taken away.
+
+        Planes that the metadata promise and the file lacks (an acquisition that was ended early) go
+        to `left_out`.
+        """
+        pages: Any = self.file.series[series].pages
+        found = there = self._images(series, outer, order)
+        if self.file.series[series].kind == "ome":
+            there = [slot for slot in found if all(pages[k] is not None for k in slot.planes)]
+        if len(there) < len(found):
+            self.left_out += (f"{len(found) - len(there)} images that it names and does not hold",)
+            outer[:] = [("I", len(there))]
+        return there
+
+    def _images(self, series: int, outer: list[tuple[str, int]], order: np.ndarray) -> list[Slot]:
+        at = "".join(axis for axis, _ in outer).find("C")
+        if at < 0 or not (
+            len(outer) > 1 or outer[at][1] <= MOST_CHANNELS or outer[at][1] == self._channels
+        ):
+            return [Slot(series, (k,)) for k in order.ravel().tolist()]
+        _, channels = outer.pop(at)
+        rows = np.moveaxis(order, at, -1).reshape(-1, channels)
+        return [Slot(series, tuple(row)) for row in rows.tolist()]
+
+    def _others(self, series: Any) -> list[int]:
+        """The numbers of a series' pages that are no images of their own; named in `left_out`.
+
+        They are reduced images and transparency masks (NewSubfileType, SubfileType), if anything
+        else is in the file, and what slide scanners store beside the scan.
+        """
+        heads = _heads(series)
+        what = [""] * len(heads)
+        if series.kind in _SLIDES and series.name.casefold() in _BESIDE:
+            what = [series.name.casefold()] * len(heads)
+        elif any(not page.subfiletype & 0b101 for s in self.file.series for page in _heads(s)):
+            what = [_KINDS[page.subfiletype & 0b101] for page in heads]
+        self.left_out += tuple(
+            f"{kind} {page.imagelength}x{page.imagewidth}"
+            for kind, page in zip(what, heads, strict=True)
+            if kind
+        )
+        return [k for k, kind in enumerate(what) if kind]
+
+    def _own_images(self) -> list[tuple[int, list[tuple[str, int]], np.ndarray]] | None:
+        """Of a file of an OME-TIFF set: series, axes and planes of each image, its own alone."""
+        kinds: list[Any] = list(self.file.series)
+        places = {
+            page.index: (number, k)
+            for number, series in enumerate(kinds)
+            for k, page in enumerate(series.pages)
+        }
+        found = []
+        for image in ome.own_images(self.file.ome_metadata or "", self.path) or ():
+            if not all(ifd in places for ifd in image.planes.values()):
+                return None  # what it says of itself is wrong
+            there = sorted(image.planes)
+            along = [sorted({place[k] for place in there}) for k in range(len(ome.AXES))]
+            shape = tuple(map(len, along))
+            series = {places[image.planes[place]][0] for place in there}
+            if len(series) > 1 or int(np.prod(shape)) != len(there):
+                return None  # not a block of the set: each plane an image
+            order = np.array([places[image.planes[place]][1] for place in there])
+            outer = [(axis, n) for axis, n in zip(ome.AXES, shape, strict=True) if n > 1]
+            found.append((series.pop(), outer, order.reshape([n for _, n in outer])))
+        return found or None
 
     def guard(self, nbytes: int) -> None:
         """Refuses a header that claims far more pixels than the file can hold."""
@@ -208,9 +296,15 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         try:
             return source.asarray(maxworkers=1)
         except Exception as error:
-            raise DataError(
-                f"{self.path}: truncated or damaged: its pixels cannot be read ({error})"
-            ) from error
+            reason = error
+        if source.keyframe.compression in fax.COMPRESSIONS and "not supported" in str(reason):
+            try:
+                return fax.decode(source)
+            except Exception as error:
+                reason = error
+        raise DataError(
+            f"{self.path}: truncated or damaged: its pixels cannot be read ({reason})"
+        ) from reason
 
     def tidy(self, array: np.ndarray, page: tifffile.TiffPage, stored: bool) -> np.ndarray:
         """What tifffile decodes of a page, or a window of it, as [H, W, C], not turned."""
@@ -220,6 +314,26 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         )
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 and axes[0] == "S" else array
         return (numbers if stored else shown)(np.atleast_3d(array), page)
+
+
+def _opened(path: Path) -> tifffile.TiffFile:
+    """The file by itself: where it is one of a set, tifffile would read the others' planes too."""
+    file = tifffile.TiffFile(path, _multifile=False)
+    try:
+        several = any(series.is_multifile for series in file.series)
+    except Exception:
+        file.close()
+        raise
+    if several:  # sets of Micro-Manager and NDTiff
+        file.close()
+        file = tifffile.TiffFile(path, _multifile=False, is_mmstack=False, is_ndtiff=False)
+    return file
+
+
+def _heads(series: Any) -> list[Any]:
+    """The pages of a series whose tags may differ from its keyframe's, else the keyframe."""
+    pages = list(series.pages) if series.kind == "generic" else []
+    return pages if pages and all(hasattr(p, "subfiletype") for p in pages) else [series.keyframe]
 
 
 class _Complaints(logging.Handler):

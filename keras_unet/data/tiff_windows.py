@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
+from keras_unet.data import fax
 from keras_unet.data.photometric import JPEG, shown
 from keras_unet.data.pixel_size import of_tiff
 from keras_unet.data.tiff import Slot, TiffStack
@@ -23,8 +24,8 @@ Load = Callable[[int, int], np.ndarray]
 class TiffWindows(WindowedFile):
     """A TIFF file as a sequence of windowed images; what counts as one is `TiffStack`'s rule.
 
-    An image compressed as a single strip is decoded whole; so is one whose Orientation exchanges
-    rows and columns, if it is stored in strips: each window then touches all of them.
+    Decoded whole are images compressed as a single strip, or by CCITT, and those stored in strips
+    whose Orientation exchanges rows and columns: each window then touches all strips.
 
     Args:
         path: the file.
@@ -38,13 +39,13 @@ class TiffWindows(WindowedFile):
         self.path = path
         self.stack = TiffStack(path, channels)
         try:
-            self.axes = self.stack.axes
+            self.axes, self.left_out = self.stack.axes, self.stack.left_out
             self.pixel_size = of_tiff(self.stack.file)
             self._forms = [self._form(slot) for slot in self.stack.slots]
         except Exception as error:  # tags that contradict each other: any kind of error
             self.close()
             raise DataError(f"{path}: damaged TIFF file ({error})") from error
-        self.shapes = [form.shape for form in self._forms]
+        self.shapes = [upright_shape(form.shape, form.orientation) for form in self._forms]
 
     def close(self) -> None:
         self.stack.close()
@@ -87,7 +88,7 @@ class TiffWindows(WindowedFile):
         """Size and loader of the blocks, as stored; no loader if the image can't be cut."""
         pages, keyframe = self.stack.pages(slot), self.stack.keyframes(slot)[0]
         height, width = keyframe.imagelength, keyframe.imagewidth
-        if keyframe.imagedepth > 1:
+        if keyframe.imagedepth > 1 or keyframe.compression in fax.COMPRESSIONS:
             return (height, width), None
         plane = height * width * keyframe.samplesperpixel * np.dtype(keyframe.dtype).itemsize
         if pages:

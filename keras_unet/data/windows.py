@@ -106,12 +106,14 @@ class WindowedFile(AbstractContextManager["WindowedFile"]):
         axes: what the images are counted by, outermost first: (("T", 3), ("Z", 10)); empty for a
             single image; ("Z", n) where the file doesn't say.
         pixel_size: None if the file doesn't say.
+        left_out: what a TIFF holds beside its images, see `TiffStack`.
     """
 
     path: Path
     shapes: Sequence[tuple[int, int, int]]
     axes: tuple[tuple[str, int], ...] = ()
     pixel_size: PixelSize | None = None
+    left_out: tuple[str, ...] = ()
 
     def page(self, number: int) -> WindowedImage:
         """Image `number`, from 0."""

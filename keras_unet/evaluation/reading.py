@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_unet.data.label_check import settle
+from keras_unet.data.label_check import label_notes, settle, single_class
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.reading import RawPair, Sample
-from keras_unet.data.report import Problem
+from keras_unet.data.report import Problem, beside_images
 from keras_unet.data.sources import find_source, read_source
 from keras_unet.errors import DataError
 
@@ -26,6 +26,9 @@ class LabelledImages:
         rule: what label values mean.
         channels: of the images; others are refused.
 
+    Attributes:
+        notes: what is worth a look in them, such as a set without a pixel of a class.
+
     Raises:
         DataError: images or labels cannot be used; names every bad file.
     """
@@ -34,12 +37,15 @@ class LabelledImages:
         self, images: str | Path, labels: str | Path | None, rule: LabelRule, channels: int
     ) -> None:
         self._source, self._rule = find_source(images, labels), rule
+        self.notes: tuple[str, ...] = tuple(self._source.notes)
         problems = list(self._source.problems)
         seen: list[RawPair] = []
+        beside: dict[Path, tuple[str, ...]] = {}
         self._count = 0
         for raw in read_source(self._source, rule):
             self._count += 1
             problems += raw.problems
+            beside[raw.pair.image] = raw.left_out
             name = raw.pair.image_shown
             if raw.pair.label is None:
                 problems.append(_problem(name, "has no labels", "labels for each image"))
@@ -59,6 +65,12 @@ class LabelledImages:
                 f"problem{'s' * (len(problems) != 1)} in {self._count} images:{lines}"
             )
         self._mapping = mapping
+        self.notes += (
+            *mapping.notes,
+            *map(str, single_class(seen, mapping)),
+            *label_notes(seen, mapping),
+            *beside_images(beside),
+        )
 
     def __len__(self) -> int:
         return self._count

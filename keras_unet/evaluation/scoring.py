@@ -70,6 +70,7 @@ def evaluate(
         settings=chosen,
         prediction=prediction,
         data=str(images),
+        notes=samples.notes,
         progress=progress,
     )
 
@@ -82,13 +83,18 @@ def evaluate_samples(
     settings: ScoreSettings | Mapping[str, Any] | None = None,
     prediction: Mapping[str, Any] | None = None,
     data: str = "",
+    notes: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """`evaluate` for images in memory, or for anything else that gives `Samples`."""
+    """`evaluate` for images in memory, or for anything else that gives `Samples`.
+
+    Args:
+        notes: on the images, for the evaluation's own.
+    """
     predictor = Predictor(model, make_options({**(prediction or {}), "dtype": "float32"}))
     folder = None if output is None else local_path(output)
     chosen = _checked(settings)
-    scorer = Scorer(predictor.cards, chosen, len(samples), folder, data)
+    scorer = Scorer(predictor.cards, chosen, len(samples), folder, data, notes)
     for done, sample in enumerate(samples, start=1):
         scores_objects(sample, chosen)  # before time is spent on a prediction
         try:

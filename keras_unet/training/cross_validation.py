@@ -23,7 +23,7 @@ from keras_unet.evaluation.record import Evaluation
 from keras_unet.training import run_folder
 from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.fit import train
-from keras_unet.training.splits import classes_of, make_folds
+from keras_unet.training.splits import classes_of, lone_holder, make_folds
 from keras_unet.training.team import Team, join
 
 SPLITS = "splits.json"
@@ -180,10 +180,11 @@ def _begin(config: TrainConfig, folds: int, files: Mapping[str, str]) -> Path:
             "a cross-validation holds out images itself: leave out data.validation and "
             "data.held_out"
         )
-    samples, _ = load_samples(data.images, data.labels, data.rule, need_labels=True)
+    samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     names = [s.name for s in samples]
     held = tuple(map(tuple, make_folds(names, folds, config.seed, data.groups)))
-    _require_all_classes(samples, held)
+    assert report.mapping is not None  # there are labels
+    _require_all_classes(samples, held, report.mapping.values)
     name = config.name or f"{data.images.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = config.output / name
     if folder.exists():
@@ -209,13 +210,21 @@ def _fold(config: TrainConfig, folder: Path, number: int, held_out: Sequence[str
     return config.model_copy(update=changes)
 
 
-def _require_all_classes(samples: Sequence[Sample], held: Sequence[Sequence[str]]) -> None:
+def _require_all_classes(
+    samples: Sequence[Sample], held: Sequence[Sequence[str]], values: Sequence[int]
+) -> None:
     present = {s.name: classes_of([s]) for s in samples}
     every = set().union(*present.values())
     for number, names in enumerate(held):
         absent = every - set().union(*(present[name] for name in names))
         if absent:
+            holders = min(sum(k in held for held in present.values()) for k in absent)
+            help_ = (
+                f"take fewer folds, another seed, or data.groups ({holders} images hold it)"
+                if holders > 1
+                else lone_holder(absent, samples, values)
+            )
             raise ConfigError(
                 f"the {len(names)} images that fold {number} holds out have no pixel of class "
-                f"{sorted(absent)}: take fewer folds, another seed, or data.groups"
+                f"{sorted(absent)}: {help_}"
             )

@@ -58,7 +58,7 @@ def read_samples(
             )
     else:
         samples, held_out = divide(samples, data, config.seed)
-    require_classes(samples, held_out)
+    require_classes(samples, held_out, mapping.values)
     console.print(f"{len(samples)} training and {len(held_out)} validation images")
     return samples, held_out, report, mapping
 

@@ -104,6 +104,7 @@ def _evaluate(
         settings=rules.scores,
         prediction=rules.prediction,
         data=str(source),
+        notes=images.notes,
     )
     return found, observed
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -265,3 +267,137 @@ def test_the_synthetic_set_passes_as_objects_and_is_refused_as_classes(tmp_path)
     assert report.ok and not report.notes and report.summary.cells_total > 15
     (text,) = _problems(folder)
     assert 'if each number is one object, set data.label_kind = "instances"' in text
+
+
+def _cells(share, bright=True, seed=0):
+    """An image and its mask, of which objects cover about a share."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((40, 40), np.uint8)
+    mask[: int(40 * share)] = 1
+    image = rng.normal(100, 10, mask.shape) + (60.0 if bright else -60.0) * mask
+    return image.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.mark.parametrize("value", [1, 255])
+@pytest.mark.parametrize("bright", [True, False])
+@pytest.mark.parametrize("kind", ["semantic", "instances"])
+def test_masks_of_mixed_polarity_are_noted(tmp_path, value, bright, kind):
+    for number in range(6):
+        image, mask = _cells(0.1 + 0.05 * number, bright, number)
+        _write(tmp_path, f"m{number}", image, value * (1 - mask if number in (1, 4) else mask))
+    notes = [
+        n for n in check_data(find_pairs(tmp_path), LabelRule(kind=kind)).notes if "white" in n
+    ]
+    assert len(notes) == 1 and notes[0].endswith("(white for black) in m1, m4?")
+    assert notes[0].startswith("2 of 6 masks are mostly foreground, unlike the others")
+
+
+def test_masks_of_mixed_polarity_over_noise(tmp_path):
+    for number in range(4):
+        mask = _mask((40, 60))
+        _write(tmp_path, f"m{number}", _image((40, 60)), 1 - mask if number == 2 else mask)
+    (note,) = (n for n in check_data(find_pairs(tmp_path)).notes if "white" in n)
+    assert note.endswith("in m2?")
+
+
+def test_sparse_and_dense_images_are_no_mixed_polarity(tmp_path):
+    for number, share in enumerate((0.05, 0.3, 0.55, 0.8, 0.95)):
+        _write(tmp_path, f"m{number}", *_cells(share, seed=number))
+    assert not any("white" in note for note in check_data(find_pairs(tmp_path)).notes)
+
+
+def test_a_class_that_was_written_as_the_value_that_does_not_count(tmp_path):
+    for number in range(4):
+        _write(tmp_path, f"m{number}", _image(), _mask(value=255))
+    rule = LabelRule(num_classes=2, ignore=255)
+    (problem,) = check_data(find_pairs(tmp_path), rule).problems
+    assert "hold nothing but background, and 12.3% of the pixels hold 255, which" in str(problem)
+    assert str(problem).endswith("expected at least two classes in the set, stored as 0, 1")
+    mask = _mask()
+    mask[0] = 255
+    _write(tmp_path, "right", _image(), mask)
+    report = check_data(find_pairs(tmp_path), rule)
+    assert report.ok
+    (note,) = (n for n in report.notes if "as a mask of 0 and 255 would" in n)
+    assert note.startswith("4 of 5 label images hold 255") and note.endswith("m0, m1, m2, m3")
+
+
+@pytest.mark.parametrize("stray", [255, 254, -1])
+def test_a_stray_value_that_may_not_count(tmp_path, stray):
+    for number in range(3):
+        mask = _mask().astype(np.float32)
+        mask[0, 0] = stray if number == 1 else 0
+        _write(tmp_path, f"m{number}", _image(), mask)
+    (open_,) = check_data(find_pairs(tmp_path)).problems
+    assert f"{stray} marks pixels that shall not count, set data.label_ignore = {stray}" in str(
+        open_
+    )
+    (stated,) = check_data(find_pairs(tmp_path), LabelRule(num_classes=2)).problems
+    assert "m1.tif" in str(stated) and f"data.label_ignore = {stray}" in str(stated)
+    assert check_data(find_pairs(tmp_path), LabelRule(num_classes=2, ignore=stray)).ok
+
+
+def _shown(folder, name, labels, colours):
+    """A pair whose label image is indexed; colours: (r, g, b) of each index."""
+    _write(folder, name, _image(labels.shape), None)
+    picture = Image.fromarray(labels)
+    picture.putpalette([part for colour in colours for part in colour])
+    picture.save(folder / "labels" / f"{name}.png")
+
+
+WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (200, 0, 0)
+
+
+def test_a_palette_that_shows_0_white_is_noted(tmp_path):
+    for name in "abc":
+        _shown(tmp_path, name, 1 - _mask(), [WHITE, BLACK])  # as quantising a mask gives it
+    report = check_data(find_pairs(tmp_path))
+    (note,) = (note for note in report.notes if "palette" in note)
+    assert "3 of 3 label images show 0 white, 1 black" in note and str(tmp_path) in note
+    assert "if bright is foreground, set data.label_values = [1, 0]" in note
+    turned = check_data(find_pairs(tmp_path), LabelRule(values=(1, 0)))
+    assert turned.ok and turned.summary.class_fractions[1] == pytest.approx(74 / 600)
+
+
+def test_grey_from_white_on_in_a_tiff_is_noted(tmp_path):
+    _write(tmp_path, "a", _image(), None)
+    for photometric, many in (("minisblack", 0), ("miniswhite", 1)):
+        tifffile.imwrite(tmp_path / "labels" / "a.tif", _mask(), photometric=photometric)
+        report = check_data(find_pairs(tmp_path))
+        assert report.ok and report.summary.label_values == (0, 1)  # as stored
+        notes = [note for note in report.notes if "MinIsWhite 1 of 1 label images show" in note]
+        assert len(notes) == many
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", _mask() > 0, photometric="miniswhite")
+    report = check_data(find_pairs(tmp_path))
+    assert report.summary.label_values == (0, 255)  # black and white are as shown
+    assert not any("MinIsWhite" in note for note in report.notes)
+
+
+def test_unequal_palettes_are_noted(tmp_path):
+    _shown(tmp_path, "a", _mask(), [BLACK, RED, WHITE])
+    _shown(tmp_path, "b", _mask(), [BLACK, RED, RED])  # 2 is nowhere
+    assert not check_data(find_pairs(tmp_path)).notes
+    _shown(tmp_path, "c", 1 - _mask(), [RED, BLACK])
+    (note,) = (note for note in check_data(find_pairs(tmp_path)).notes if "palettes" in note)
+    assert "palettes differ: 0 is black in" in note and "#c80000 in" in note
+
+
+def _packed_png(values, bits):
+    """A grey PNG of `bits` a pixel, as optimisers make them."""
+    digits = values[..., None] >> np.arange(bits - 1, -1, -1) & 1
+    rows = b"".join(b"\0" + np.packbits(row.ravel().astype(np.uint8)).tobytes() for row in digits)
+    head = struct.pack(">IIBBBBB", *values.shape[::-1], bits, 0, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def test_numbers_of_2_and_4_bits_are_those_of_8(tmp_path):
+    for name, bits in (("a", 8), ("b", 4), ("c", 2)):
+        _write(tmp_path, name, _image(), None)
+        path = tmp_path / "labels" / f"{name}.png"
+        path.write_bytes(_packed_png(_mask(value=2), bits))
+    report = check_data(find_pairs(tmp_path), LabelRule(values=(0, 2)))
+    assert report.ok and report.summary.label_values == (0, 2)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keras_unet._version import __version__
+from keras_unet.data.report import beside_images
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.files.file_options import FileOptions
 from keras_unet.inference.files.inputs import Header, find_inputs, name_of, read_header
@@ -81,7 +82,7 @@ def predict_files(
 
         require_pyarrow()
     report, folder = say or (lambda text: None), local_path(output)
-    found = find_inputs(images)
+    found = find_inputs(images, report)
     models = [model_file(path) for path in listed(model)]
     if not models:
         raise ConfigError("found an empty sequence of models, expected at least one")
@@ -120,6 +121,8 @@ def predict_files(
         if jobs:
             common = Predictor(trained, chosen.prediction())
             headers = [read_header(job.path, common.channels) for job in jobs]
+            for note in beside_images({header.path: header.left_out for header in headers}):
+                report(f"note: {note}")
             require_possible(jobs, headers, skipped, records, place, trained[0], chosen, overwrite)
             written = _run(jobs, headers, common, trained, chosen, place, progress, report)
     return Predictions(tuple(written), tuple(skipped))

@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+from keras_unet.disk import read_text
 from keras_unet.serving.server.models import ServedModel, discover, read_config
 from keras_unet.serving.server.settings import Batching, Limits, ServerSettings
 
@@ -100,7 +101,7 @@ def _relative(config_file: Path) -> bool:
 
     read_config(config_file, remote=True)  # says what is wrong with it
     config = model_server_config_pb2.ModelServerConfig()
-    text_format.Parse(config_file.read_text(encoding="utf-8"), config)
+    text_format.Parse(read_text(config_file), config)
     paths = [one.base_path for one in config.model_config_list.config]
     return not all(path.startswith("/") or "://" in path for path in paths)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError
 from keras_unet.remote_path import local_path, remote_uri
 from keras_unet.serving.folders import numbered
@@ -81,9 +82,9 @@ def read_config(file: Path, *, remote: bool = False) -> list[ServedModel]:
     from tensorflow_serving.config import model_server_config_pb2
 
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+    except (OSError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a model config file ({error})") from error
     try:
         return from_proto(config, file.parent, remote=remote)

@@ -307,6 +307,33 @@ def test_unknown_options(models, tmp_path):
         predict_files([], tmp_path, tmp_path / "out")
 
 
+def test_masks_lie_over_the_image_as_displayed(models, tmp_path):
+    """Whatever holds the orientation, and however the pixels are compressed."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    displayed = picture(70, 90)
+    stored = np.rot90(displayed)  # orientation 6: to be turned clockwise
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(stored).save(source / "png.png", exif=exif)
+    for name, layout in (
+        ("raw", {}),
+        ("lzw", {"compression": "lzw"}),
+        ("tiles", {"compression": "zstd", "tile": (32, 32)}),
+        ("white", {"compression": "lzw", "photometric": "miniswhite"}),
+    ):
+        pixels = 255 - stored if name == "white" else stored
+        tags = [(274, 3, 1, 6, True)]
+        tifffile.imwrite(source / f"{name}.tif", pixels, extratags=tags, metadata=None, **layout)
+    predict_files(models[1, 2], source, out, probabilities=True, tile=TILE)
+    chances = expected(models[1, 2], displayed)
+    for name in ("png", "raw", "lzw", "tiles", "white"):
+        mask = np.asarray(Image.open(out / f"{name}_mask.png"))
+        np.testing.assert_array_equal(mask, 255 * chances.argmax(-1))
+        found = tifffile.imread(out / f"{name}_probabilities.tif")
+        np.testing.assert_array_equal(found, np.moveaxis(chances, -1, 0))
+
+
 def test_find_inputs(tmp_path):
     folder = tmp_path / "images"
     (folder / "c.zarr").mkdir(parents=True)
@@ -321,3 +348,18 @@ def test_find_inputs(tmp_path):
         find_inputs(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         find_inputs(Path("nowhere"))
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path, models):
+    inside = tmp_path / "in" / "images"
+    (inside / "deep").mkdir(parents=True)
+    Image.fromarray(picture(40, 40)).save(inside / "c0.png")
+    Image.fromarray(picture(40, 40)).save(inside / "deep" / "c1.png")
+    for name in ("c3.bmp", "c4.webp", "Thumbs.db"):
+        (inside / name).write_bytes(b"x")
+    (tmp_path / "in" / "loose.png").write_bytes(b"x")
+    said = []
+    predict_files(models[1, 2], tmp_path / "in", tmp_path / "out", say=said.append)
+    notes = [text for text in said if text.startswith("note: ")]
+    assert "in: 1 other entry left out: loose.png" in notes[0] and len(notes) == 2
+    assert "4 other entries left out: c3.bmp, c4.webp, deep (a folder, 1 image inside)" in notes[1]

@@ -243,7 +243,9 @@ def test_files_are_segmented_on_a_server(client, server, tmp_path):
     pages = [Image.fromarray(IMAGE + n) for n in (0, 1)]
     pages[0].save(tmp_path / "in" / "stack.tif", save_all=True, append_images=pages[1:])
     (tmp_path / "in" / "notes.txt").write_text("no image")
-    written = segment_files(client, "toy", tmp_path / "in", tmp_path / "out")
+    said: list[str] = []
+    written = segment_files(client, "toy", tmp_path / "in", tmp_path / "out", say=said.append)
+    assert len(said) == 1 and "1 other entry left out: notes.txt" in said[0]
     names = ["a_mask.png", "stack_0000_mask.png", "stack_0001_mask.png"]
     assert [file.name for file in written] == names
     np.testing.assert_array_equal(np.asarray(Image.open(written[2])), 254 - IMAGE)
@@ -261,8 +263,8 @@ def test_files_are_segmented_on_a_server(client, server, tmp_path):
     assert CliRunner().invoke(app, [*typed, "--overwrite"]).exit_code == 0
     again = (tmp_path / "typed" / names[2]).read_bytes()
     assert again == written[2].read_bytes()
-    with pytest.raises(DataError, match="no image here"):
+    with pytest.raises(DataError, match="does not exist"):
         segment_files(client, "toy", tmp_path / "out" / "nothing", tmp_path / "out")
     Image.fromarray(IMAGE).save(tmp_path / "in" / "a.tif")
-    with pytest.raises(DataError, match="would share the mask"):
+    with pytest.raises(DataError, match="has the same name as a.png"):
         segment_files(client, "toy", tmp_path / "in", tmp_path / "out")
