@@ -31,6 +31,7 @@ _LIBRARIES = {
     "abfss": "adlfs",
     "hdfs": "fsspec pyarrow",
 }
+_OBJECT_STORES = _LIBRARIES.keys() - {"hdfs"}  # without folders: to make one would make a bucket
 
 
 def remote_uri(path: str | os.PathLike[str]) -> str | None:
@@ -256,10 +257,11 @@ def _open(uri: str) -> _Files:
     scheme = uri.partition(":")[0]
     with contextlib.suppress(ImportError, ValueError):  # not installed; a scheme that it knows not
         return _Fsspec(uri)
-    import tensorflow as tf
+    with contextlib.suppress(ImportError):
+        import tensorflow as tf
 
-    if scheme in tf.io.gfile.get_registered_schemes():
-        return _TensorFlow(tf)
+        if scheme in tf.io.gfile.get_registered_schemes():
+            return _TensorFlow(tf)
     known = f" (pip install {_LIBRARIES[scheme]})" if scheme in _LIBRARIES else ""
     raise RemoteError(
         f"{uri}: nothing is installed here that reads and writes {scheme}://; expected a library "
@@ -291,19 +293,26 @@ class _Fsspec:
         return bytes(self._fs.cat_file(uri))
 
     def write(self, uri: str, data: bytes) -> None:
+        self._with_parent(uri)
         self._fs.pipe_file(uri, data)
 
     def get(self, uri: str, local: Path) -> None:
         self._fs.get_file(uri, str(local))
 
     def put(self, local: Path, uri: str) -> None:
+        self._with_parent(uri)
         self._fs.put_file(str(local), uri)
 
     def move(self, uri: str, target: str) -> None:
+        self._with_parent(target)
         self._fs.mv(uri, target)
 
     def delete(self, uri: str, *, folder: bool) -> None:
         self._fs.rm(uri, recursive=folder)
+
+    def _with_parent(self, uri: str) -> None:
+        if uri.partition(":")[0].lower() not in _OBJECT_STORES:
+            self._fs.makedirs(uri.rpartition("/")[0], exist_ok=True)
 
 
 class _TensorFlow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import uuid
 from pathlib import Path
@@ -17,10 +18,12 @@ from keras_unet.training.config import load_config
 SCHEMES = ("gs", "s3", "s3a", "az", "abfss", "hdfs", "https", "memory", "hf", "x-y+z.1")
 
 
-@pytest.fixture(params=["ram", "memory"])  # TensorFlow's, fsspec's
-def bucket(request):
-    if request.param == "memory":
+@pytest.fixture(params=["ram", "memory", "local"])  # TensorFlow's; fsspec's, and with real folders
+def bucket(request, tmp_path):
+    if request.param != "ram":
         pytest.importorskip("fsspec")
+    if request.param == "local":
+        return RemotePath(f"local://{tmp_path}/bucket/models")
     return RemotePath(f"{request.param}://{uuid.uuid4().hex}/models")
 
 
@@ -147,3 +150,27 @@ def test_settings_in_a_file_are_local_paths(tmp_path):
         load_config(tmp_path / "run.toml")
     assert "output: Value error, the path is gs://b/runs; expected" in str(told.value)
     assert "data.images: Value error, the path is s3://b/cells; expected" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("keras_unet.data.pairs", "find_pairs", ["URI"]),
+        ("keras_unet.data.pairs", "find_pairs", ["cells", "URI"]),
+        ("keras_unet.data.synthetic", "write_dataset", ["URI"]),
+        ("keras_unet.inference.files.inputs", "find_inputs", ["URI"]),
+        ("keras_unet.inference.files.predicting", "predict_files", ["run", "images", "URI"]),
+        ("keras_unet.models.bundle", "save_model", [None, "URI"]),
+        ("keras_unet.serving.formats", "convert", [None, [[[0.0]]], "URI", []]),
+        ("keras_unet.serving.remote", "segment_files", [None, "cells", "images", "URI"]),
+    ],
+)
+def test_functions_that_read_and_write_here_take_no_uri(
+    module, name, arguments, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for uri in ("s3://b/x.keras", Path("s3://b/x.keras")):
+        given = [uri if one == "URI" else one for one in arguments]
+        with pytest.raises(ConfigError, match="the path is s3://b/x.keras; expected a path on"):
+            getattr(importlib.import_module(module), name)(*given)
+    assert list(tmp_path.iterdir()) == []

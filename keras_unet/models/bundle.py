@@ -24,7 +24,7 @@ import keras_unet.models.cropping  # noqa: F401
 from keras_unet.disk import rename, sync_file
 from keras_unet.errors import DataError
 from keras_unet.models.card import ModelCard as ModelCard
-from keras_unet.remote_path import RemotePath, as_path, fetched
+from keras_unet.remote_path import RemotePath, as_path, fetched, local_path
 
 CARD = "keras_unet.json"
 _UNFINISHED = ".writing-"
@@ -40,7 +40,7 @@ class TrainedModel(NamedTuple):
 
 def save_model(model: TrainedModel, path: str | Path) -> Path:
     """Writes `path` (.keras) whole or not at all: beside it first, synced, then renamed."""
-    path = Path(path)
+    path = local_path(path)
     own = path.parent / f"{_UNFINISHED}{path.stem}-{os.getpid()}"
     own.mkdir(parents=True, exist_ok=True)  # Keras may write further files beside the model
     beside = own / path.with_suffix(".keras").name

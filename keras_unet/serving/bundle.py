@@ -15,6 +15,7 @@ from keras_unet.data.encoded import MAX_PIXELS
 from keras_unet.errors import ExportError
 from keras_unet.models.bundle import TrainedModel
 from keras_unet.models.unet import structure
+from keras_unet.remote_path import local_path
 from keras_unet.serving import golden
 from keras_unet.serving.card import CardFields, read_served_card, served_card, write_card
 from keras_unet.serving.graph import Precision, mask_values, stored, write_saved_model
@@ -49,7 +50,7 @@ def write_bundle(
         ExportError: the SavedModel does not load, or a signature differs from the Keras model
             with the same weights by more than 1e-5.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     write_saved_model(model, folder, precision=precision, tile=tile, max_pixels=max_pixels)
     card = served_card(
         name,

@@ -65,6 +65,7 @@ def convert(
     for name in names:
         if name not in FORMATS:
             raise ConfigError(f"format {name!r}; expected {', '.join(FORMATS)}")
+    output = local_path(output)
     if not isinstance(model, TrainedModel):
         model = load_model(model)
     given = [np.atleast_3d(image) for image in images]
@@ -73,7 +74,6 @@ def convert(
     size = size or _common(given)
     given = [_middle(image, size) for image in given]
     calibration, compared = given[: len(given) // 2], given[len(given) // 2 :]
-    output = local_path(output)
     output.mkdir(parents=True, exist_ok=True)
 
     trained = model

@@ -22,10 +22,12 @@ from keras_unet.serving.notes import read_rollback
 from keras_unet.serving.server.mirror import Mirror
 
 
-@pytest.fixture(params=["ram", "memory"])
-def folder(request):
-    if request.param == "memory":
+@pytest.fixture(params=["ram", "memory", "local"])
+def folder(request, tmp_path):
+    if request.param != "ram":
         pytest.importorskip("fsspec")
+    if request.param == "local":
+        return RemotePath(f"local://{tmp_path}/bucket/models/unet")
     return RemotePath(f"{request.param}://{uuid.uuid4().hex}/models/unet")
 
 
