@@ -11,6 +11,7 @@ import typer
 
 from keras_unet.cli.local_paths import LocalPaths
 from keras_unet.cli.report import say
+from keras_unet.console import take_every_character
 from keras_unet.errors import KerasUnetError
 from keras_unet.training.explanations import describe
 from pipelines.config import PipelineConfig, load_pipeline_config
@@ -79,6 +80,7 @@ def run(
 def main() -> None:
     """Errors that a user can mend end with exit code 1 and a message, no trace."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    take_every_character()
     try:
         app()
     except (KerasUnetError, OSError) as error:

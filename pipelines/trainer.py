@@ -202,7 +202,7 @@ def _git(*arguments: str) -> str:
         ["git", *arguments],
         cwd=Path(__file__).parent,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="surrogateescape",
         timeout=30,
         check=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -11,6 +10,7 @@ from keras_unet.cli.augment import augment
 from keras_unet.cli.compare import compare
 from keras_unet.cli.convert import convert
 from keras_unet.cli.demo import demo
+from keras_unet.cli.diffusion import diffusion
 from keras_unet.cli.evaluate import evaluate
 from keras_unet.cli.export import export
 from keras_unet.cli.info import info
@@ -22,7 +22,10 @@ from keras_unet.cli.predict import predict
 from keras_unet.cli.rollback import rollback
 from keras_unet.cli.serve import serve
 from keras_unet.cli.train import train
+from keras_unet.console import take_every_character
 from keras_unet.errors import KerasUnetError
+from keras_unet.keras_backend import use_tensorflow
+from keras_unet.quiet import quiet_tensorflow
 
 app = typer.Typer(
     name="keras-unet",
@@ -47,6 +50,7 @@ for command in (
     serve,
 ):
     app.command(cls=LocalPaths)(command)
+app.add_typer(diffusion)
 
 
 def main() -> None:
@@ -54,7 +58,9 @@ def main() -> None:
 
     Among them those of the file system: a full disk, a folder that may not be written.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the libraries' notices at start-up
+    quiet_tensorflow()
+    use_tensorflow()  # whatever the shell or keras.json says
+    take_every_character()
     try:
         app()
     except (KerasUnetError, OSError) as error:

@@ -9,19 +9,23 @@ import typer
 from keras_unet.cli.card_options import (
     Author,
     Citation,
+    ClassNames,
     DataLicence,
     Description,
     Licence,
+    Normalization,
     PixelSize,
     card_fields,
 )
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A run folder or a .keras file of `train`.")],
+    model: Annotated[str, typer.Argument(help="A run folder or a .keras file.")],
     folder: Annotated[
         str, typer.Argument(help="Where versions are, e.g. saved_models/unet or gs://bucket/unet.")
     ],
+    normalization: Normalization = None,
+    class_names: ClassNames = None,
     precision: Annotated[
         str, typer.Option(help="Stored weights: float32, bfloat16 or float16 (half the size).")
     ] = "float32",
@@ -46,6 +50,7 @@ def export(
     from keras_unet.serving.publish import export as run
 
     options: dict[str, Any] = {"precision": precision, "tile": tile, "keep": keep}
+    options |= {"normalization": normalization, "class_names": class_names}
     if max_pixels is not None:
         options["max_pixels"] = max_pixels
     with console.status("writing, loading and comparing"):

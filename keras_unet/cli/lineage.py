@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from keras_unet.serving.lineage import ArtifactNote, Lineage
 
 _LONGEST = 160  # characters of a value
-_WIDE = 4096
 
 
 def lineage(
@@ -32,8 +31,7 @@ def lineage(
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
     else:
-        # to a file or another program each value goes whole, on one line
-        console.print(_tree(found), width=None if console.is_terminal else _WIDE, crop=False)
+        console.print(_tree(found))
 
 
 def _tree(found: Lineage) -> Tree:

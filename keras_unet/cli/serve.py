@@ -37,9 +37,25 @@ def serve(
     ] = 1 << 17,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM, for gRPC and REST.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM, its private key.")] = None,
+    tls_client_authority: Annotated[
+        Path | None,
+        typer.Option(help="PEM of who signs clients' certificates; others cannot connect."),
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File with the bearer token that clients must send.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name in clients' URLs, beside this machine's; * any. May be repeated."),
+    ] = None,
+    cors: Annotated[
+        bool,
+        typer.Option(
+            "--rest-api-enable-cors-support",
+            "--rest_api_enable_cors_support",
+            help="Pages of other origins may read answers, as TensorFlow Serving's option.",
+        ),
+    ] = False,
     poll_seconds: Annotated[float, typer.Option(help="How often to look for versions.")] = 1.0,
     max_request_mb: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
     max_held_mb: Annotated[int, typer.Option(min=1, help="MiB of all requests at once.")] = 512,
@@ -58,6 +74,8 @@ def serve(
     ] = Engine.auto,
 ) -> None:
     """Serve published models over gRPC and REST, as TensorFlow Serving does; a page is at /."""
+    import contextlib
+    import sys
     import tempfile
 
     from pydantic import ValidationError
@@ -66,6 +84,12 @@ def serve(
     from keras_unet.errors import ConfigError
     from keras_unet.remote_path import RemotePath, as_path
     from keras_unet.serving.server import binary, logs
+
+    def say(line: str) -> None:
+        with contextlib.suppress(OSError, UnicodeError):  # nobody reads it, or cannot
+            typer.echo(line)
+            sys.stdout.flush()
+
     from keras_unet.serving.server.batching_file import read_batching
     from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
 
@@ -96,8 +120,11 @@ def serve(
             else Batching(max_batch_pixels=max_batch_pixels),
             tls_certificate=tls_certificate,
             tls_key=tls_key,
+            tls_client_authority=tls_client_authority,
             token=read_text(token_file).strip() if token_file else None,
             log_requests=log_requests,
+            cors=cors,
+            allowed_hosts=tuple(allow_host or ()),
         )
     except ValidationError as error:
         said = (": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
@@ -121,13 +148,15 @@ def serve(
             work = Path(tempfile.mkdtemp(prefix="keras-unet-serve-"))
             batching = batching_parameters_file is not None
             arguments = binary.command(program, settings, work, batching=batching)
+            say(f"Starting {program} ...")
             logs.event("starting", program=program, arguments=arguments[1:])
             binary.replace_process(arguments)
         if engine is Engine.tensorflow_model_server:
             raise ConfigError(f"{binary.NAME} cannot be used: {reason}")
         logs.event("embedded", reason=f"{binary.NAME} is on PATH, but {reason}")
+    say(f"Loading the models of {folder} ...")
     try:
         from keras_unet.serving.server.embedded import EmbeddedServer
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
-    EmbeddedServer(settings).run()
+    EmbeddedServer(settings).run(say)

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_unet.data.reading import Sample
 from keras_unet.data.targets import scored_classes
-from keras_unet.errors import ConfigError, DataError
+from keras_unet.errors import DataError
 from keras_unet.evaluation import calibration, confusion, isbi, pictures, record
 from keras_unet.evaluation.counts import Counts, add, image_counts, resampled, score, stack
 from keras_unet.evaluation.descriptions import has_interval
@@ -47,7 +47,7 @@ class Scorer:
         data: str = "",
         notes: Sequence[str] = (),
     ) -> None:
-        self._card, self._settings, self._folder = first_card(cards), settings, folder
+        self._card, self._settings, self._folder = cards[0], settings, folder
         self._model = " + ".join(dict.fromkeys(card.name for card in cards))
         self._data, self._notes = _readable(data), tuple(map(_readable, notes))
         self._gallery, self._longest = Gallery(MOST_PICTURES), longest_side(images)
@@ -83,7 +83,8 @@ class Scorer:
             classes = to_classes(given)
             picture = pictures.overlay(sample.image, classes, truth)
             file = f"{record.file_name(name)}.png"
-            pictures.save_png(self._folder / "overlays" / file, picture)
+            legend = pictures.error_entries(len(names))
+            pictures.save_png(self._folder / "overlays" / file, picture, legend)
             iou = score(counts, names)["mean_iou"]
             small = thumbnail(sample.image, classes, truth, self._longest)
             self._gallery.add(name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)
@@ -152,16 +153,6 @@ class Scorer:
 def _readable(name: str) -> str:
     """A name of a file whose bytes are no UTF-8, as JSON and HTML can hold it."""
     return name.encode(errors="backslashreplace").decode()
-
-
-def first_card(cards: Sequence[ModelCard]) -> ModelCard:
-    """The first, or a ConfigError where there is none."""
-    if not cards:
-        raise ConfigError(
-            "a bare Keras model does not say what its classes are; expected a trained model, as "
-            "load_model returns it"
-        )
-    return cards[0]
 
 
 def both_classes(probabilities: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_unet.data.encoded import MAX_PIXELS
 from keras_unet.errors import ExportError
-from keras_unet.models.bundle import TrainedModel
+from keras_unet.models.bundle import TrainedModel, trained_model
 from keras_unet.models.unet import structure
 from keras_unet.remote_path import local_path
 from keras_unet.serving import golden
@@ -39,7 +39,7 @@ def write_bundle(
     of each signature) and `assets.extra/golden.npz` (the probabilities they must give).
 
     Args:
-        model: what `load_model` returns.
+        model: what `load_model` or `trained_model` returns.
         folder: not there yet, or empty.
         name: what the model will be served as: of the folder that it is published into.
         precision, tile, max_pixels: see `write_saved_model`.
@@ -51,6 +51,7 @@ def write_bundle(
             with the same weights by more than 1e-5.
     """
     folder = local_path(folder)
+    model = trained_model(model, float32=True)
     write_saved_model(model, folder, precision=precision, tile=tile, max_pixels=max_pixels)
     card = served_card(
         name,

@@ -14,7 +14,10 @@ from keras_unet.models.card import ModelCard
 CARD = Path("assets", "model_card.json")
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 # Okabe & Ito 2008, as in the overlays: told apart by colour-blind readers too
-_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00")
+_COLOURS = (
+    *("#000000", "#e69f00", "#56b4e9", "#009e73"),
+    *("#f0e442", "#d55e00", "#0072b2", "#cc79a7"),
+)
 
 
 class CardFields(BaseModel):
@@ -72,7 +75,7 @@ def served_card(
 ) -> ServedCard:
     """Puts a card together; `values` are a mask's, class by class."""
     classes = tuple(
-        ServedClass(name=title, value=value, colour=_COLOURS[i % len(_COLOURS)])
+        ServedClass(name=title, value=value, colour=_COLOURS[i and 1 + (i - 1) % 7])
         for i, (title, value) in enumerate(zip(model.classes, values, strict=True))
     )
     return ServedCard(

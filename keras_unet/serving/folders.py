@@ -145,7 +145,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         ExportError: the file system has no locks.
     """
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # ENOLCK, ENOTSUP, ENOSYS

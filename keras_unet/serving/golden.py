@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -75,15 +76,17 @@ def requests(model: TrainedModel, tile: int | None = None) -> list[Request]:
     tiles = tiling(form, tile)
     normalization, trained = model.card.normalization, np.dtype(model.card.image_dtype)
     rng = np.random.default_rng(0)
-    wide = tiles.largest - tiles.form.lost + 30
-    brightest = normalization.scale or 255.0
-    given = [
-        rng.uniform(0, brightest, (*size, form.channels)).astype(np.float32)
-        for size in ((61, 83), (7, wide))
-    ]
+    sizes = [(61, 83), (7, tiles.largest - tiles.form.lost + 30)]
+    if any(isinstance(one, keras.layers.GroupNormalization) for one in model.network.layers):
+        del sizes[1]  # its statistics are a tile's: several tiles give what their places make of it
+    # An untouched input is small: of large ones a network's rounding is more than `TOLERANCE`.
+    brightest = normalization.scale or (1.0 if normalization.method == "none" else 255.0)
+    given = [rng.uniform(0, brightest, (*size, form.channels)).astype(np.float32) for size in sizes]
     found = [Request("serving_default", "images", x[None], [x]) for x in given]
     kind = np.uint16 if trained == np.uint16 else np.uint8
-    most = min(np.iinfo(kind).max, brightest if normalization.method == "range" else np.inf)
+    most = min(
+        np.iinfo(kind).max, brightest if normalization.method in ("range", "none") else np.inf
+    )
     files = [
         rng.integers(0, int(most) + 1, (*size, form.channels)).astype(kind)
         for size in ((61, 83), (40, 20))
@@ -128,7 +131,13 @@ def answers(folder: Path) -> list[dict[str, np.ndarray]]:
         # on the CPU, and not beside this process on its GPU
         env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(
-            command, capture_output=True, text=True, env=env, cwd=work, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=env,
+            cwd=work,
+            check=False,
         )
         if done.returncode:
             raise ExportError(f"the SavedModel does not load: {done.stderr.strip()[-2000:]}")

@@ -13,14 +13,15 @@ import contextlib
 import filecmp
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from keras_unet.data.encoded import MAX_PIXELS
 from keras_unet.errors import ExportError
-from keras_unet.models.bundle import TrainedModel, load_model
+from keras_unet.keras_backend import require_tensorflow
+from keras_unet.models.bundle import Model, Stated, trained_model
 from keras_unet.remote_path import RemotePath, as_path, fetched
 from keras_unet.serving import golden, remote_folders
 from keras_unet.serving.bundle import check_bundle, fingerprint, write_bundle
@@ -45,9 +46,11 @@ class _Draft(NamedTuple):
 
 
 def export(
-    model: TrainedModel | str | Path,
+    model: Model,
     folder: str | Path | RemotePath,
     *,
+    normalization: Stated = None,
+    class_names: str | Sequence[str] | None = None,
     precision: Precision = "float32",
     tile: int | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -60,8 +63,14 @@ def export(
     added to its `models.config`.
 
     Args:
-        model: what `load_model` returns, or the run folder or `.keras` file it takes.
+        model: any model of `build_unet`, what `load_model` returns, or the run folder or `.keras`
+            file it takes.
         folder: such as "saved_models/unet" or "gs://bucket/models/unet"; made if absent.
+        normalization: of a model from a script: what is done to grey values before the network sees
+            them becomes part of what is published. "image", a number that they are divided by, or
+            a `Normalization`; None: images go in as they are, and the card says so. A model that
+            `train` or `save_model` kept brings its own.
+        class_names: of a model from a script, background first; None: made up.
         precision, tile, max_pixels: see `write_saved_model`.
         keep: delete all versions but the newest so many, and those that `models.config` names.
         fields: what the model card says beside what training knows.
@@ -71,21 +80,21 @@ def export(
 
     Raises:
         DataError: there is no trained model at the path.
-        ConfigError: an option is out of range.
+        ConfigError: an option is out of range, or the model is none of `build_unet`.
         ExportError: `models.config` is damaged, the SavedModel does not load, or a signature
             differs from the Keras model with the same weights by more than 1e-5; nothing is
             published then.
         RemoteError: a remote folder cannot be written here: no library of its scheme, no
             credentials. That is found before anything is made.
     """
+    require_tensorflow("export")
     check_keep(keep)
     folder = _reached(folder)
     pinned_versions(folder)  # a damaged models.config is found before anything is published
-    if not isinstance(model, TrainedModel):
-        model = load_model(model)
+    trained = trained_model(model, normalization=normalization, class_names=class_names)
     with _drafted(folder) as draft:
         write_bundle(
-            model,
+            trained,
             draft.path,
             name=folder.resolve().name,
             precision=precision,

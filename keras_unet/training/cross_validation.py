@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.console import Console
 
+from keras_unet.console import Console
 from keras_unet.data.samples import Sample, load_samples
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
 from keras_unet.evaluation.record import Evaluation
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.training import run_folder
 from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.fit import train
@@ -82,7 +83,8 @@ def cross_validate(
         ConfigError: a setting does not fit; too few images or groups; a fold lacks a class.
         DataError: images or labels cannot be used.
     """
-    console = console or Console(highlight=False)
+    require_tensorflow("cross_validate")
+    console = console or Console()
     if config is None and resume is None:
         raise ConfigError("cross_validate: expected a configuration, or a folder to resume")
     if config is not None and not isinstance(config, TrainConfig):

@@ -78,14 +78,19 @@ def test_all_bad_files_are_named_at_once(good):
     assert f"{good}/images/e.png: has no labels; expected {good}/labels/e.png or .tif" in text
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan(good, value):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_is_a_note_and_infinity_a_problem(good, value):
     image = RNG.random((20, 30)).astype(np.float32)
     image[3, 3:5] = value
     _write(good, "n", image, _mask())
-    assert _problems(good) == [
-        f"{good}/images/n.tif: holds 2 values that are NaN or infinite; expected finite ones"
-    ]
+    if np.isnan(value):
+        assert not _problems(good)
+        notes = check_data(find_pairs(good)).notes
+        assert any(n.startswith("0.3% of the pixels of 1 image were never mea") for n in notes)
+    else:
+        assert _problems(good) == [
+            f"{good}/images/n.tif: holds 2 values that are infinite; expected finite ones"
+        ]
 
 
 def test_mixed_channels_name_the_odd_ones(good):
@@ -177,7 +182,8 @@ def test_few_objects_are_not_taken_for_classes(tmp_path):
         _write(tmp_path, name, _image(), labels)
     (text,) = _problems(tmp_path)
     assert "each is one single region in every image, as numbers of objects are" in text
-    assert 'expected data.label_kind = "instances" if they are, or data.num_classes = 4' in text
+    assert 'expected data.label_kind = "instances" (--instances) if they are, or ' in text
+    assert "data.num_classes = 4 (--set data.num_classes=4) if each number is a class" in text
     assert not _problems(tmp_path, LabelRule(num_classes=4))
     report = check_data(find_pairs(tmp_path), LabelRule(kind="instances"))
     assert report.ok and report.summary.cells_total == 5

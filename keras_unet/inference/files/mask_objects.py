@@ -32,7 +32,7 @@ from keras_unet.inference.files.mask_files import (
 )
 from keras_unet.inference.objects.measured import ObjectSlice
 from keras_unet.inference.objects.measurements import Table, to_micrometres
-from keras_unet.inference.objects.picture import object_picture
+from keras_unet.inference.objects.picture import LEGEND, object_picture
 from keras_unet.inference.objects.polygons import outlines
 from keras_unet.inference.objects.settings import ObjectSettings
 from keras_unet.inference.objects.tables import stacked, write_csv
@@ -162,7 +162,8 @@ def _all_objects(
                     raise DataError(f"{file}: {error}") from error
                 paths.append(output / _picture(stem, number, count))
                 drawn = objects.outlines or list(outlines(instances))
-                save_png(paths[-1], object_picture(instances, drawn, objects.table, pixels))
+                picture = object_picture(instances, drawn, objects.table, pixels)
+                save_png(paths[-1], picture, LEGEND)
                 summary.append(_line(stem, number, objects))
                 diameters.append(_diameters(objects.table))
                 if progress is not None:

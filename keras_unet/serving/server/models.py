@@ -50,7 +50,7 @@ def discover(folder: Path) -> list[ServedModel]:
     """Every subfolder that holds versions, by its name; or the folder itself if it does.
 
     Raises:
-        ConfigError: there is no such folder.
+        ConfigError: there is no such folder, or it can hold no versions.
         OSError: a folder cannot be read; one that may not be is left out.
     """
     if not folder.is_dir():
@@ -66,7 +66,35 @@ def discover(folder: Path) -> list[ServedModel]:
                 continue
             if there:
                 found.append(ServedModel(name=entry.name, base_path=entry))
+    if not found:
+        _refuse_other(folder)
     return found
+
+
+def _refuse_other(folder: Path) -> None:
+    """Says what to serve instead of a folder without versions that is something else.
+
+    Raises:
+        ConfigError: it is a version itself, or what training left.
+    """
+    try:
+        if scan(folder):
+            return
+    except OSError:  # it may come
+        return
+    if (folder / "saved_model.pb").is_file():
+        own, above = folder.resolve().name, folder.resolve().parent
+        cure = f"keras-unet serve {above}" if own.isdigit() else f"move it to {folder}/1"
+        raise ConfigError(
+            f"{folder}: is a SavedModel, one version; expected the folder that holds a model's "
+            f"versions, or one of several models: {cure}"
+        )
+    trained = sorted(folder.glob("*.keras"))
+    if trained:
+        raise ConfigError(
+            f"{folder}: holds {trained[0].name}, which is trained but not published; publish it "
+            f"first: keras-unet export {folder} saved_models/NAME"
+        )
 
 
 def read_config(file: Path, *, remote: bool = False) -> list[ServedModel]:
@@ -99,8 +127,8 @@ def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[
         remote: leave out those on object stores, which TensorFlow Serving's own server reads.
 
     Raises:
-        ConfigError: names that repeat or are empty, another platform, a custom config, a place
-            on an object store.
+        ConfigError: names that repeat or are empty, another platform, a custom config, a folder
+            that can hold no versions, a place on an object store.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise ConfigError("expected a model_config_list")
@@ -120,6 +148,8 @@ def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[
             )
         if one.model_platform not in ("", "tensorflow"):
             raise ConfigError(f"model {one.name!r}: platform {one.model_platform!r} is not served")
+        base_path = relative_to / local_path(one.base_path)
+        _refuse_other(base_path)
         policy = one.model_version_policy
         latest: int | None = 1
         specific: tuple[int, ...] = ()
@@ -133,7 +163,7 @@ def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[
         try:
             models[one.name] = ServedModel(
                 name=one.name,
-                base_path=relative_to / local_path(one.base_path),
+                base_path=base_path,
                 latest=latest,
                 specific=specific,
                 labels=dict(one.version_labels),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import pytest
@@ -103,6 +104,78 @@ def test_a_broken_version_is_tried_a_few_times_only(tmp_path):
     patient.broken.clear()
     patient.manager.poll()
     assert patient.states() == {1: "END"}
+
+
+def given_up(tmp_path, **settings):
+    """A bench whose version m/2 is broken, and has been tried as often as it may be."""
+    versions(tmp_path, "m/1")
+    bench = Bench(tmp_path, retries=1, **settings)
+    bench.broken.add("m/2")
+    bench.manager.poll()
+    versions(tmp_path, "m/2/variables")
+    (tmp_path / "m/2/saved_model.pb").write_text("torn")
+    for _ in range(4):
+        bench.manager.poll()
+    assert len(bench.events) == 3 and bench.states() == {2: "END", 1: "AVAILABLE"}
+    bench.broken.clear()
+    bench.manager.poll()
+    assert bench.states() == {2: "END", 1: "AVAILABLE"}
+    return bench
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_version_that_goes_and_comes_back_is_a_new_one(tmp_path, alone):
+    bench = given_up(tmp_path)
+    shutil.rmtree(tmp_path / "m/2")
+    if alone:  # nothing is left of the model for a while
+        (tmp_path / "m/1").rmdir()
+    bench.manager.poll()
+    versions(tmp_path, "m/2")
+    bench.manager.poll()
+    assert bench.states() == {2: "AVAILABLE", 1: "END"}
+
+
+def _mended(folder):
+    (folder / "saved_model.pb").write_text("whole")
+
+
+def _replaced(folder):  # between two polls
+    shutil.rmtree(folder)
+    folder.mkdir()
+    _mended(folder)
+
+
+def _completed(folder):
+    (folder / "variables/variables.index").write_text("late")
+
+
+def _same_size(folder):
+    (folder / "saved_model.pb").write_text("good")
+
+
+@pytest.mark.parametrize("change", [_mended, _replaced, _completed, _same_size])
+def test_a_version_whose_folder_changes_is_tried_again(tmp_path, change):
+    bench = given_up(tmp_path)
+    change(tmp_path / "m/2")
+    bench.manager.poll()
+    assert bench.states() == {2: "AVAILABLE", 1: "END"}
+
+
+def test_a_version_that_is_being_copied_is_not_tried_at_every_look(tmp_path):
+    bench = given_up(tmp_path)
+    bench.manager._retry_seconds = 3600
+    bench.broken.add("m/2")
+    part = tmp_path / "m/2/variables/variables.data"
+    part.write_text("begun")
+    bench.manager.poll()
+    assert len(bench.events) == 4  # the first look: long ago that it was tried
+    for size in range(5):
+        part.write_text("." * size)
+        bench.manager.poll()
+    assert len(bench.events) == 4
+    bench.broken.clear()  # the copy is complete
+    bench.manager.poll()
+    assert bench.states() == {2: "AVAILABLE", 1: "END"}
 
 
 def test_models_and_folders_may_come_and_go(tmp_path):
