@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.cli.local_paths import LocalPaths
 from keras_unet.cli.report import say
 from keras_unet.console import take_every_character
 from keras_unet.errors import KerasUnetError
@@ -18,7 +19,7 @@ from pipelines.config import PipelineConfig, load_pipeline_config
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(cls=LocalPaths)
 def run(
     data: Annotated[
         str | None,

@@ -15,6 +15,7 @@ from keras_unet.cli.evaluate import evaluate
 from keras_unet.cli.export import export
 from keras_unet.cli.info import info
 from keras_unet.cli.lineage import lineage
+from keras_unet.cli.local_paths import LocalPaths
 from keras_unet.cli.objects import objects
 from keras_unet.cli.plan import plan
 from keras_unet.cli.predict import predict
@@ -48,7 +49,7 @@ for command in (
     augment,
     serve,
 ):
-    app.command()(command)
+    app.command(cls=LocalPaths)(command)
 app.add_typer(diffusion)
 
 

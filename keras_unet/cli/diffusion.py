@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.cli.local_paths import LocalPaths
 from keras_unet.training.interruption import ended_by_sigterm
 
 diffusion = typer.Typer(
@@ -17,7 +18,7 @@ diffusion = typer.Typer(
 )
 
 
-@diffusion.command()
+@diffusion.command(cls=LocalPaths)
 @ended_by_sigterm()
 def train(
     images: Annotated[
@@ -73,7 +74,7 @@ def train(
     say(f"Draw     keras-unet diffusion sample {quote(str(folder))} --count 100 --output DRAWN")
 
 
-@diffusion.command()
+@diffusion.command(cls=LocalPaths)
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder of `diffusion train`.")],
     masks: Annotated[
@@ -115,7 +116,7 @@ def sample(
         say(f"Train    keras-unet train {quote(str(folder))}")
 
 
-@diffusion.command()
+@diffusion.command(cls=LocalPaths)
 def info(run: Annotated[Path, typer.Argument(help="A run folder of `diffusion train`.")]) -> None:
     """What a diffusion model was trained on and draws."""
     from keras_unet.cli.report import say

@@ -18,7 +18,9 @@ class Engine(str, Enum):
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="saved_models/, or one model's folder in it.")],
+    folder: Annotated[
+        str, typer.Argument(help="saved_models/, or one model's folder in it; gs://… is fetched.")
+    ],
     grpc_port: Annotated[int, typer.Option(help="0: a free one; -1: no gRPC.")] = 8500,
     rest_port: Annotated[int, typer.Option(help="0: a free one; -1: no REST.")] = 8501,
     host: Annotated[
@@ -80,6 +82,7 @@ def serve(
 
     from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
+    from keras_unet.remote_path import RemotePath, as_path
     from keras_unet.serving.server import binary, logs
 
     def say(line: str) -> None:
@@ -90,9 +93,14 @@ def serve(
     from keras_unet.serving.server.batching_file import read_batching
     from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
 
+    place = as_path(folder)
+    if isinstance(place, RemotePath) and model_config_file is not None:
+        raise ConfigError(
+            f"{folder}: with a model config file, its base_path says where models are"
+        )
     try:
         settings = ServerSettings(
-            folder=folder,
+            folder=Path() if isinstance(place, RemotePath) else place,
             model_config_file=model_config_file,
             host=host,
             grpc_port=None if grpc_port < 0 else grpc_port,
@@ -123,6 +131,14 @@ def serve(
         raise ConfigError("; ".join(said)) from None
 
     logs.to_stderr()
+    if isinstance(place, RemotePath):
+        if engine is Engine.tensorflow_model_server:
+            raise ConfigError(f"{binary.NAME} takes {folder} from a --model-config-file: base_path")
+        from keras_unet.serving.server.mirror import Mirror
+
+        mirror = Mirror(place, poll_seconds)
+        settings = settings.model_copy(update={"folder": mirror.start()})
+        engine = Engine.embedded
     program = binary.find() if engine is not Engine.embedded else None
     if engine is Engine.tensorflow_model_server and program is None:
         raise ConfigError(f"{binary.NAME} is not on PATH")

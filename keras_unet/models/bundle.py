@@ -30,6 +30,7 @@ from keras_unet.models.card import ModelCard as ModelCard
 from keras_unet.models.card import default_classes
 from keras_unet.models.unet import Structure, structure
 from keras_unet.models.wrapped import unet_in
+from keras_unet.remote_path import RemotePath, as_path, fetched, local_path
 
 CARD = "keras_unet.json"
 _UNFINISHED = ".writing-"
@@ -103,7 +104,7 @@ def save_model(
     Raises:
         ConfigError: the path does not end in ".keras", or see `trained_model`.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.suffix != ".keras":
         raise ConfigError(f'{path}: expected a name that ends in ".keras"')
     trained = trained_model(model, normalization=normalization, class_names=class_names)
@@ -163,25 +164,30 @@ def load_model(
 
     Args:
         path: a `.keras` file that `train`, `save_model`, a script's `model.save` or Keras's
-            `ModelCheckpoint` wrote; or a run folder (its `best.keras`).
+            `ModelCheckpoint` wrote; or a run folder (its `best.keras`); local, or remote (gs://…).
         normalization, class_names: for a file that says nothing about them, see `trained_model`.
 
     Raises:
         DataError: no such file, no Keras model, or none of `build_unet`.
         ConfigError: what is stated does not fit the model.
+        RemoteError: a remote file cannot be read.
     """
-    file = model_file(path)
-    card = read_card(file)
-    try:
-        network = keras.models.load_model(file, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, *_DAMAGED) as error:
-        raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
-    try:
-        network = in_float32(unet_in(network))
-    except ConfigError as error:
-        raise DataError(f"{file}: {error}") from error
-    card = card or _plain_card(file.stem, structure(network))
-    return _stated(TrainedModel(network, card), normalization, class_names)
+    place = as_path(path)
+    if isinstance(place, RemotePath) and place.is_dir():
+        place = place / "best.keras"
+    with fetched(place) as local:
+        file = model_file(local)
+        card = read_card(file)
+        try:
+            network = keras.models.load_model(file, compile=False, safe_mode=True)
+        except (OSError, ValueError, TypeError, KeyError, *_DAMAGED) as error:
+            raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
+        try:
+            network = in_float32(unet_in(network))
+        except ConfigError as error:
+            raise DataError(f"{file}: {error}") from error
+        card = card or _plain_card(file.stem, structure(network))
+        return _stated(TrainedModel(network, card), normalization, class_names)
 
 
 def read_card(file: Path) -> ModelCard | None:

@@ -12,6 +12,7 @@ from keras_unet.data.nodata import WHAT
 from keras_unet.data.pairs import match_files
 from keras_unet.errors import DataError
 from keras_unet.inference.files.claims import read_written, recorded, refuse_taken
+from keras_unet.remote_path import local_path
 from keras_unet.serving.client import Client
 
 
@@ -44,7 +45,7 @@ def segment_files(
             masks that would replace files of yours; names them.
         ServingError: the server's refusal.
     """
-    images, output = Path(images), Path(output)
+    images, output = Path(images), local_path(output)
     found = match_files(images)
     if found.problems:
         raise DataError("\n".join(map(str, found.problems)))

@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras_unet.errors import ConfigError
 from keras_unet.models.bundle import TrainedModel
 from keras_unet.quiet import without_notices
+from keras_unet.remote_path import local_path
 from keras_unet.serving.portable import portable
 
 KINDS = ("tflite-float32", "tflite-float16", "tflite-int8")
@@ -56,7 +57,7 @@ def write_tflite(
                 yield [image[None].astype(np.float32)]
 
         converter.representative_dataset = examples
-    path = Path(path)
+    path = local_path(path)
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     with without_notices():
         content = converter.convert()

@@ -132,7 +132,10 @@ def test_more_bad_ones_than_tolerated_fail_the_run(spoilt, tmp_path):
     with pytest.raises(DataError) as error:
         produce(folder, tmp_path / "out", ExampleOptions(rule=RULE, max_bad_share=0.2))
     said = str(error.value)
-    assert "3 of 12 images cannot be used (25.0%); expected at most 20.0% (max_bad_share)" in said
+    assert (
+        "3 of 12 images cannot be used (25.0%); expected at most 20.0% (data.max_bad_share" in said
+    )
+    assert "; 0.25 goes on without them)" in said
     assert all(str(path) in said for path in bad)
     kept = Path(said.rpartition("All of them: ")[2])
     assert kept.parent.name == "system"  # TFX removes the outputs of what failed

@@ -352,6 +352,10 @@ def test_the_config_file_of_tensorflow_serving_is_read(tmp_path):
         ("", "expected a model_config_list"),
         (f"model_config_list {{ {one} {one} }}", "named twice"),
         ('model_config_list { config { name: "a" } }', "without a name or a base_path"),
+        (
+            'model_config_list { config { name: "a" base_path: "s3://bucket/a" } }',
+            "base_path is s3://bucket/a; expected a folder of this machine",
+        ),
     ]:
         file.write_text(text)
         with pytest.raises(ConfigError, match=message):
