@@ -29,10 +29,14 @@ class MemoryWarning(UserWarning):
 
 
 class Band(NamedTuple):
-    """Rows of an image and their probabilities [h, W, K], in the dtype asked for."""
+    """Rows of an image and their probabilities [h, W, K], in the dtype asked for.
+
+    missing: how many of the pixels were never measured; their class is 0.
+    """
 
     rows: slice
     probabilities: np.ndarray
+    missing: int = 0
 
 
 class Predictor:
@@ -176,10 +180,12 @@ class Predictor:
                 pending = False
                 continue
             row = row if last else row[: plan.rows.step]
+            none = 0
             if missing is not None:
-                row[missing[: len(row)]] = _background(row.shape[-1])
-            some = some or missing is None or not missing[: len(row)].all()
-            yield Band(slice(top, top + len(row)), quantized(row, self.options.dtype))
+                missing = missing[: len(row)]
+                row[missing], none = _background(row.shape[-1]), int(missing.sum())
+            some = some or missing is None or not missing.all()
+            yield Band(slice(top, top + len(row)), quantized(row, self.options.dtype), none)
             index += 1
         if not some:
             raise DataError(f"image holds no measured pixel, all are {WHAT}; expected some")

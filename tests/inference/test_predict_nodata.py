@@ -71,7 +71,12 @@ def test_files_agree_with_arrays(model, tmp_path, dtype, value, tag):
     source, kept = tmp_path / "in", save_model(model, tmp_path / "m.keras")
     source.mkdir()
     _tif(source / "a.tif", holed, tag)
-    predict_files(kept, source, tmp_path / "out", tile=60, probabilities=True)
+    said: list[str] = []
+    out = tmp_path / "out"
+    predict_files(kept, source, out, tile=60, probabilities=True, say=said.append)
+    (note,) = (text for text in said if text.startswith("note"))
+    assert f"a.tif: {HOLE.sum()} pixels were never measured" in note
+    assert note.endswith("class background, 0 in the mask")
     expected = predict(kept, np.where(HOLE, np.nan, grey.astype(np.float32)), tile=60)
     shares = tifffile.imread(tmp_path / "out" / "a_probabilities.tif")
     np.testing.assert_array_equal(np.moveaxis(shares, 0, -1), expected)

@@ -176,7 +176,7 @@ def _run(
                 progress(done + tiles, total)
 
         with _memory_warnings(say):
-            written.append(segment(job, common, trained[0].card, options, place, advance))
+            written.append(segment(job, common, trained[0].card, options, place, advance, say))
         done += count
     return written
 
