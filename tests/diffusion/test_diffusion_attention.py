@@ -112,4 +112,6 @@ def test_upcast():
     out = attention(*given, heads=3, upcast=True)
     assert str(out.dtype).endswith("bfloat16'>") or "bfloat16" in str(out.dtype)
     exact = attention(*(ops.cast(x, "float32") for x in given), heads=3)
-    np.testing.assert_array_equal(ops.cast(out, "float32"), ops.cast(ops.cast(exact, "bfloat16"), "float32"))
+    np.testing.assert_array_equal(
+        ops.cast(out, "float32"), ops.cast(ops.cast(exact, "bfloat16"), "float32")
+    )
