@@ -24,7 +24,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show what a model takes and gives, what it was trained on, and its scores."""
-    if model.is_file() or (model / "best.keras").is_file():
+    if model.is_file() or model.suffix == ".keras" or (model / "best.keras").is_file():
         from keras_unet.models.description import describe_model
 
         kept = describe_model(model)
