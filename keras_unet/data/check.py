@@ -81,7 +81,7 @@ def check_and_read(
         notes += label_notes(raws, mapping)
         notes += _object_notes(raws, mapping)
     notes += nodata_notes({raw.pair.image_shown: raw.share_missing for raw in raws})
-    notes += palette_notes(raws)
+    notes += palette_notes(raws, rule.ignore)
     notes += beside_images({raw.pair.image: raw.left_out for raw in raws})
     notes += _image_notes(raws, summary)
     report = DataReport(

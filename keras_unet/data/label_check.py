@@ -133,14 +133,18 @@ def nodata_notes(shares: Mapping[str, float]) -> list[str]:
     ]
 
 
-def palette_notes(raws: Sequence[RawPair]) -> list[str]:
-    """Where labels are shown otherwise than their numbers say: numbers count, colours may not."""
+def palette_notes(raws: Sequence[RawPair], ignore: int | None = None) -> list[str]:
+    """Where labels are shown otherwise than their numbers say: numbers count, colours may not.
+
+    Args:
+      ignore: the label value that does not count; its colour says nothing.
+    """
     shown = [raw for raw in raws if raw.colours]
-    notes = []
-    white = [raw for raw in shown if _white_first(raw.colours)]
+    notes = _inverted_notes(raws)
+    white = [raw for raw in shown if _background_elsewhere(raw.colours, ignore)]
     if white:
         colours = white[0].colours
-        order = sorted(colours, key=lambda value: colours[value])
+        order = sorted(set(colours) - {ignore}, key=lambda value: colours[value])
         said = ", ".join(f"{value} {_named(colours[value])}" for value in sorted(colours)[:4])
         cure = f": if bright is foreground, set data.label_values = {order}" * (len(order) == 2)
         notes.append(
@@ -162,11 +166,31 @@ def palette_notes(raws: Sequence[RawPair]) -> list[str]:
     return notes
 
 
-def _white_first(colours: Mapping[int, tuple[int, ...]]) -> bool:
-    """Whether a palette is of grey alone, as far as it is used, and 0 its brightest."""
-    grey = all(len(set(colour)) == 1 for colour in colours.values())
-    others = [colour for value, colour in colours.items() if value != 0]
-    return grey and 0 in colours and bool(others) and colours[0] > max(others)
+def _inverted_notes(raws: Sequence[RawPair]) -> list[str]:
+    """A note on masks of one bit that show mostly white, though few of their bits are set."""
+    inverted = [raw for raw in raws if raw.inverted]
+    white = sum(raw.values.get(255, 0) for raw in inverted)
+    total = sum(sum(raw.values.values()) for raw in inverted)
+    if white <= 0.5 * total:
+        return []
+    return [
+        f"{len(inverted)} of {len(raws)} label images are of one bit and stored white as 0 "
+        f"(MinIsWhite): read as they are shown, {white / total:.1%} of their pixels are white, 255 "
+        f"({listed(raw.pair.label_shown for raw in inverted)}): if they were saved from boolean "
+        "arrays, as tifffile does it, foreground is what is black: set data.label_values = [255, 0]"
+    ]
+
+
+def _background_elsewhere(colours: Mapping[int, tuple[int, ...]], ignore: int | None) -> bool:
+    """Whether a palette, as far as it is used, shows another value than 0 as background is shown.
+
+    That is black, or in a palette of grey alone any value if 0 is the brightest.
+    """
+    others = [colour for value, colour in colours.items() if value not in (0, ignore)]
+    if 0 not in colours or not others:
+        return False
+    grey = all(len(set(colour)) == 1 for colour in (colours[0], *others))
+    return (grey and colours[0] > max(others)) or (any(colours[0]) and not any(min(others)))
 
 
 def _named(colour: tuple[int, ...]) -> str:

@@ -73,6 +73,7 @@ class RawPair:
     left_out: tuple[str, ...] = ()  # see `TiffStack`
     missing: np.ndarray | None = None  # see `Sample`; `values` are those of the other pixels
     colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of values, by a palette
+    inverted: bool = False  # labels of one bit, see `ImageFile.inverted`
 
     @property
     def share_missing(self) -> float:
@@ -120,8 +121,11 @@ class PairReader(AbstractContextManager["PairReader"]):
         labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
         raw = check_pair(pair, image, labels, rule)
         beside = () if raw.image is None else self._open["image"].left_out
-        colours = {} if raw.labels is None else self._colours(pair, raw.values)
-        return replace(raw, left_out=beside, colours=colours)
+        if raw.labels is None:
+            return replace(raw, left_out=beside)
+        colours = self._colours(pair, raw.values)
+        inverted = self._open["label"].inverted(pair.label_page)
+        return replace(raw, left_out=beside, colours=colours, inverted=inverted)
 
     def _colours(self, pair: Pair, values: Iterable[int]) -> dict[int, tuple[int, ...]]:
         palette = self._open["label"].palette(pair.label_page)

@@ -376,7 +376,28 @@ def test_grey_from_white_on_in_a_tiff_is_noted(tmp_path):
     tifffile.imwrite(tmp_path / "labels" / "a.tif", _mask() > 0, photometric="miniswhite")
     report = check_data(find_pairs(tmp_path))
     assert report.summary.label_values == (0, 255)  # black and white are as shown
-    assert not any("MinIsWhite" in note for note in report.notes)
+    (note,) = (note for note in report.notes if "MinIsWhite" in note)
+    assert "of one bit" in note and "87.7% of their pixels are white" in note
+    turned = check_data(find_pairs(tmp_path), LabelRule(values=(255, 0)))
+    assert turned.ok and turned.summary.class_fractions[1] == pytest.approx(74 / 600)
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", _mask() == 0, photometric="miniswhite")
+    assert not any("MinIsWhite" in note for note in check_data(find_pairs(tmp_path)).notes)
+
+
+@pytest.mark.parametrize(
+    ("palette", "ignore", "noted"),
+    [
+        ([(255, 0, 0), BLACK], None, True),  # as quantising a coloured mask may give it
+        ([(255, 0, 0), BLACK], 1, False),  # an ignored value is black in many palettes
+        ([BLACK, (255, 0, 0)], None, False),
+        ([(128, 64, 128), (244, 35, 232)], None, False),
+    ],
+)
+def test_a_palette_that_shows_another_value_black_is_noted(tmp_path, palette, ignore, noted):
+    _shown(tmp_path, "a", _mask(), palette)
+    report = check_data(find_pairs(tmp_path), LabelRule(ignore=ignore))
+    notes = [note for note in report.notes if "palette" in note]
+    assert len(notes) == noted and all("0 #ff0000, 1 black" in note for note in notes)
 
 
 def test_unequal_palettes_are_noted(tmp_path):
@@ -384,7 +405,11 @@ def test_unequal_palettes_are_noted(tmp_path):
     _shown(tmp_path, "b", _mask(), [BLACK, RED, RED])  # 2 is nowhere
     assert not check_data(find_pairs(tmp_path)).notes
     _shown(tmp_path, "c", 1 - _mask(), [RED, BLACK])
-    (note,) = (note for note in check_data(find_pairs(tmp_path)).notes if "palettes" in note)
+    (note,) = (
+        note
+        for note in check_data(find_pairs(tmp_path)).notes
+        if note.startswith("palettes differ")
+    )
     assert "palettes differ: 0 is black in" in note and "#c80000 in" in note
 
 
