@@ -28,6 +28,8 @@ def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | Non
     if not labelled:
         return None, []
     holders = Counter(value for raw in labelled for value in raw.values)
+    if mixed := _mixed_masks(labelled, rule):
+        return None, [mixed]
     try:
         mapping = rule.resolve(holders)
     except DataError as error:
@@ -69,13 +71,36 @@ def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | Non
     return mapping, []
 
 
+def _mixed_masks(labelled: Sequence[RawPair], rule: LabelRule) -> Problem | None:
+    """What is wrong with a set of masks, some of 0 and 1, others of 0 and 255."""
+    if rule.kind != "semantic" or rule.values is not None or rule.ignore in (1, 255):
+        return None
+    values = [set(raw.values) - {0, rule.ignore} for raw in labelled]
+    if not (
+        {1} in values and {255} in values and all(each in ({1}, {255}, set()) for each in values)
+    ):
+        return None
+    small, large = (
+        [raw.pair.label_shown for raw, each in zip(labelled, values, strict=True) if each == {top}]
+        for top in (1, 255)
+    )
+    return Problem(
+        file="",
+        found=f"{len(small)} masks are of 0 and 1 ({listed(small, 3)}), {len(large)} of 0 and 255 "
+        f"({listed(large, 3)})",
+        expected="one of the two in the whole set: save them alike (where 255 marks pixels that "
+        f"shall not count, set {as_setting('label_ignore', 255)})",
+    )
+
+
 def single_class(raws: Sequence[RawPair], mapping: LabelMapping) -> list[Problem]:
     """What is wrong with a set whose labels hold one class only; nothing is, with more."""
     counts = _class_counts(raws, mapping)
     held = np.flatnonzero(counts.sum(axis=0))
     if len(held) > 1 or not len(counts):
         return []
-    what = "nothing but background" if held.tolist() == [0] else f"a single class ({listed(held)})"
+    what = f"a single class ({listed(held)})" if len(held) else "no pixel that counts"
+    what = "nothing but background" if held.tolist() == [0] else what
     ignored = sum(raw.values.get(mapping.ignore, 0) for raw in raws if mapping.ignore is not None)
     if ignored:
         share = ignored / (ignored + counts.sum())
@@ -98,7 +123,7 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     notes = []
     labelled = [raw for raw in raws if raw.values]
     counts = _class_counts(raws, mapping)
-    empty = counts[:, 1:].sum(axis=1) == 0
+    empty = (counts[:, 1:].sum(axis=1) == 0) & (counts[:, 0] > 0)
     if empty.any():
         names = [raw.pair.name for raw, bare in zip(labelled, empty, strict=True) if bare]
         notes.append(f"{len(names)} of {len(labelled)} images are all background: {listed(names)}")
@@ -107,7 +132,13 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
         if ignored.any():
             share = ignored.sum() / (ignored.sum() + counts.sum())
             notes.append(f"{share:.1%} of the pixels do not count (value {mapping.ignore})")
-        strange = empty & (ignored > 0) & (counts[:, 0] > 0)
+        bare = counts.sum(axis=1) == 0
+        if bare.any():
+            names = [raw.pair.name for raw, none in zip(labelled, bare, strict=True) if none]
+            notes.append(
+                f"{len(names)} of {len(labelled)} images hold no pixel that counts: {listed(names)}"
+            )
+        strange = empty & (ignored > 0)
         if strange.any() and not empty.all():
             names = [raw.pair.name for raw, odd in zip(labelled, strange, strict=True) if odd]
             notes.append(
@@ -118,6 +149,18 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     if mapping.num_classes == 2:
         notes += _polarity(labelled, counts, flipped=mapping.values == (255, 0))
     return notes
+
+
+def orientation_notes(raws: Sequence[RawPair]) -> list[str]:
+    """A note on images that are turned to be displayed while their labels are not, or otherwise."""
+    apart = [raw.pair.image_shown for raw in raws if raw.turned_apart]
+    if not apart:
+        return []
+    return [
+        f"{len(apart)} of {len(raws)} images state another orientation (EXIF) than their labels, "
+        "and each is turned as it states: do the labels lie over the image as displayed? If they "
+        f"were drawn on the pixels as stored, remove the orientation: {listed(apart)}"
+    ]
 
 
 def nodata_notes(shares: Mapping[str, float]) -> list[str]:

@@ -125,6 +125,10 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         """The colours that the numbers of an image are shown in, see `photometric.palette`."""
         return palette(self.keyframes(self.slots[number])[0])
 
+    def orientation(self, number: int) -> int:
+        """How the stored pixels of an image are turned to be displayed, 1 to 8."""
+        return of_page(self.keyframes(self.slots[number])[0])
+
     def inverted(self, number: int) -> bool:
         """Whether an image is of black and white with white stored as 0."""
         page = self.keyframes(self.slots[number])[0]
