@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_unet.data.label_rule import INSTANCES, MOST_UNSTATED, LabelMapping, LabelRule, as_setting
+from keras_unet.data.nodata import WHAT
 from keras_unet.data.reading import RawPair
 from keras_unet.data.report import Problem, listed
 from keras_unet.errors import DataError
@@ -117,6 +118,19 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     if mapping.num_classes == 2:
         notes += _polarity(labelled, counts, flipped=mapping.values == (255, 0))
     return notes
+
+
+def nodata_notes(shares: Mapping[str, float]) -> list[str]:
+    """A note on images, by name, of which a share of the pixels was never measured."""
+    found = {name: share for name, share in shares.items() if share}
+    if not found:
+        return []
+    share = np.mean(list(found.values()))
+    many = "1 image" if len(found) == 1 else f"{len(found)} images"
+    return [
+        f"{share:.1%} of the pixels of {many} were never measured ({WHAT}) and do not count: "
+        f"{listed(found)}"
+    ]
 
 
 def palette_notes(raws: Sequence[RawPair]) -> list[str]:

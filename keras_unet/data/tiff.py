@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from keras_unet.data import fax, ome
-from keras_unet.data.photometric import has_opacity, numbers, palette, refuse_unknown, shown
+from keras_unet.data import fax, nodata, ome
+from keras_unet.data.photometric import (
+    has_opacity,
+    is_palette,
+    numbers,
+    palette,
+    refuse_unknown,
+    shown,
+)
 from keras_unet.data.upright import of_page, upright
 from keras_unet.errors import DataError
 
@@ -21,7 +28,9 @@ MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved wi
 # of tifffile's names for what slide scanners store, those of pictures beside the scan
 _SLIDES = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "avs")
 _BESIDE = ("thumbnail", "label", "macro", "map", "overview")
+_PLAIN = ("generic", "uniform", "shaped", "imagej", "ome")  # series of pages as they are
 _KINDS = {0b000: "", 0b001: "reduced image", 0b100: "mask", 0b101: "mask"}  # NewSubfileType
+_GDAL_NODATA = 42113
 SAFE_BYTES = 1 << 30  # a page up to this size is read whatever the file's size is
 MOST_EXPANSION = 2000  # beyond that, a page may be so many times larger than its file
 
@@ -61,6 +70,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     slots: tuple[Slot, ...]
     axes: tuple[tuple[str, int], ...]
     left_out: tuple[str, ...] = ()
+    _masks: tuple[Any, ...] = ()
 
     def __init__(self, path: str | Path, channels: int | None = None) -> None:
         self.path = Path(path)
@@ -136,10 +146,13 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
         Empty where one entry in the file stands for many planes (ImageJ beyond 4 GB).
         """
-        pages: Any = self.file.series[slot.series].pages
+        series = self.file.series[slot.series]
+        pages: Any = series.pages
         if len(pages) <= max(slot.planes):
             return []
         planes = [pages[k] for k in slot.planes]
+        if series.kind not in _PLAIN:  # tifffile mends what these formats say of their pages
+            return planes
         return [page if page.is_virtual else page.aspage() for page in planes]
 
     def keyframes(self, slot: Slot) -> list[tifffile.TiffPage]:
@@ -159,17 +172,49 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             )
         return found
 
+    def nodata(self, slot: Slot) -> float | None:
+        """The value that stands for pixels never measured (GDAL_NODATA), as `read` shows it."""
+        page = self.keyframes(slot)[0]
+        value = nodata.parsed(page.tags.valueof(_GDAL_NODATA, ""))
+        if value is None or np.isnan(value) or is_palette(page):
+            return None
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE or page.bitspersample < 8:
+            shape = (1, 1, page.samplesperpixel)
+            return float(shown(np.full(shape, value).astype(page.dtype), page)[0, 0, 0])
+        return value
+
+    def mask(self, slot: Slot) -> tifffile.TiffPage | None:
+        """The transparency mask of an image, the next of its size in the file; 0 is no pixel."""
+        image = self.keyframes(slot)[0]
+        size = (image.imagelength, image.imagewidth)
+        after = (
+            page
+            for page in self._masks
+            if (page.imagelength, page.imagewidth) == size and page.index > image.index
+        )
+        return next(after, None)
+
+    def missing(self, number: int, array: np.ndarray) -> np.ndarray | None:
+        """Which pixels of image `number`, as `read` gives it, are none: see `missing_pixels`."""
+        slot = self.slots[number]
+        found = nodata.missing_pixels(array, self.nodata(slot))
+        if (mask := self.mask(slot)) is not None:
+            outside = self.decode(mask).reshape(mask.imagelength, mask.imagewidth) == 0
+            outside = upright(outside, of_page(self.keyframes(slot)[0]))
+            found = outside if found is None else found | outside
+        return found if found is not None and found.any() else None
+
     def _read(self, slot: Slot, stored: bool) -> np.ndarray:
         keyframes = self.keyframes(slot)
         pages = self.pages(slot)
         if pages:
             for keyframe in keyframes:
                 self.guard(keyframe.nbytes)
-            planes = [self.tidy(self._decode(page), page.keyframe, stored) for page in pages]
+            planes = [self.tidy(self.decode(page), page.keyframe, stored) for page in pages]
         else:
             series = self.file.series[slot.series]
             self.guard(series.size * series.dtype.itemsize)
-            whole = self._decode(series).reshape(-1, *series.keyframe.shape)
+            whole = self.decode(series).reshape(-1, *series.keyframe.shape)
             planes = [self.tidy(whole[k], series.keyframe, stored) for k in slot.planes]
         array = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
         return upright(array, of_page(keyframes[0]))
@@ -252,6 +297,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             what = [series.name.casefold()] * len(heads)
         elif any(not page.subfiletype & 0b101 for s in self.file.series for page in _heads(s)):
             what = [_KINDS[page.subfiletype & 0b101] for page in heads]
+            self._masks += tuple(page for page in heads if page.subfiletype & 0b101 == 0b100)
         self.left_out += tuple(
             f"{kind} {page.imagelength}x{page.imagewidth}"
             for kind, page in zip(what, heads, strict=True)
@@ -292,7 +338,8 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 "decompression bomb"
             )
 
-    def _decode(self, source: Any) -> np.ndarray:
+    def decode(self, source: Any) -> np.ndarray:
+        """What a page, or a series of them, holds, as tifffile gives it."""
         try:
             return source.asarray(maxworkers=1)
         except Exception as error:
@@ -302,9 +349,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 return fax.decode(source)
             except Exception as error:
                 reason = error
-        raise DataError(
-            f"{self.path}: truncated or damaged: its pixels cannot be read ({reason})"
-        ) from reason
+        raise undecoded(self.path, source.keyframe, reason) from reason
 
     def tidy(self, array: np.ndarray, page: tifffile.TiffPage, stored: bool) -> np.ndarray:
         """What tifffile decodes of a page, or a window of it, as [H, W, C], not turned."""
@@ -314,6 +359,17 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         )
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 and axes[0] == "S" else array
         return (numbers if stored else shown)(np.atleast_3d(array), page)
+
+
+def undecoded(path: Path, page: tifffile.TiffPage, error: Exception) -> DataError:
+    """What to raise where tifffile, which has an error of any kind, cannot decode a page."""
+    reason, kind = str(error), page.compression
+    if "not supported" in reason or "not a known" in reason or "requires the" in reason:
+        return DataError(
+            f"{path}: cannot decode its {getattr(kind, 'name', kind)} compression ({reason}); "
+            "expected one that is in use, as deflate or LZW: save it so"
+        )
+    return DataError(f"{path}: truncated or damaged: its pixels cannot be read ({reason})")
 
 
 def _opened(path: Path) -> tifffile.TiffFile:

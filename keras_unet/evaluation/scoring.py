@@ -20,6 +20,7 @@ from keras_unet.inference.members import Model, members
 from keras_unet.inference.options import make_options
 from keras_unet.inference.rows import Predictor
 from keras_unet.models.bundle import Stated, TrainedModel
+from keras_unet.remote_path import local_path
 
 
 class Samples(Protocol):
@@ -68,9 +69,18 @@ def evaluate(
     loaded = members(model, normalization, class_names)
     trained = [TrainedModel(one.network, one.card) for one in loaded]
     card = loaded[0].card
-    samples = LabelledImages(
-        images, labels, rule or card.labels.as_rule(), loaded[0].form.channels, len(card.classes)
-    )
+    read = rule or card.labels.as_rule()
+    try:
+        channels, classes = loaded[0].form.channels, len(card.classes)
+        samples = LabelledImages(images, labels, read, channels, classes)
+    except DataError as error:
+        if rule is not None or card.source == "train":
+            raise
+        raise DataError(
+            f"{error}\nNobody has said what the labels of this model mean, so its classes' numbers "
+            'were expected; if each number is one object: rule=LabelRule(kind="instances"), or '
+            "--instances on the command line"
+        ) from error
     return evaluate_samples(
         trained,
         samples,
@@ -100,13 +110,13 @@ def evaluate_samples(
         notes: on the images, for the evaluation's own.
     """
     predictor = Predictor(model, make_options({**(prediction or {}), "dtype": "float32"}))
-    folder = None if output is None else Path(output)
+    folder = None if output is None else local_path(output)
     chosen = _checked(settings)
     scorer = Scorer(predictor.cards, chosen, len(samples), folder, data, notes)
     for done, sample in enumerate(samples, start=1):
         scores_objects(sample, chosen)  # before time is spent on a prediction
         try:
-            scorer.add(sample, predictor(sample.image))
+            scorer.add(sample, predictor(sample.measured))
         except DataError as error:
             raise DataError(f"{sample.name}: {error}") from error
         if progress is not None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_unet.data.normalization import normalized
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.source import Rows, Source
 from keras_unet.keras_backend import require_tensorflow
@@ -35,17 +36,8 @@ class Member(NamedTuple):
             DataError: grey values do not fit those of the training images.
         """
         _same_range(source.dtype, self.card)
-        if self.card.normalization.method == "none":
-            return lambda part: part.astype(np.float32)
         shift, scale = self.card.normalization.parameters(Rows(source))
-
-        def prepare(part: np.ndarray) -> np.ndarray:
-            out = part.astype(np.float32)
-            out -= shift
-            out *= scale
-            return out
-
-        return prepare
+        return lambda part: normalized(part, shift, scale)
 
 
 def members(

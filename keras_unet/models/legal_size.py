@@ -1,4 +1,4 @@
-"""Refuses an image size that a U-Net without padding cannot take, before a layer stumbles over it."""
+"""Refuses an image size that a U-Net without padding can't take, before a layer fails at it."""
 
 from __future__ import annotations
 

@@ -139,9 +139,13 @@ def tiling_needs(model: TrainedModel) -> dict[str, int]:
     form = structure(model.network)
     # with the whole reach around it a tile is exact for either padding
     around = layout(form.depth, "same", form.upsampling)
-    grouped = any(isinstance(one, keras.layers.GroupNormalization) for one in model.network.layers)
-    exact = model.card.normalization.method != "image" and not grouped
+    exact = model.card.normalization.method != "image" and not whole_image_statistics(model.network)
     return {"stride": around.stride, "context": around.context, "exact": int(exact)}
+
+
+def whole_image_statistics(network: keras.Model) -> bool:
+    """Whether each pixel depends on all of an input, so that tiles give other values than it."""
+    return any(isinstance(one, keras.layers.GroupNormalization) for one in network.layers)
 
 
 def mask_values(card: ModelCard) -> np.ndarray:

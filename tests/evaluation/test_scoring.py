@@ -139,6 +139,17 @@ def test_all_bad_files_are_named_before_anything_is_written(cells, data, tmp_pat
         evaluate(cells, data / "images")
 
 
+def test_a_network_of_a_script_scores_the_same(cells, data, evaluated):
+    stated = {"normalization": "image", "class_names": "background,cell"}
+    rule = LabelRule(kind="instances")
+    found = evaluate(cells.network, data, rule=rule, settings={"resamples": 100}, **stated)
+    assert found.total == evaluated[0].total
+    with pytest.raises(DataError, match="(?s)3 problems.*is one object.*--instances"):
+        evaluate(cells.network, data, **stated)
+    with pytest.raises(DataError, match="labels of 9 classes; expected at most 2"):
+        evaluate(cells.network, data, rule=LabelRule(num_classes=9), **stated)
+
+
 def test_settings_and_models_that_do_not_fit(cells, data):
     with pytest.raises(ConfigError, match="tolerence"):
         evaluate(cells, data, settings={"tolerence": 3})
@@ -146,8 +157,6 @@ def test_settings_and_models_that_do_not_fit(cells, data):
         evaluate(cells, data, settings={"tolerance": -1})
     with pytest.raises(ConfigError, match="tolerance"):  # JSON has no infinity
         evaluate(cells, data, settings={"tolerance": float("inf")})
-    with pytest.raises(ConfigError, match="bare Keras model"):
-        evaluate(cells.network, data)
     with pytest.raises(ConfigError, match="nucleus"):
         evaluate(cells, data, settings={"objects": True, "object_class": "nucleus"})
     with pytest.raises(DataError, match="no image to score"):
