@@ -1,6 +1,7 @@
 """The U-Net for Keras (Ronneberger, Fischer, Brox 2015), from raw images to a served model.
 
 Names are imported when they are first used, so that `import keras_unet` costs no TensorFlow import.
+It is all that `keras.saving.load_model` needs to open a model of this package, in any order.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keras_unet._lazy import attach
+from keras_unet._registration import register
 from keras_unet._version import __version__ as __version__
+
+register()  # `keras.saving.load_model` opens this package's files from here on
 
 _MODULES = (
     *("augment", "data", "diffusion", "evaluation", "geometry", "inference"),
@@ -17,12 +21,14 @@ _MODULES = (
 _NAMES = {
     "build_unet": "models.unet",
     "compare": "evaluation.comparing",
+    "convert": "serving.formats",
     "cross_validate": "training.cross_validation",
     "evaluate": "evaluation.scoring",
     "export": "serving.publish",
     "load_model": "models.bundle",
     "plan": "training.planner",
     "predict": "inference.prediction",
+    "save_model": "models.bundle",
     "train": "training.fit",
     "weight_map": "weight_maps",
     **dict.fromkeys(_MODULES, ""),
@@ -35,7 +41,9 @@ if TYPE_CHECKING:
     from keras_unet.evaluation.scoring import evaluate as evaluate
     from keras_unet.inference.prediction import predict as predict
     from keras_unet.models.bundle import load_model as load_model
+    from keras_unet.models.bundle import save_model as save_model
     from keras_unet.models.unet import build_unet as build_unet
+    from keras_unet.serving.formats import convert as convert
     from keras_unet.serving.publish import export as export
     from keras_unet.training.cross_validation import cross_validate as cross_validate
     from keras_unet.training.fit import train as train

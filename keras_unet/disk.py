@@ -1,10 +1,37 @@
-"""Files that are written whole or not at all, and that outlast a power failure."""
+"""Files that are written whole or not at all, and that outlast a power failure; text read."""
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 from pathlib import Path
+
+from keras_unet.errors import ConfigError
+
+# of 32 bits first: the mark of 16 bits is their beginning
+_WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file that a person wrote: UTF-8, with a byte-order mark or without.
+
+    Raises:
+        ConfigError: another encoding, which PowerShell's `>` and some editors write; names it.
+        OSError: the file cannot be read.
+    """
+    data = Path(path).read_bytes()
+    wide = next((mark for mark in _WIDE if data.startswith(mark)), None)
+    try:
+        if wide is None:
+            return data.decode("utf-8-sig").replace("\r\n", "\n")
+        found = f"UTF-{8 * len(wide)}"
+    except UnicodeDecodeError as error:
+        found = f"no UTF-8 (byte 0x{data[error.start]:02x} at {error.start})"
+    raise ConfigError(
+        f"{path}: is {found}; expected text in UTF-8: save it so in an editor (PowerShell: "
+        "... | Out-File -Encoding utf8 FILE, instead of > FILE)"
+    )
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -20,6 +20,7 @@ from keras_unet.errors import ConfigError
 Padding = Literal["valid", "same"]
 Upsampling = Literal["transpose", "bilinear", "nearest"]
 Size = TypeVar("Size", int, tuple[int, int])
+ANY_SIZE = 'padding="same" takes any size, and so does keras_unet.predict'
 
 
 def output_size(size: Size, depth: int = 4, padding: Padding = "valid") -> Size:
@@ -129,7 +130,7 @@ def _output(size: int, depth: int, padding: Padding) -> int:
         options = " and ".join(str(n) for n in legal)
         raise ConfigError(
             f"input size {size} does not fit a U-Net of depth {depth} with {padding} padding: "
-            f"nearest legal {'sizes are' if len(legal) > 1 else 'size is'} {options}"
+            f"nearest legal {'sizes are' if len(legal) > 1 else 'size is'} {options}; {ANY_SIZE}"
         )
     return size - 2 * margin(depth, padding)
 

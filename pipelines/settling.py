@@ -129,8 +129,7 @@ def _told(data: DataSettings, report: DataReport) -> str:
     else:
         values = list(data.label_values or ())
         labels = f"stored values of the classes {values} (data.label_values)"
-    found = report.mapping.notes if report.mapping else ()
-    notes = "".join(f"\n  note: {note}" for note in found)
+    notes = "".join(f"\n  note: {note}" for note in report.notes)
     return (
         f"Labels: {labels}; images: {data.channels} channel(s), {', '.join(data.dtypes)} "
         f"(from {report.summary.images} of the images){notes}"

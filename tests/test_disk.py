@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keras_unet import disk
+from keras_unet.errors import ConfigError
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -50,3 +52,25 @@ def test_all_of_a_folder_is_synced(tmp_path, monkeypatch):
     disk.sync(tmp_path)
     places = [tmp_path, *tmp_path.rglob("*")]
     assert sorted(synced) == sorted(place.stat().st_ino for place in places)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_text_of_a_person(tmp_path, encoding):
+    (tmp_path / "a.toml").write_bytes("name = 'é'\r\n".encode(encoding))
+    assert disk.read_text(tmp_path / "a.toml") == "name = 'é'\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        ("é".encode("utf-16"), "UTF-16"),
+        (codecs.BOM_UTF16_BE + "é".encode("utf-16-be"), "UTF-16"),
+        ("é".encode("utf-32"), "UTF-32"),
+        ("aé".encode("cp1252"), "no UTF-8 (byte 0xe9 at 1)"),
+    ],
+)
+def test_text_in_another_encoding_is_named(tmp_path, data, found):
+    (tmp_path / "a.toml").write_bytes(data)
+    with pytest.raises(ConfigError) as error:
+        disk.read_text(tmp_path / "a.toml")
+    assert f"a.toml: is {found}; expected text in UTF-8" in str(error.value)

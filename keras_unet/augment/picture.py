@@ -9,6 +9,7 @@ import numpy as np
 from keras_unet.augment.layer import Augment
 from keras_unet.augment.seeds import sample_seeds
 from keras_unet.augment.settings import AugmentSettings
+from keras_unet.pictures import contrast
 
 _LATTICE = "#ffb000"
 _OUTLINE = "#1fd0ff"
@@ -44,6 +45,7 @@ def draw_samples(
         A `matplotlib.figure.Figure`.
     """
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     settings = settings or AugmentSettings()
     count = rows * columns - 1
@@ -56,7 +58,7 @@ def draw_samples(
         figsize=(2.6 * columns, 2.6 * rows * shape + 0.3), dpi=160, layout="constrained"
     )
     axes = np.atleast_2d(figure.subplots(rows, columns, squeeze=False)).ravel()
-    low, high = np.percentile(image.astype(np.float32), [0.5, 99.5])
+    low, high = contrast(image)
     for number, panel in enumerate(axes):
         shown = np.clip((images[number] - low) / max(high - low, 1e-6), 0, 1)
         shown = shown[..., :3] if shown.shape[-1] >= 3 else shown[..., 0]
@@ -72,6 +74,11 @@ def draw_samples(
         panel.set_axis_off()
     if title:
         figure.suptitle(title, fontsize=9)
+    lines = {"lattice of the image": _LATTICE}
+    if label is not None:
+        lines["outlines of its labels"] = _OUTLINE
+    handles = [Line2D([], [], color=color, label=text) for text, color in lines.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=7, frameon=False)
     return figure
 
 

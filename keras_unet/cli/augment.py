@@ -20,9 +20,9 @@ def augment(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one option: --set elastic_sigma=5"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG, PDF, SVG).")] = Path(
-        "augment.png"
-    ),
+    out: Annotated[
+        Path, typer.Option("--output", "--out", help="The picture to write (PNG, PDF, SVG).")
+    ] = Path("augment.png"),
     seed: Annotated[int, typer.Option(help="Another seed, other draws.")] = 0,
     rows: Annotated[int, typer.Option(min=1, max=10, help="Rows of the grid.")] = 2,
     columns: Annotated[int, typer.Option(min=1, max=10, help="Columns of the grid.")] = 4,
@@ -33,14 +33,14 @@ def augment(
 
     from keras_unet.augment.picture import draw_samples
     from keras_unet.augment.presets import preset_settings
-    from keras_unet.cli.report import console
+    from keras_unet.cli.report import say
     from keras_unet.data.images import read_image, read_labels
     from keras_unet.errors import ConfigError, DataError
 
     out = out if out.suffix else out.with_suffix(".png")
     kinds = sorted(FigureCanvasBase.get_supported_filetypes())
     if out.suffix.lower().removeprefix(".") not in kinds:
-        raise ConfigError(f"--out {out}: expected a name that ends in .{', .'.join(kinds)}")
+        raise ConfigError(f"--output {out}: expected a name that ends in .{', .'.join(kinds)}")
     pixels = read_image(image, page)
     labels = None if label is None else read_labels(label, page)
     if labels is not None and labels.shape != pixels.shape[:2]:
@@ -60,7 +60,7 @@ def augment(
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
-    console.print(
+    say(
         f"{rows * columns - 1} draws of preset {preset!r} in {out}. If your cells look torn or "
         "folded, lower the strength (--set elastic_sigma=5) until they look like other cells."
     )

@@ -1,4 +1,4 @@
-"""What a person states of a model: options that `export` and `convert` share."""
+"""What a person states of a model: options that several commands share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from keras_unet.errors import ConfigError
 if TYPE_CHECKING:
     from keras_unet.serving.card import CardFields
 
+Normalization = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a script's model: image, none, a number that grey values are divided by, such as "
+        "255, or JSON. Default: as they are. A trained model brings its own.",
+    ),
+]
+ClassNames = Annotated[
+    str | None, typer.Option(help="Of a script's model: background,cell. Default: made up.")
+]
 Description = Annotated[str | None, typer.Option(help="For the model card.")]
 Author = Annotated[list[str] | None, typer.Option(help="For the model card; may be repeated.")]
 Licence = Annotated[

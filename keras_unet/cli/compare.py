@@ -22,6 +22,7 @@ def compare(
     from keras_unet.cli.report import say, show_comparison
     from keras_unet.evaluation.comparing import compare as run
 
+    output = output if output.suffix else output.with_suffix(".html")
     comparison = run(run_a, run_b, output=output, common=common)
     show_comparison(comparison)
     say(f"Open  {output} (every image of both beside each other)")

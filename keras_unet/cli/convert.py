@@ -10,9 +10,11 @@ import typer
 from keras_unet.cli.card_options import (
     Author,
     Citation,
+    ClassNames,
     DataLicence,
     Description,
     Licence,
+    Normalization,
     PixelSize,
     card_fields,
 )
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def convert(
-    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file of `train`.")],
+    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file.")],
     images: Annotated[Path, typer.Argument(help="Real images: to compare, to calibrate int8.")],
     output: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("converted"),
     to: Annotated[
@@ -37,6 +39,8 @@ def convert(
         typer.Option(help="Height and width of TFLite's images and of what is compared."),
     ] = None,
     most: Annotated[int, typer.Option(min=2, help="Images to read at the most.")] = 16,
+    normalization: Normalization = None,
+    class_names: ClassNames = None,
     description: Description = None,
     author: Author = None,
     licence: Licence = None,
@@ -61,7 +65,7 @@ def convert(
     if pairs.problems:
         raise DataError("\n".join(map(str, pairs.problems)))
     read = [read_image(pair.image, pair.image_page) for pair in list(pairs)[:most]]
-    trained = load_model(model)
+    trained = load_model(model, normalization=normalization, class_names=class_names)
     with console.status("converting") as status:
         found = run(
             trained,

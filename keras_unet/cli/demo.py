@@ -45,7 +45,7 @@ def demo(
     show_evaluation(result.evaluation)
     version = export(result.model, publish)
     folder = result.folder
-    say(f"Look at    {folder}/overlays/ and {folder}/curves.png")
+    say(f"Open       {folder}/report.html (scores, errors in colour) and {folder}/curves.png")
     say(f"Published  {version} (a SavedModel for TensorFlow Serving)")
     say("Now your own images: put them in DATA/images and DATA/labels (equal")
     say("names; add --instances if each number in the labels is one object), then")

@@ -7,11 +7,19 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.cli.card_options import ClassNames, Normalization
+
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file of `train`.")],
+    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file.")],
     images: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, or a stack.")],
     labels: Annotated[Path | None, typer.Option(help="Labels, if not beside the images.")] = None,
+    instances: Annotated[
+        bool,
+        typer.Option("--instances", help="Each number in the labels is one object; else as known."),
+    ] = False,
+    normalization: Normalization = None,
+    class_names: ClassNames = None,
     output: Annotated[Path, typer.Option(help="Folder for report, JSON and overlays.")] = Path(
         "evaluation"
     ),
@@ -43,6 +51,7 @@ def evaluate(
 ) -> None:
     """Score a model on labelled images: a table, JSON, and a report with pictures of the errors."""
     from keras_unet.cli.report import progress, say, show_evaluation
+    from keras_unet.data.label_rule import LabelRule
     from keras_unet.evaluation.scoring import evaluate as run
 
     settings = {
@@ -60,6 +69,9 @@ def evaluate(
             model,
             images,
             labels,
+            rule=LabelRule(kind="instances") if instances else None,
+            normalization=normalization,
+            class_names=class_names,
             output=output,
             settings=settings,
             prediction={k: v for k, v in chosen.items() if v not in (None, "none")},

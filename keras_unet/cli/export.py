@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,17 +9,23 @@ import typer
 from keras_unet.cli.card_options import (
     Author,
     Citation,
+    ClassNames,
     DataLicence,
     Description,
     Licence,
+    Normalization,
     PixelSize,
     card_fields,
 )
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file of `train`.")],
-    folder: Annotated[Path, typer.Argument(help="Where versions are, e.g. saved_models/unet.")],
+    model: Annotated[str, typer.Argument(help="A run folder or a .keras file.")],
+    folder: Annotated[
+        str, typer.Argument(help="Where versions are, e.g. saved_models/unet or gs://bucket/unet.")
+    ],
+    normalization: Normalization = None,
+    class_names: ClassNames = None,
     precision: Annotated[
         str, typer.Option(help="Stored weights: float32, bfloat16 or float16 (half the size).")
     ] = "float32",
@@ -42,12 +47,16 @@ def export(
     fields = card_fields(description, author, licence, data_licence, citation, pixel_size)
 
     from keras_unet.cli.report import console, say
+    from keras_unet.models.bundle import AS_THEY_ARE, load_model
     from keras_unet.serving.publish import export as run
 
     options: dict[str, Any] = {"precision": precision, "tile": tile, "keep": keep}
     if max_pixels is not None:
         options["max_pixels"] = max_pixels
     with console.status("writing, loading and comparing"):
-        version = run(model, folder, fields=fields, **options)
+        trained = load_model(model, normalization=normalization, class_names=class_names)
+        version = run(trained, folder, fields=fields, **options)
+    if normalization is None and trained.card.normalization.method == "none":
+        say(AS_THEY_ARE)
     say(f"Published {version}")
     say(f"Look at it  keras-unet info {version}")

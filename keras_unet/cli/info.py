@@ -3,24 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keras_unet.remote_path import as_path, fetched
+
 if TYPE_CHECKING:
+    from keras_unet.models.card import ModelCard
+    from keras_unet.models.description import ModelDescription
     from keras_unet.serving.describe import Description, TensorForm
 
 
 def info(
-    version: Annotated[Path, typer.Argument(help="A published version, e.g. saved_models/unet/3.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A published version, e.g. saved_models/unet/3, a run folder or a .keras file."
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
-    """Show what a published model takes and gives, what it was trained on, and its scores."""
-    from keras_unet.serving.describe import describe
+    """Show what a model takes and gives, what it was trained on, and its scores."""
+    place = as_path(model)
+    kept = next((file for file in (place, place / "best.keras") if file.is_file()), None)
+    if kept is None and place.name.endswith(".keras"):
+        kept = place  # which says that it is not there
+    if kept is not None:
+        from keras_unet.models.description import describe_model
 
-    found = describe(version)
-    typer.echo(found.model_dump_json(indent=1) if as_json else "\n".join(_lines(found)))
+        with fetched(kept) as file:
+            described = describe_model(file)
+        lines, text = _kept_lines(model, described), described.model_dump_json(indent=1)
+    else:
+        from keras_unet.serving.describe import describe
+
+        found = describe(model)
+        lines, text = _lines(found), found.model_dump_json(indent=1)
+    typer.echo(text if as_json else "\n".join(lines))
+
+
+def _kept_lines(path: str, found: ModelDescription) -> list[str]:
+    network = found.network
+    legal = ", ".join(f"{size} -> {given}" for size, given in found.sizes)
+    sizes = f"{legal} …; keras_unet.predict takes any" if legal else "any"
+    ends = network.output or ("logits" if network.num_classes > 1 else "a logit")
+    return [
+        f"{path}: {_size(found.bytes or 0)}, {found.parameters:,} parameters",
+        "",
+        f"U-Net of depth {network.depth}, padding {network.padding}, "
+        f"upsampling {network.upsampling}",
+        f"  takes         float32 [?, ?, ?, {network.channels}]",
+        f"  gives         float32 [?, ?, ?, {network.num_classes}], {ends}",
+        f"  sizes         {sizes}",
+        "",
+        f"Model {found.card.name}",
+        f"  classes       {', '.join(found.card.classes)}",
+        *_training_lines(found.card),
+    ]
 
 
 def _lines(found: Description) -> list[str]:
@@ -43,9 +83,8 @@ def _card_lines(found: Description) -> list[str]:
     if card is None:
         return ["", "No model card: not exported by keras_unet."]
     model, fields = card.model, card.fields
-    grey = model.normalization.model_dump(exclude_none=True)
     size = "unknown" if fields.pixel_size is None else f"{fields.pixel_size:g} µm"
-    lines = [
+    return [
         "",
         f"Model {card.name}, exported {card.exported} by {card.exported_by}",
         *([f"  {fields.description}"] if fields.description else []),
@@ -57,15 +96,24 @@ def _card_lines(found: Description) -> list[str]:
         + ", ".join(f"{c.name} (mask {c.value}, {c.colour})" for c in card.classes),
         f"  images        {model.image_dtype}, pixel size {size}; at most {card.max_pixels:,} "
         f"pixels, in tiles of at most {card.tile}",
-        f"  grey values   {', '.join(f'{k} {v}' for k, v in grey.items())}",
         f"  weights       {card.precision}",
-        f"  training run  {model.name}, {model.created}",
-        "  versions      " + ", ".join(f"{k} {v}" for k, v in model.versions.items()),
+        *_training_lines(model),
     ]
-    if model.metrics:
-        lines.append("  metrics       " + _pairs(model.metrics))
-    if model.data:
-        lines.append("  data check    " + _pairs(model.data))
+
+
+def _training_lines(card: ModelCard) -> list[str]:
+    grey = card.normalization.model_dump(exclude_none=True)
+    said = ", ".join(f"{k} {v}" for k, v in grey.items())
+    made = "training run " if card.source == "train" else "from a script"
+    lines = [
+        f"  grey values   {'as they are' if card.normalization.method == 'none' else said}",
+        f"  {made} {card.name}, {card.created}",
+        "  versions      " + ", ".join(f"{k} {v}" for k, v in card.versions.items()),
+    ]
+    if card.metrics:
+        lines.append("  metrics       " + _pairs(card.metrics))
+    if card.data:
+        lines.append("  data check    " + _pairs(card.data))
     return lines
 
 

@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from keras_unet.serving.lineage import ArtifactNote, Lineage
 
 _LONGEST = 160  # characters of a value
-_WIDE = 4096
 
 
 def lineage(
-    version: Annotated[Path, typer.Argument(help="A published version, e.g. saved_models/unet/3.")],
+    version: Annotated[str, typer.Argument(help="A published version, e.g. saved_models/unet/3.")],
     metadata: Annotated[
         Path | None,
         typer.Option(help="The pipeline's metadata store; default: the one the version names."),
@@ -32,8 +31,7 @@ def lineage(
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
     else:
-        # to a file or another program each value goes whole, on one line
-        console.print(_tree(found), width=None if console.is_terminal else _WIDE, crop=False)
+        console.print(_tree(found))
 
 
 def _tree(found: Lineage) -> Tree:

@@ -84,4 +84,5 @@ def objects(
     say(found.describe())
     say(f"Look at  {quote(str(output))}/*_objects.png: is each cell one object?")
     if found.objects and split is None and border_class is None and not instances:
-        say("If touching cells became one object, add --split distance; drop specks by --min-size.")
+        apart = "If touching cells became one object, add --split distance"
+        say(f"{apart}; drop specks by --min-size 20.")

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.cli.card_options import ClassNames, Normalization
+
 EXTRA = "Speed and exactness"
 FILES = "Files"
 SERVER = "On a server"
@@ -31,6 +33,8 @@ def predict(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("predictions"),
+    normalization: Normalization = None,
+    class_names: ClassNames = None,
     threshold: Annotated[
         float | None,
         typer.Option(min=0.0, max=1.0, help="Two classes: foreground above this; default 0.5."),
@@ -116,11 +120,28 @@ def predict(
     certificate: Annotated[
         Path | None, typer.Option(help="Of the server, PEM.", rich_help_panel=SERVER)
     ] = None,
+    client_certificate: Annotated[
+        Path | None,
+        typer.Option(help="Yours, PEM, for a server that asks.", rich_help_panel=SERVER),
+    ] = None,
+    client_key: Annotated[
+        Path | None, typer.Option(help="Its private key, PEM.", rich_help_panel=SERVER)
+    ] = None,
 ) -> None:
     """Segment images of any size; stopped, the same command goes on where it was."""
     if server is not None:
         _refuse_local(context)
-        return _remotely(server, models, images, output, token_file, certificate, overwrite)
+        return _remotely(
+            server,
+            models,
+            images,
+            output,
+            overwrite=overwrite,
+            token_file=token_file,
+            certificate=certificate,
+            client_certificate=client_certificate,
+            client_key=client_key,
+        )
     from keras_unet.cli.report import progress, say
     from keras_unet.errors import ConfigError
     from keras_unet.inference.files.predicting import predict_files
@@ -134,6 +155,8 @@ def predict(
                 models,
                 images,
                 output,
+                normalization=normalization,
+                class_names=class_names,
                 overwrite=overwrite,
                 progress=advance,
                 say=say,
@@ -172,7 +195,8 @@ def _refuse_local(context: typer.Context) -> None:
     """
     from keras_unet.errors import ConfigError
 
-    remote = ("models", "images", "output", "overwrite", "server", "token_file", "certificate")
+    local = ("models", "images", "output", "overwrite")
+    remote = (*local, "server", "token_file", "certificate", "client_certificate", "client_key")
     given = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
@@ -192,23 +216,33 @@ def _remotely(
     models: list[Path],
     images: Path,
     output: Path,
+    *,
+    overwrite: bool,
     token_file: Path | None,
     certificate: Path | None,
-    overwrite: bool,
+    client_certificate: Path | None,
+    client_key: Path | None,
 ) -> None:
     from keras_unet.cli.report import progress, say
+    from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.serving.client import Client
     from keras_unet.serving.remote import segment_files
 
     if len(models) != 1:
         raise ConfigError(f"--server: expected one model's name, got {len(models)}")
-    token = None if token_file is None else token_file.read_text(encoding="utf-8").strip()
+    token = None if token_file is None else read_text(token_file).strip()
     with (
-        Client(server, token=token, certificate=certificate) as client,
+        Client(
+            server,
+            token=token,
+            certificate=certificate,
+            client_certificate=client_certificate,
+            client_key=client_key,
+        ) as client,
         progress("predicting") as advance,
     ):
         written = segment_files(
-            client, str(models[0]), images, output, overwrite=overwrite, progress=advance
+            client, str(models[0]), images, output, overwrite=overwrite, progress=advance, say=say
         )
     say(f"{len(written)} mask{'s' * (len(written) != 1)} written to {output}.")

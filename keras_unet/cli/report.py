@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from keras_unet.console import Console
 from keras_unet.evaluation.comparison import Comparison
 from keras_unet.evaluation.descriptions import describe, show, show_range, title
 from keras_unet.evaluation.record import Evaluation, flat
 
-console = Console(highlight=False)
+console = Console()
 
 
 def say(text: str) -> None:
@@ -124,6 +124,7 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
+    shown = console.is_terminal  # else it would leave empty lines
+    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

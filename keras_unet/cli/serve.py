@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +20,9 @@ class Engine(str, Enum):
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="saved_models/, or one model's folder in it.")],
+    folder: Annotated[
+        str, typer.Argument(help="saved_models/, or one model's folder in it; gs://… is fetched.")
+    ],
     grpc_port: Annotated[int, typer.Option(help="0: a free one; -1: no gRPC.")] = 8500,
     rest_port: Annotated[int, typer.Option(help="0: a free one; -1: no REST.")] = 8501,
     host: Annotated[
@@ -35,9 +39,25 @@ def serve(
     ] = 1 << 17,
     tls_certificate: Annotated[Path | None, typer.Option(help="PEM, for gRPC and REST.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM, its private key.")] = None,
+    tls_client_authority: Annotated[
+        Path | None,
+        typer.Option(help="PEM of who signs clients' certificates; others cannot connect."),
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File with the bearer token that clients must send.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name in clients' URLs, beside this machine's; * any. May be repeated."),
+    ] = None,
+    cors: Annotated[
+        bool,
+        typer.Option(
+            "--rest-api-enable-cors-support",
+            "--rest_api_enable_cors_support",
+            help="Pages of other origins may read answers, as TensorFlow Serving's option.",
+        ),
+    ] = False,
     poll_seconds: Annotated[float, typer.Option(help="How often to look for versions.")] = 1.0,
     max_request_mb: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
     max_held_mb: Annotated[int, typer.Option(min=1, help="MiB of all requests at once.")] = 512,
@@ -60,14 +80,21 @@ def serve(
 
     from pydantic import ValidationError
 
+    from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
+    from keras_unet.remote_path import RemotePath, as_path
     from keras_unet.serving.server import binary, logs
     from keras_unet.serving.server.batching_file import read_batching
     from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
 
+    place = as_path(folder)
+    if isinstance(place, RemotePath) and model_config_file is not None:
+        raise ConfigError(
+            f"{folder}: with a model config file, its base_path says where models are"
+        )
     try:
         settings = ServerSettings(
-            folder=folder,
+            folder=Path() if isinstance(place, RemotePath) else place,
             model_config_file=model_config_file,
             host=host,
             grpc_port=None if grpc_port < 0 else grpc_port,
@@ -87,14 +114,25 @@ def serve(
             else Batching(max_batch_pixels=max_batch_pixels),
             tls_certificate=tls_certificate,
             tls_key=tls_key,
-            token=token_file.read_text(encoding="utf-8").strip() if token_file else None,
+            tls_client_authority=tls_client_authority,
+            token=read_text(token_file).strip() if token_file else None,
             log_requests=log_requests,
+            cors=cors,
+            allowed_hosts=tuple(allow_host or ()),
         )
     except ValidationError as error:
         said = (": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
         raise ConfigError("; ".join(said)) from None
 
     logs.to_stderr()
+    if isinstance(place, RemotePath):
+        if engine is Engine.tensorflow_model_server:
+            raise ConfigError(f"{binary.NAME} takes {folder} from a --model-config-file: base_path")
+        from keras_unet.serving.server.mirror import Mirror
+
+        mirror = Mirror(place, poll_seconds)
+        settings = settings.model_copy(update={"folder": mirror.start()})
+        engine = Engine.embedded
     program = binary.find() if engine is not Engine.embedded else None
     if engine is Engine.tensorflow_model_server and program is None:
         raise ConfigError(f"{binary.NAME} is not on PATH")
@@ -104,13 +142,22 @@ def serve(
             work = Path(tempfile.mkdtemp(prefix="keras-unet-serve-"))
             batching = batching_parameters_file is not None
             arguments = binary.command(program, settings, work, batching=batching)
+            _say(f"Starting {program} ...")
             logs.event("starting", program=program, arguments=arguments[1:])
             binary.replace_process(arguments)
         if engine is Engine.tensorflow_model_server:
             raise ConfigError(f"{binary.NAME} cannot be used: {reason}")
         logs.event("embedded", reason=f"{binary.NAME} is on PATH, but {reason}")
+    _say(f"Loading the models of {folder} ...")
     try:
         from keras_unet.serving.server.embedded import EmbeddedServer
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
-    EmbeddedServer(settings).run()
+    EmbeddedServer(settings).run(_say)
+
+
+def _say(line: str) -> None:
+    """For people, if any read it: a server goes on without them, and without room for its log."""
+    with contextlib.suppress(OSError, UnicodeError):
+        typer.echo(line)
+        sys.stdout.flush()

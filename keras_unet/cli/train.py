@@ -107,7 +107,7 @@ def train(
     result = run(checked, console, resume=resume, files=files)
     show_evaluation(result.evaluation)
     folder, published = result.folder, Path("saved_models", result.folder.name)
-    say(f"Look at  {folder}/overlays/ (errors in colour) and {folder}/curves.png")
+    say(f"Open     {folder}/report.html (scores, errors in colour) and {folder}/curves.png")
     say(f"Segment  keras-unet predict {quote(str(folder))} NEW_IMAGES")
     say(f"Publish  keras-unet export {quote(str(folder))} {quote(str(published))}")
     if result.interrupted:

@@ -7,12 +7,27 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from keras_unet.data.label_check import count_regions, settle
+from keras_unet.data.label_check import (
+    count_regions,
+    label_notes,
+    nodata_notes,
+    orientation_notes,
+    palette_notes,
+    settle,
+    single_class,
+)
 from keras_unet.data.label_rule import LabelMapping, LabelRule
 from keras_unet.data.pairs import Pair, natural_key
 from keras_unet.data.reading import RawPair, Sample, size
 from keras_unet.data.record_files import Records
-from keras_unet.data.report import DataReport, DataSummary, Problem, Spread, listed
+from keras_unet.data.report import (
+    DataReport,
+    DataSummary,
+    Problem,
+    Spread,
+    beside_images,
+    listed,
+)
 from keras_unet.data.sources import Source, read_source
 
 
@@ -59,12 +74,17 @@ def check_and_read(
     summary = _summary(raws, samples, mapping)
     if mapping is not None:
         notes += mapping.notes
-        content = _content(samples, summary, mapping)
+        content = single_class(raws, mapping)
         if for_scoring:
             notes += [str(problem) for problem in content]
         else:
             problems += content
-        notes += _label_notes(samples, raws, mapping)
+        notes += label_notes(raws, mapping)
+        notes += _object_notes(raws, mapping)
+    notes += nodata_notes({raw.pair.image_shown: raw.share_missing for raw in raws})
+    notes += palette_notes(raws, rule.ignore)
+    notes += orientation_notes(raws)
+    notes += beside_images({raw.pair.image: raw.left_out for raw in raws})
     notes += _image_notes(raws, summary)
     report = DataReport(
         problems=tuple(problems),
@@ -149,42 +169,17 @@ def _summary(
     )
 
 
-def _content(
-    samples: Sequence[Sample], summary: DataSummary, mapping: LabelMapping
-) -> list[Problem]:
-    held = [k for k, share in enumerate(summary.class_fractions or ()) if share > 0]
-    if len(held) > 1 or not samples:
+def _object_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
+    if mapping.kind != "instances" or mapping.split:
         return []
-    what = "nothing but background" if held == [0] else f"a single class ({listed(held)})"
+    numbers = sum(len(set(raw.values) - {0, mapping.ignore}) for raw in raws)
+    regions = sum(count_regions(raw.labels) for raw in raws if raw.labels is not None)
+    if regions <= 1.5 * numbers:
+        return []
     return [
-        Problem(
-            file="",
-            found=f"the labels of all {summary.labelled} images hold {what}",
-            expected="at least two classes in the set" if mapping.kind == "semantic" else "cells",
-        )
+        f"{numbers} objects lie in {regions} separate regions: if the numbers are classes, "
+        'set data.label_kind = "semantic"'
     ]
-
-
-def _label_notes(
-    samples: Sequence[Sample], raws: Sequence[RawPair], mapping: LabelMapping
-) -> list[str]:
-    notes = []
-    empty = [s.name for s in samples if s.classes is not None and not np.any(s.classes > 0)]
-    if empty:
-        notes.append(f"{len(empty)} of {len(samples)} images are all background: {listed(empty)}")
-    ignored = sum(int(np.count_nonzero(s.classes < 0)) for s in samples if s.classes is not None)
-    if ignored:
-        total = sum(s.classes.size for s in samples if s.classes is not None)
-        notes.append(f"{ignored / total:.1%} of the pixels do not count (value {mapping.ignore})")
-    if mapping.kind == "instances" and not mapping.split:
-        numbers = sum(len(set(raw.values) - {0, mapping.ignore}) for raw in raws)
-        regions = sum(count_regions(raw.labels) for raw in raws if raw.labels is not None)
-        if regions > 1.5 * numbers:
-            notes.append(
-                f"{numbers} objects lie in {regions} separate regions: if the numbers are classes, "
-                'set data.label_kind = "semantic"'
-            )
-    return notes
 
 
 def _image_notes(raws: Sequence[RawPair], summary: DataSummary) -> list[str]:

@@ -10,10 +10,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_unet.data.jpeg_markers import COMPONENTS, EXPECTED, READABLE
 from keras_unet.data.orientation import orientation, upright
+from keras_unet.data.segments import frame
 
 MAX_PIXELS = 2**26  # 8192 x 8192: what is decoded unless told otherwise
 OF_SIZE = "image of {} x {} pixels; expected 1 to {} in all"
+_OF_JPEG = f"JPEG of {{}} bits and {{}} components, kind SOF{{}}; expected {EXPECTED}"
+_INKS = 4
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = 26  # bytes: signature, length and name of the first chunk, size, depth, colour type
 
@@ -38,7 +42,12 @@ def header(data: Any) -> tuple[Any, Any, Any]:
         return tf.stack([height, width, codes[24]])
 
     def jpeg() -> Any:
-        height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(data, tf.int64), num=3)
+        kind, bits, components = tf.unstack(frame(data))
+        known = tf.reduce_any(kind == READABLE) & (bits == 8)
+        known &= tf.reduce_any(components == COMPONENTS)
+        known |= kind == 0  # damaged, as the decoder will say
+        whole = checked(data, known, _OF_JPEG, bits, components, kind - 0xC0)
+        height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(whole, tf.int64), num=3)
         return tf.stack([height, width, tf.constant(8, tf.int64)])
 
     height, width, bits = tf.unstack(tf.cond(is_png, png, jpeg), num=3)
@@ -79,8 +88,18 @@ def decode(data: Any, channels: int, max_pixels: int = MAX_PIXELS) -> tuple[Any,
     def png() -> Any:
         return tf.io.decode_png(data, channels, tf.uint8)
 
-    def jpeg() -> Any:  # accurate, as other decoders do; TensorFlow's default is not
-        return tf.io.decode_jpeg(data, channels, dct_method="INTEGER_ACCURATE")
+    def jpeg() -> Any:
+        if channels != 1:
+            return _jpeg(data, channels)
+        inks = frame(data)[2] == _INKS  # the decoder makes colours of them, but no grey
+        return tf.cond(
+            inks, lambda: tf.image.rgb_to_grayscale(_jpeg(data, 3)), lambda: _jpeg(data, 1)
+        )
 
     image = upright(tf.cond(bits == 16, wide, narrow), orientation(data))
     return tf.ensure_shape(image, [None, None, channels]), bits
+
+
+def _jpeg(data: Any, channels: int) -> Any:
+    """Accurate, as other decoders do; TensorFlow's default is not."""
+    return tf.io.decode_jpeg(data, channels, dct_method="INTEGER_ACCURATE")

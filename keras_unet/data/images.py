@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from keras_unet.data.nodata import as_nan
+from keras_unet.data.png_jpeg import Picture
 from keras_unet.data.tiff import TiffStack
 from keras_unet.data.windows import pixel_type, refuse_transparency
 from keras_unet.errors import DataError
@@ -22,9 +21,12 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 def read_image(path: str | Path, page: int | None = None) -> np.ndarray:
     """One image as [height, width, channels], in the dtype it is stored in.
 
-    Grey gives C = 1, colour and palettes C = 3 (channels of a TIFF: as many as there are). One-bit
-    images become uint8 with 0 and 255; float64 becomes float32. A channel of opacity (alpha) is
-    dropped if everything is opaque, and refused otherwise. Photographs come upright (EXIF).
+    Grey gives C = 1, colour, palettes and CMYK C = 3 (channels of a TIFF: as many as there are).
+    Images of 1, 2 and 4 bits become uint8 from 0 to 255; where white is 0 (a TIFF's MinIsWhite),
+    levels are inverted; float64 becomes float32. A channel of opacity (alpha) is dropped if
+    everything is opaque, and refused otherwise. Images come upright (EXIF, a TIFF's Orientation).
+    Pixels that were never measured (GDAL_NODATA, a transparency mask) are NaN in floating point
+    images; integers stay as they are.
 
     Args:
       path: PNG, JPEG or TIFF; what the file holds decides, not its name.
@@ -41,8 +43,10 @@ def read_image(path: str | Path, page: int | None = None) -> np.ndarray:
 def read_labels(path: str | Path, page: int | None = None) -> np.ndarray:
     """One label image as int32 [height, width].
 
-    Integers and floating point numbers without fractions are taken as they are; a palette gives
-    its indices; colour is accepted if its three channels are equal (grey saved as RGB).
+    Integers and floating point numbers without fractions are taken as they are stored, whatever
+    they are shown as (a palette gives its indices; grey of 2 or 4 bits, or from white to black, its
+    numbers); one bit gives 0 for black and 255 for white. Colour is accepted if its three channels
+    are equal (grey saved as RGB). EXIF and a TIFF's Orientation turn labels as they do images.
 
     Raises:
       DataError: as `read_image`; also colour, fractions, NaN, and values beyond int32.
@@ -78,20 +82,22 @@ class ImageFile(AbstractContextManager["ImageFile"]):
     """
 
     def __init__(self, path: str | Path, data: bytes | None = None) -> None:
-        self.path, self._data = Path(path), data
+        self.path = Path(path)
         self._stack: TiffStack | None = None
-        if data is not None:
-            self._head = data[:26]
-            return
-        try:
-            with self.path.open("rb") as file:
-                head = file.read(26)
-        except OSError as error:
-            raise DataError(f"{self.path}: cannot be opened ({error.strerror or error})") from error
-        if not head:
-            raise DataError(f"{self.path}: is empty (0 bytes); expected an image")
-        self._head = head
-        self._stack = TiffStack(self.path) if head[:4] in _TIFF_STARTS else None
+        if data is None:
+            try:
+                with self.path.open("rb") as file:
+                    head = file.read(4)
+            except OSError as error:
+                raise DataError(
+                    f"{self.path}: cannot be opened ({error.strerror or error})"
+                ) from error
+            if not head:
+                raise DataError(f"{self.path}: is empty (0 bytes); expected an image")
+            if head in _TIFF_STARTS:
+                self._stack = TiffStack(self.path)
+                return
+        self._picture = Picture(self.path, data)
 
     def __exit__(
         self,
@@ -111,16 +117,47 @@ class ImageFile(AbstractContextManager["ImageFile"]):
     @property
     def lossy(self) -> bool:
         """Whether the pixels went through JPEG, which changes label values."""
-        return self._head[:2] == b"\xff\xd8" if self._stack is None else self._stack.lossy
+        return self._picture.lossy if self._stack is None else self._stack.lossy
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What a TIFF holds beside its images, see `TiffStack`."""
+        return () if self._stack is None else self._stack.left_out
+
+    def palette(self, page: int | None = None) -> np.ndarray | None:
+        """The colours that label numbers are shown in, uint8 [N, 3]; None if as grey levels."""
+        return self._picture.palette() if self._stack is None else self._stack.palette(page or 0)
+
+    def orientation(self, page: int | None = None) -> int:
+        """How the stored pixels are turned to be displayed, 1 to 8; see `upright`."""
+        if self._stack is None:
+            return self._picture.orientation
+        return self._stack.orientation(page or 0)
+
+    def inverted(self, page: int | None = None) -> bool:
+        """Whether labels of one bit are read as shown, the other way round than bits are stored."""
+        return self._stack is not None and self._stack.inverted(page or 0)
 
     def image(self, page: int | None = None) -> np.ndarray:
         """Page `page` as [H, W, C]; see `read_image`."""
-        array = self._read(page, palette=True)
-        return np.ascontiguousarray(array, pixel_type(self.path, array.dtype))
+        array, missing = self.measured(page)
+        return as_nan(array, missing) if array.dtype.kind == "f" else array
+
+    def measured(self, page: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Page `page` as [H, W, C] as it is stored, and which of its pixels are none.
+
+        Those are bool [H, W] (see `keras_unet.data.nodata`), or None if all were measured.
+        """
+        array = self._read(page, stored=False)
+        with np.errstate(over="ignore"):  # of float64, whose least number may mark missing pixels
+            array = np.ascontiguousarray(array, pixel_type(self.path, array.dtype))
+        if self._stack is None:
+            return array, None
+        return array, self._stack.missing(page or 0, array)
 
     def labels(self, page: int | None = None) -> np.ndarray:
         """Page `page` as int32 [H, W]; see `read_labels`."""
-        array = self._read(page, palette=False)
+        array = self._read(page, stored=True)
         channels = array.shape[2]
         if channels != 1:
             grey = array[..., :1]
@@ -151,7 +188,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
             )
         return np.ascontiguousarray(array, np.int32)
 
-    def _read(self, page: int | None, palette: bool) -> np.ndarray:
+    def _read(self, page: int | None, stored: bool) -> np.ndarray:
         """[H, W, C] as stored, without opacity."""
         if page is None and len(self) > 1:
             raise DataError(
@@ -165,56 +202,14 @@ class ImageFile(AbstractContextManager["ImageFile"]):
                 f"({len(self)} in all)"
             )
         if self._stack is None:
-            array, alpha = self._read_picture(palette)
+            array, alpha = self._picture.read(stored=stored)
         else:
-            array, alpha = self._stack.read(number, palette=palette), self._stack.alpha
+            array = self._stack.read(number, stored=stored)
+            alpha = array.shape[2] in (2, 4) and self._stack.opacity(self._stack.slots[number])
         if array.size == 0:
             raise DataError(f"{self.path}: is {array.shape[0]}x{array.shape[1]}; expected pixels")
-        if alpha and array.shape[2] in (2, 4):
+        if alpha:
             hint = " (pages of a stack? save them as pages)" if self._stack else ""
             refuse_transparency(self.path, array[..., -1], hint)
             array = array[..., :-1]
         return array
-
-    def _read_picture(self, palette: bool) -> tuple[np.ndarray, bool]:
-        """A PNG or JPEG file as [H, W, C], and whether its last channel is opacity."""
-        png = self._head[:8] == b"\x89PNG\r\n\x1a\n"
-        if png and len(self._head) == 26 and self._head[24] == 16 and self._head[25] != 0:
-            # Pillow would return 8 bits of these without a word.
-            raise DataError(
-                f"{self.path}: is a PNG with 16 bits in each of several channels, which would lose "
-                "bits when read; expected 16-bit grey, or TIFF for 16-bit colour"
-            )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                source = self.path if self._data is None else io.BytesIO(self._data)
-                with Image.open(source, formats=("PNG", "JPEG")) as picture:
-                    picture.load()
-                    if picture.mode == "P" and not palette:
-                        return np.atleast_3d(np.asarray(picture)), False
-                    return _pixels(ImageOps.exif_transpose(picture))
-        except Image.DecompressionBombError as error:
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-            raise DataError(
-                f"{self.path}: too large ({error}); expected at most {limit:,} pixels, which "
-                "guards against decompression bombs: save it as TIFF, or cut it up"
-            ) from error
-        except Image.UnidentifiedImageError as error:
-            raise DataError(f"{self.path}: is not a PNG, JPEG or TIFF file") from error
-        except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
-            raise DataError(f"{self.path}: truncated or damaged: {error}") from error
-
-
-def _pixels(picture: Image.Image) -> tuple[np.ndarray, bool]:
-    """[H, W, C] of a loaded picture, and whether its last channel is opacity."""
-    if picture.mode == "P":
-        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-    elif picture.mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "F", "RGB", "RGBA"):
-        picture = picture.convert("RGB")
-    array = np.asarray(picture)
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * np.uint8(255)
-    elif picture.mode == "I;16B":
-        array = array.astype(np.uint16)
-    return np.atleast_3d(array), picture.mode in ("LA", "RGBA")

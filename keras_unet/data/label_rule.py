@@ -7,6 +7,7 @@ refuses what looks like objects rather than train on it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from shlex import quote
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from keras_unet.errors import DataError
 
 Kind = Literal["semantic", "instances"]
 IGNORED = -1  # the class of pixels that count neither in the loss nor in a score
+INSTANCES = 'data.label_kind = "instances" (--instances)'
 MOST_UNSTATED = 5  # so many classes are believed without being told; beyond, objects are likelier
 
 
@@ -184,16 +186,23 @@ def _ways_out(present: list[int], contiguous: bool) -> str:
     text = f"found {count} distinct label values, {_listed(present)}: "
     ways = []
     if present[0] >= 0:
-        ways.append('if each number is one object, set data.label_kind = "instances"')
+        ways.append(f"if each number is one object, set {INSTANCES}")
     if contiguous:
-        ways.append(f"if they are classes, set data.num_classes = {count}")
+        ways.append(f"if they are classes, set {as_setting('num_classes', count)}")
     elif count <= 16:
-        ways.append(f"if they are classes, set data.label_values = {present}")
+        ways.append(f"if they are classes, set {as_setting('label_values', present)}")
     else:
         ways.append("if they are classes, list the value of each in data.label_values")
-    if top > count and present[:-1] == list(range(count - 1)):
-        ways.append(f"if {top} marks pixels that shall not count, set data.label_ignore = {top}")
+    lone = top if top > count else present[0]
+    if count > 1 and [value for value in present if value != lone] == list(range(count - 1)):
+        ignored = as_setting("label_ignore", lone)
+        ways.append(f"if {lone} marks pixels that shall not count, set {ignored}")
     return text + "; ".join(ways)
+
+
+def as_setting(name: str, value: object) -> str:
+    """A setting of `data` as a file has it, and as the command line takes it."""
+    return f"data.{name} = {value} (--set {quote(f'data.{name}={value}')})"
 
 
 def _listed(values: Iterable[int]) -> str:

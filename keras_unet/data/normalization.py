@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from keras_unet.data.nodata import WHAT, missing_pixels
 from keras_unet.errors import ConfigError, DataError
 
-Method = Literal["image", "dataset", "range"]
+Method = Literal["image", "dataset", "range"]  # what training images are normalised by
 
 
 class RowArray(Protocol):
@@ -34,6 +35,10 @@ class Normalization(BaseModel):
       channel that was constant in training becomes zeros: the network learned nothing from it.
     - "range": divided by the full range of the training images' dtype (255, 65535; floating
       point images are expected in [0, 1] and are left as they are).
+    - "none": the grey values of the files, as they are: what a network in a script got, unless its
+      owner says otherwise.
+
+    Pixels that were never measured, NaN in any channel, count in none of the numbers and become 0.
 
     Make one with `Normalization()` ("image") or `Normalization.fit(method, images)`. It holds
     numbers only and goes to JSON and back (`model_dump_json`, `model_validate_json`).
@@ -41,7 +46,7 @@ class Normalization(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Method = "image"
+    method: Method | Literal["none"] = "image"
     mean: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values
     std: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values
     scale: float | None = None  # "range": the grey value that becomes 1
@@ -68,12 +73,38 @@ class Normalization(BaseModel):
         return self
 
     @classmethod
+    def of(cls, stated: Normalization | str | float | None) -> Normalization:
+        """What a person states of a network's input.
+
+        Args:
+          stated: None or "none": images go in as they are; "image"; a number that grey values are
+            divided by, such as 255; a `Normalization`, or its JSON.
+
+        Raises:
+          ConfigError: none of these.
+        """
+        if isinstance(stated, Normalization):
+            return stated
+        try:
+            if stated in (None, "none", "image"):
+                return cls(method=stated or "none")  # type: ignore[arg-type]
+            if isinstance(stated, str) and stated.lstrip().startswith("{"):
+                return cls.model_validate_json(stated)
+            return cls(method="range", scale=float(stated))  # type: ignore[arg-type]
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f'normalization is {stated!r}; expected "none", "image", a number above 0 that '
+                "grey values are divided by, or a Normalization (its JSON on the command line), "
+                "such as Normalization.fit gives"
+            ) from error
+
+    @classmethod
     def fit(cls, method: Method, images: Iterable[np.ndarray]) -> Normalization:
         """Learns what `method` needs from the training images, each [H, W, C].
 
         Raises:
           ConfigError: an unknown method.
-          DataError: no images, unequal channel counts, values that aren't finite.
+          DataError: no images, unequal channel counts, infinite values, none that were measured.
         """
         if method == "image":
             return cls()
@@ -107,8 +138,8 @@ class Normalization(BaseModel):
           image: [H, W, C], in the dtype it was stored in: an array, or what is sliced like one.
 
         Raises:
-          DataError: not three-dimensional, empty, not finite, another number of channels than in
-            training ("dataset"), or brighter than the trained range ("range").
+          DataError: not three-dimensional, empty, infinite, nothing measured, another number
+            of channels than in training ("dataset"), or brighter than the trained range ("range").
         """
         if self.method == "image":
             found = _moments(image)
@@ -123,6 +154,9 @@ class Normalization(BaseModel):
                     "as in the images that the normalisation was learned from"
                 )
             std = np.where(std > FLOOR * np.maximum(np.abs(mean), std), std, 0.0)
+        elif self.method == "none":
+            _require_image(image)
+            mean, std = np.zeros(image.shape[2]), np.ones(image.shape[2])
         else:
             assert self.scale is not None  # by _consistent
             _require_image(image)
@@ -140,10 +174,17 @@ class Normalization(BaseModel):
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The normalised image, float32 [H, W, C]; needs no second copy of it."""
         shift, scale = self.parameters(image)
-        out = image.astype(np.float32)
-        out -= shift
-        out *= scale
-        return out
+        return normalized(image, shift, scale)
+
+
+def normalized(image: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(image - shift) * scale, float32 [..., C]; 0 where a pixel was never measured (NaN)."""
+    out = image.astype(np.float32)
+    out -= shift
+    out *= scale
+    if image.dtype.kind == "f":
+        out[np.isnan(out).any(axis=-1)] = 0
+    return out
 
 
 class _Moments(NamedTuple):
@@ -164,12 +205,26 @@ def _require_image(image: np.ndarray | RowArray) -> None:
 
 
 def _bands(image: np.ndarray | RowArray) -> Iterator[np.ndarray]:
-    """About a million values at a time; the bands depend on the shape alone."""
+    """The measured pixels [h, w, C], or [n, 1, C] where some are NaN: a million values at a time.
+
+    The bands depend on the shape alone.
+
+    Raises:
+      DataError: no pixel was measured.
+    """
     _require_image(image)
     height, width, channels = image.shape
     rows = max(1, (1 << 20) // (width * channels))
+    some = False
     for top in range(0, height, rows):
-        yield image[top : min(top + rows, height)]
+        band = image[top : min(top + rows, height)]
+        missing = missing_pixels(band)
+        band = band if missing is None else band[~missing][:, None]
+        some |= band.size > 0
+        if band.size:
+            yield band
+    if not some:
+        raise DataError(f"holds no measured pixel, all are {WHAT}; expected some")
 
 
 def _moments(image: np.ndarray | RowArray) -> _Moments:
@@ -177,13 +232,13 @@ def _moments(image: np.ndarray | RowArray) -> _Moments:
     for band in _bands(image):
         mean = band.mean(axis=(0, 1), dtype=np.float64)
         if not np.all(np.isfinite(mean)):
-            raise DataError("found grey values that are NaN or infinite; expected finite ones")
+            raise DataError("found grey values that are infinite; expected finite ones")
         rest = band.astype(np.float64) - mean
         squares = np.einsum("hwc,hwc->c", rest, rest)
         pixels = band.shape[0] * band.shape[1]
         own = _Moments(pixels, mean, squares, float(band.min()), float(band.max()))
         total = own if total is None else _joined(total, own)
-    assert total is not None  # an image has at least one row
+    assert total is not None  # there is a band
     return total
 
 
@@ -203,7 +258,8 @@ def _full_ranges(images: Iterable[np.ndarray]) -> list[float]:
         if np.issubdtype(image.dtype, np.integer):
             found.append(float(np.iinfo(image.dtype).max))
             continue
-        low, high = float(image.min()), float(image.max())
+        low = min(float(band.min()) for band in _bands(image))
+        high = max(float(band.max()) for band in _bands(image))
         if not (low >= 0 and high <= 1):
             raise DataError(
                 f'found floating point grey values from {low:g} to {high:g}; "range" expects 0 '

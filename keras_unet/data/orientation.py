@@ -11,15 +11,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_unet.data.segments import PNG, choose, codes_of, in_jpeg, number, walk
+
 _UPRIGHT = 1
 _TAG = 0x0112
 _SHORT, _LONG = (3, 8), (4, 9, 13)  # the types that a number may have, of two and four bytes
-_PNG, _JPEG = 8, 2  # where the first chunk and the first segment are
-_MARK = 0xFF
-_SCAN, _END = 0xDA, 0xD9  # markers after which nothing is told
-_APP1 = 0xE1
+_APP1, _EXIF = 0xE1, b"Exif\0\0"
 _TAIL = 1 << 16  # bytes at the end of a PNG file: EXIF is smaller
-_PAD = 16  # zeros beyond the end, so that a header may be read anywhere in the file
 
 
 def orientation(data: Any) -> Any:
@@ -28,9 +26,8 @@ def orientation(data: Any) -> Any:
     Args:
         data: string scalar, the file.
     """
-    with tf.device("CPU:0"):  # a GPU would get the file, and many small steps
-        codes = tf.pad(tf.io.decode_raw(data, tf.uint8), [[0, _PAD]])
-        size = tf.size(codes, tf.int64) - _PAD
+    with tf.device("CPU:0"):
+        codes, size = codes_of(data)
         is_png = codes[0] == 0x89
         start, end = tf.cond(
             is_png, lambda: _in_png(data, codes, size), lambda: _in_jpeg(codes, size)
@@ -71,49 +68,42 @@ def _in_png(data: Any, codes: Any, size: Any) -> tuple[Any, Any]:
         return (at + 12 <= size) & (after | ~pixels)
 
     def step(at: Any, start: Any, end: Any) -> Any:
-        length = _number(codes, at, 4)
+        length = number(codes, at, 4)
         here = tf.reduce_all(codes[at + 4 : at + 8] == list(b"eXIf")) & (at + 8 + length <= size)
-        return at + 12 + length, *_if(here, (at + 8, at + 8 + length), (start, end))
+        # some writers begin as a JPEG's segment does
+        named = tf.reduce_all(codes[at + 8 : at + 14] == list(_EXIF))
+        first = at + tf.where(named, tf.constant(14, tf.int64), 8)
+        return at + 12 + length, *choose(here, (first, at + 8 + length), (start, end))
 
-    return _walk(step, told, _PNG)
+    return walk(step, told, PNG)
 
 
 def _in_jpeg(codes: Any, size: Any) -> tuple[Any, Any]:
     """Where the TIFF header in the segment APP1 starts, and where the segment ends."""
 
-    def told(at: Any) -> Any:
-        at = tf.minimum(at, size)  # a length may point beyond the file
-        marker = codes[at + 1]
-        return (at + 4 <= size) & (codes[at] == _MARK) & (marker != _SCAN) & (marker != _END)
+    def wanted(at: Any) -> Any:
+        return (codes[at + 1] == _APP1) & tf.reduce_all(codes[at + 4 : at + 10] == list(_EXIF))
 
-    def step(at: Any, start: Any, end: Any) -> Any:
-        fills = codes[at + 1] == _MARK  # a marker may have any number of these before it
-        length = tf.maximum(_number(codes, at + 2, 2), 2)
-        name = tf.reduce_all(codes[at + 4 : at + 10] == list(b"Exif\0\0"))
-        here = ~fills & (codes[at + 1] == _APP1) & name & (at + 2 + length <= size)
-        beyond = tf.where(fills, at + 1, at + 2 + length)
-        return beyond, *_if(here, (at + 10, at + 2 + length), (start, end))
-
-    return _walk(step, told, _JPEG)
+    return in_jpeg(codes, size, wanted, 10)
 
 
 def _in_tiff(codes: Any, start: Any, end: Any) -> Any:
     """The orientation in the first directory of the TIFF structure at codes[start:end]."""
     little = tf.reduce_all(codes[start : start + 2] == list(b"II"))
     large = tf.reduce_all(codes[start : start + 2] == list(b"MM"))
-    directory = start + _number(codes, start + 4, 4, little)
-    good = (little | large) & (_number(codes, start + 2, 2, little) == 42)
+    directory = start + number(codes, start + 4, 4, little)
+    good = (little | large) & (number(codes, start + 2, 2, little) == 42)
 
     def entries() -> Any:
-        count = tf.minimum(_number(codes, directory, 2, little), (end - directory - 2) // 12)
+        count = tf.minimum(number(codes, directory, 2, little), (end - directory - 2) // 12)
         places = directory + 2 + 12 * tf.range(count)
-        tags = _number(codes, places, 2, little)
+        tags = number(codes, places, 2, little)
         its = tf.boolean_mask(places, tags == _TAG)
 
         def value() -> Any:
-            kind = _number(codes, its[-1] + 2, 2, little)
-            count = _number(codes, its[-1] + 4, 4, little)
-            short, long = (_number(codes, its[-1] + 8, n, little) for n in (2, 4))
+            kind = number(codes, its[-1] + 2, 2, little)
+            count = number(codes, its[-1] + 4, 4, little)
+            short, long = (number(codes, its[-1] + 8, n, little) for n in (2, 4))
             is_short = tf.reduce_any(kind == _SHORT) & ((count == 1) | (count == 2))
             is_long = tf.reduce_any(kind == _LONG) & (count == 1)
             return tf.where(is_short, short, tf.where(is_long, long, _UPRIGHT))
@@ -121,25 +111,3 @@ def _in_tiff(codes: Any, start: Any, end: Any) -> Any:
         return tf.cond(tf.size(its) > 0, value, _upright)
 
     return tf.cond(good & (directory + 2 <= end), entries, _upright)
-
-
-def _walk(step: Any, more: Any, first: int) -> tuple[Any, Any]:
-    """(start, end) that `step` finds, from place to place as long as there are `more`."""
-    at, start, end = (tf.constant(n, tf.int64) for n in (first, 0, -1))
-    _, start, end = tf.while_loop(
-        lambda at, start, end: (end < start) & more(at), step, (at, start, end)
-    )
-    return start, end
-
-
-def _if(condition: Any, yes: tuple[Any, Any], no: tuple[Any, Any]) -> tuple[Any, Any]:
-    first, second = (tf.where(condition, a, b) for a, b in zip(yes, no, strict=True))
-    return first, second
-
-
-def _number(codes: Any, at: Any, count: int, little: Any = False) -> Any:
-    """The unsigned number of `count` bytes at each place: int64, as `at`."""
-    places = tf.expand_dims(at, -1) + tf.range(count, dtype=tf.int64)
-    digits = tf.cast(tf.gather(codes, places), tf.int64)
-    powers = tf.constant([256**n for n in range(count)], tf.int64)
-    return tf.reduce_sum(digits * tf.where(little, powers, powers[::-1]), -1)

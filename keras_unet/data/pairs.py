@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 from keras_unet.data.images import EXTENSIONS, count_pages
-from keras_unet.data.report import Problem, shown
+from keras_unet.data.report import Problem, listed, shown
 from keras_unet.errors import DataError
+from keras_unet.remote_path import local_path
+
+NAMED = 8  # of what is left out, so many are named
+# images that are not read: worth a word more than other files
+_OTHER_KINDS = re.compile(
+    r"\.("
+    r"bmp|gif|webp|jp2|j2k|jpx|jxl|jxr|avif|heic|heif|tga|ppm|pgm|pnm|exr|"
+    r"hdr|fits|fit|dcm|nii|mha|mhd|nrrd|mrc|npy|npz|h5|hdf5|ims|czi|lif|nd2|"
+    r"nd|oib|oif|vsi|lsm|stk|svs|scn|ndpi|mrxs|bif|qptiff|btf|tf8|raw|dng|"
+    r"cr2|nef|arw|psd|svg|pdf|zip"
+    r")",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,7 @@ def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
         `labels/` folder beside `images/` if there is one; otherwise the pairs have no labels.
 
     Missing partners, doubled names and unequal page counts are collected in `problems`, not
-    raised. Hidden files, folders and other kinds of files are left out, and counted in `notes`.
+    raised. Hidden files, folders and other kinds of files are left out, and named in `notes`.
 
     Raises:
       DataError: a path does not exist, no image in it, or a folder paired with a file.
@@ -92,13 +106,20 @@ def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
     return Pairs(tuple(pairs), tuple(problems), matched.notes)
 
 
-def match_files(images: str | Path, labels: str | Path | None = None) -> Matched:
-    """The files of `find_pairs`, by their names alone. Arguments and errors are the same."""
-    images = Path(images)
+def match_files(
+    images: str | Path, labels: str | Path | None = None, *, skip: Collection[Path] = ()
+) -> Matched:
+    """The files of `find_pairs`, by their names alone. Arguments and errors are the same.
+
+    Args:
+      skip: entries of the folder of images that are read otherwise: neither taken nor noted.
+    """
+    images = local_path(images)
+    notes: list[str] = []
     if labels is None and (images / "images").is_dir():
-        parent, images = images, images / "images"
+        parent, (images, notes) = images, images_folder(images)
         labels = parent / "labels" if (parent / "labels").is_dir() else None
-    labels = None if labels is None else Path(labels)
+    labels = None if labels is None else local_path(labels)
     for path in (images, labels):
         if path is not None and not path.exists():
             raise DataError(f"{path}: does not exist; expected an image file or a folder of images")
@@ -111,8 +132,7 @@ def match_files(images: str | Path, labels: str | Path | None = None) -> Matched
         return Matched(((images, labels),))
 
     problems: list[Problem] = []
-    notes: list[str] = []
-    own = _by_stem(images, problems, notes)
+    own = _by_stem(images, problems, notes, skip)
     if not own:
         raise DataError(
             f"{images}: holds no image; expected {', '.join(EXTENSIONS)}"
@@ -161,8 +181,16 @@ def pages(
 
 
 def stem_of(path: Path) -> str:
-    """The name that image and labels share: without `.png`, `.tif`, `.ome.tif`."""
-    return re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE)
+    """The name that image and labels share: without `.png`, `.tif`, `.ome.tif`.
+
+    Accents are composed (Unicode NFC): macOS and archives made there take them apart.
+    """
+    stem = re.sub(r"\.ome$", "", path.stem, flags=re.IGNORECASE)
+    return _composed(stem)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -171,27 +199,58 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in parts)
 
 
-def _by_stem(folder: Path, problems: list[Problem], notes: list[str]) -> dict[str, Path]:
+def images_folder(path: Path) -> tuple[Path, list[str]]:
+    """`path`/images if there is such a folder, else `path`; a note on images beside it."""
+    inside = path / "images"
+    if not inside.is_dir():
+        return path, []
+    return inside, list(left_out(path, (p for p in path.iterdir() if is_image_name(p))))
+
+
+def left_out(folder: Path, entries: Iterable[Path]) -> tuple[str, ...]:
+    """A note that names what of a folder is not read, images of other kinds first; or none."""
+    named = []
+    for path in sorted(entries, key=lambda path: (natural_key(path.name), path.name)):
+        inside = sum(map(is_image_name, path.iterdir())) if path.is_dir() else 0
+        picture = _OTHER_KINDS.fullmatch(path.suffix) is not None
+        more = f" (a folder, {inside} image{'s' * (inside != 1)} inside)" if inside else ""
+        named.append((not picture, not inside, _printable(path.name) + more, picture))
+    if not named:
+        return ()
+    names = [entry[2] for entry in sorted(named, key=lambda entry: entry[:2])]
+    many = "other entry" if len(names) == 1 else "other entries"
+    expected = f"; images are {', '.join(EXTENSIONS)}" if any(entry[3] for entry in named) else ""
+    return (f"{folder}: {len(names)} {many} left out: {listed(names, NAMED)}{expected}",)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file is read as an image, by its name."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+
+
+def _by_stem(
+    folder: Path, problems: list[Problem], notes: list[str], skip: Collection[Path] = ()
+) -> dict[str, Path]:
     """The images of a folder by stem, in natural order; each stem once."""
     found: dict[str, Path] = {}
-    ignored: list[str] = []
+    ignored: list[Path] = []
     for path in sorted(folder.iterdir(), key=lambda p: (natural_key(p.name), p.name)):
-        if path.name.startswith(".") or path.suffix.lower() not in EXTENSIONS or path.is_dir():
-            ignored.append(_printable(path.name))
+        if path in skip:
+            continue
+        if not is_image_name(path) or path.is_dir():
+            ignored.append(path)
             continue
         stem = stem_of(path)
         if _printable(path.name) != path.name:  # no file or terminal could be told of it
             problems.append(_problem(path, "has a name that is not UTF-8", "another name"))
         elif stem in found:
-            problems.append(
-                _problem(path, f"has the same name as {found[stem].name}", "each name once")
-            )
+            other = found[stem].name
+            alike = path.name != other and _composed(path.name) == _composed(other)
+            how = " (one has its accents composed, the other apart)" if alike else ""
+            problems.append(_problem(path, f"has the same name as {other}{how}", "each name once"))
         else:
             found[stem] = path
-    if ignored:
-        listed = ", ".join(ignored[:3]) + (", …" if len(ignored) > 3 else "")
-        many = "other entry" if len(ignored) == 1 else "other entries"
-        notes.append(f"{folder}: {len(ignored)} {many} left out: {listed}")
+    notes += left_out(folder, ignored)
     return found
 
 

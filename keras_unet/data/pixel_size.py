@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 import tifffile
 from pydantic import BaseModel, ConfigDict, Field
 
+from keras_unet.data.upright import of_page
+
 # Micrometres in one unit, by the names that OME-XML, OME-Zarr and ImageJ use.
 _UNITS = {
     "µm": 1.0,  # micro sign
@@ -48,6 +50,7 @@ class PixelSize(BaseModel):
 def read_pixel_size(path: str | Path) -> PixelSize | None:
     """The pixel size that an OME-TIFF or ImageJ TIFF states; None if it states none.
 
+    Height and width are those of the image as displayed (Orientation).
     Plain TIFF resolutions are not taken: most writers put a printer's 72 or 96 dots an inch there.
     Files of other kinds, and damaged ones, give None: reading their pixels will say more.
     """
@@ -60,6 +63,13 @@ def read_pixel_size(path: str | Path) -> PixelSize | None:
 
 def of_tiff(file: tifffile.TiffFile) -> PixelSize | None:
     """As `read_pixel_size`, for an open file."""
+    size = _as_stored(file)
+    if size is None or of_page(file.pages.first) < 5:
+        return size
+    return PixelSize(height=size.width, width=size.height, depth=size.depth)
+
+
+def _as_stored(file: tifffile.TiffFile) -> PixelSize | None:
     if file.is_ome and file.ome_metadata:
         return _of_ome(file.ome_metadata)
     if file.is_imagej:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -126,6 +126,16 @@ def shared_images(first: DataReport, second: DataReport) -> tuple[tuple[str, str
 def shown(path: Path | None, page: int | None = None) -> str:
     """A file, and the page in it, the way that messages name it: counted from 0."""
     return f"{path}" if page is None else f"{path}:{page:03d}"
+
+
+def beside_images(left_out: Mapping[Path, Sequence[str]]) -> list[str]:
+    """A note on files that hold more than their images, such as masks and reduced images."""
+    found = {path: held for path, held in left_out.items() if held}
+    if not found:
+        return []
+    many = "1 file holds" if len(found) == 1 else f"{len(found)} files hold"
+    each = (f"{path} ({listed(held)})" for path, held in found.items())
+    return [f"{many} more than the images that are read: {listed(each)}"]
 
 
 def _counts(found: dict[str, int]) -> str:

@@ -11,11 +11,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
-from PIL import Image
 
+from keras_unet.data import fax, nodata, ome
+from keras_unet.data.photometric import (
+    has_opacity,
+    is_palette,
+    numbers,
+    palette,
+    refuse_unknown,
+    shown,
+)
+from keras_unet.data.upright import of_page, upright
 from keras_unet.errors import DataError
 
 MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved without saying so
+# of tifffile's names for what slide scanners store, those of pictures beside the scan
+_SLIDES = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "avs")
+_BESIDE = ("thumbnail", "label", "macro", "map", "overview")
+_PLAIN = ("generic", "uniform", "shaped", "imagej", "ome")  # series of pages as they are
+_KINDS = {0b000: "", 0b001: "reduced image", 0b100: "mask", 0b101: "mask"}  # NewSubfileType
+_GDAL_NODATA = 42113
 SAFE_BYTES = 1 << 30  # a page up to this size is read whatever the file's size is
 MOST_EXPANSION = 2000  # beyond that, a page may be so many times larger than its file
 
@@ -32,7 +47,9 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
     Axes Y and X are the image; S (samples, interleaved or planar) and C (channels) become the
     last axis; every other axis (Z, T, plain pages) counts pages, in stored order. C alone with
-    more than six entries counts pages too: stacks are often saved so by mistake.
+    more than six entries counts pages too: stacks are often saved so by mistake. Several images in
+    one file (positions, macro and scan) are pages, one after the other, of whatever sizes. A file
+    of a set (OME-TIFF, Micro-Manager, NDTiff) is its own planes; the other files are not read.
 
     Args:
       path: the file.
@@ -43,6 +60,8 @@ class TiffStack(AbstractContextManager["TiffStack"]):
       slots: where each image lies in it.
       axes: what the pages are counted by, outermost first, as (("T", 3), ("Z", 10)); empty for a
         single image, ("Z", n) where the file leaves open what its pages are.
+      left_out: what is in the file and no image of its own, as "reduced image 24x24".
+      series: tifffile's, which the slots count.
 
     Raises:
       DataError: not a TIFF file, or cut off.
@@ -51,18 +70,22 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     file: tifffile.TiffFile
     slots: tuple[Slot, ...]
     axes: tuple[tuple[str, int], ...]
+    left_out: tuple[str, ...] = ()
+    series: list[Any]
+    _masks: tuple[Any, ...] = ()
 
     def __init__(self, path: str | Path, channels: int | None = None) -> None:
         self.path = Path(path)
         self._channels = channels
         with _Complaints() as complaints:
             try:
-                self.file = tifffile.TiffFile(self.path)
+                self.file = _opened(self.path)
             except Exception as error:  # tifffile raises struct.error, KeyError, … on broken files
                 raise DataError(
                     f"{self.path}: cannot be read as TIFF ({error}); the file is damaged"
                 ) from error
             try:
+                self.series = _every_series(self.file)
                 self.slots = self._arrange()
             except DataError:
                 self.close()
@@ -91,83 +114,230 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     @property
     def lossy(self) -> bool:
         """Whether the first page is compressed by JPEG, which changes label values."""
-        return "JPEG" in _compression(self.file.pages.first)
+        # a number that tifffile has no name for stays an int
+        return "JPEG" in getattr(self.file.pages.first.compression, "name", "")
 
-    @property
-    def alpha(self) -> bool:
-        """Whether the last sample of a pixel is its opacity rather than a measured value."""
-        extra = self.file.pages.first.extrasamples
-        return len(extra) == 1 and extra[0] in (
-            tifffile.EXTRASAMPLE.ASSOCALPHA,
-            tifffile.EXTRASAMPLE.UNASSALPHA,
-        )
+    def opacity(self, slot: Slot) -> bool:
+        """Whether the last channel of an image is its opacity rather than a measured value."""
+        return len(slot.planes) == 1 and has_opacity(self.keyframes(slot)[0])
 
-    def read(self, page: int, *, palette: bool = True) -> np.ndarray:
-        """Page `page` as [H, W, C] in its stored dtype (one bit becomes 0 and 255).
+    def palette(self, number: int) -> np.ndarray | None:
+        """The colours that the numbers of an image are shown in, see `photometric.palette`."""
+        return palette(self.keyframes(self.slots[number])[0])
+
+    def orientation(self, number: int) -> int:
+        """How the stored pixels of an image are turned to be displayed, 1 to 8."""
+        return of_page(self.keyframes(self.slots[number])[0])
+
+    def inverted(self, number: int) -> bool:
+        """Whether an image is of black and white with white stored as 0."""
+        page = self.keyframes(self.slots[number])[0]
+        return page.bitspersample == 1 and page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+
+    def read(self, number: int, *, stored: bool = False) -> np.ndarray:
+        """Image `number` as [H, W, C], upright; opacity is its last channel if there is any.
 
         Args:
-          page: 0 to len(self) - 1.
-          palette: True gives a palette's colours (uint8, C = 3), False its indices (C = 1).
+          number: 0 to len(self) - 1.
+          stored: False gives what the samples stand for (see `photometric.shown`), True the
+            numbers that are stored (`photometric.numbers`), a palette's indices among them.
         """
         with _Complaints() as complaints:
             try:
-                array = self._read(self.slots[page], palette)
+                array = self._read(self.slots[number], stored)
             except DataError:
                 raise
             except Exception as error:  # tags that contradict each other: any kind of error
                 raise DataError(f"{self.path}: damaged TIFF file ({error})") from error
         if complaints.short:
-            raise DataError(f"{self.path}: truncated or damaged: it lacks parts of page {page}")
+            raise DataError(f"{self.path}: truncated or damaged: it lacks parts of page {number}")
         return array
 
-    def _read(self, slot: Slot, palette: bool) -> np.ndarray:
-        series = self.file.series[slot.series]
-        if len(series.pages) > max(slot.planes):
-            planes = [self._plane(series.pages[k], palette) for k in slot.planes]
-        else:  # one entry in the file stands for many planes (ImageJ beyond 4 GB)
+    def pages(self, slot: Slot) -> list[Any]:
+        """What holds each plane: tifffile's page, its `keyframe` with the tags of this very page.
+
+        Empty where one entry in the file stands for many planes (ImageJ beyond 4 GB).
+        """
+        series = self.series[slot.series]
+        pages: Any = series.pages
+        if len(pages) <= max(slot.planes):
+            return []
+        planes = [pages[k] for k in slot.planes]
+        if series.kind not in _PLAIN:  # tifffile mends what these formats say of their pages
+            return planes
+        return [page if page.is_virtual else page.aspage() for page in planes]
+
+    def keyframes(self, slot: Slot) -> list[tifffile.TiffPage]:
+        """The tags of each plane; those of the only entry if it stands for all.
+
+        Raises:
+          DataError: of colours that aren't known, or planes of one image turned differently.
+        """
+        found = [page.keyframe for page in self.pages(slot)]
+        found = found or [self.series[slot.series].keyframe]
+        for keyframe in found:
+            refuse_unknown(self.path, keyframe)
+        if len(turned := {of_page(keyframe) for keyframe in found}) > 1:
+            raise DataError(
+                f"{self.path}: channels of one image have the orientations {sorted(turned)}; "
+                "expected one"
+            )
+        return found
+
+    def nodata(self, slot: Slot) -> float | None:
+        """The value that stands for pixels never measured (GDAL_NODATA), as `read` shows it."""
+        page = self.keyframes(slot)[0]
+        value = nodata.parsed(page.tags.valueof(_GDAL_NODATA, ""))
+        if value is None or np.isnan(value) or is_palette(page):
+            return None
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE or page.bitspersample < 8:
+            shape = (1, 1, page.samplesperpixel)
+            return float(shown(np.full(shape, value).astype(page.dtype), page)[0, 0, 0])
+        return value
+
+    def mask(self, slot: Slot) -> tifffile.TiffPage | None:
+        """The transparency mask of an image, the next of its size in the file; 0 is no pixel."""
+        image = self.keyframes(slot)[0]
+        size = (image.imagelength, image.imagewidth)
+        after = (
+            page
+            for page in self._masks
+            if (page.imagelength, page.imagewidth) == size and page.index > image.index
+        )
+        return next(after, None)
+
+    def missing(self, number: int, array: np.ndarray) -> np.ndarray | None:
+        """Which pixels of image `number`, as `read` gives it, are none: see `missing_pixels`."""
+        slot = self.slots[number]
+        found = nodata.missing_pixels(array, self.nodata(slot))
+        if (mask := self.mask(slot)) is not None:
+            outside = self.decode(mask).reshape(mask.imagelength, mask.imagewidth) == 0
+            outside = upright(outside, of_page(self.keyframes(slot)[0]))
+            found = outside if found is None else found | outside
+        return found if found is not None and found.any() else None
+
+    def _read(self, slot: Slot, stored: bool) -> np.ndarray:
+        keyframes = self.keyframes(slot)
+        pages = self.pages(slot)
+        if pages:
+            for keyframe in keyframes:
+                self.guard(keyframe.nbytes)
+            planes = [self.tidy(self.decode(page), page.keyframe, stored) for page in pages]
+        else:
+            series = self.series[slot.series]
             self.guard(series.size * series.dtype.itemsize)
-            shape = (-1, *series.keyframe.shape)
-            whole = self._decode(series, series.keyframe).reshape(shape)
-            planes = [self.tidy(whole[k], series.keyframe, palette) for k in slot.planes]
-        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+            whole = self.decode(series).reshape(-1, *series.keyframe.shape)
+            planes = [self.tidy(whole[k], series.keyframe, stored) for k in slot.planes]
+        array = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+        return upright(array, of_page(keyframes[0]))
 
     def _arrange(self) -> tuple[Slot, ...]:
         """Which planes make up each image."""
-        kinds = self.file.series
-        # Pages of unequal size, or written one by one, are several series: all are pages unless
-        # the format says more.
-        chosen = (
-            range(len(kinds)) if kinds[0].kind in ("generic", "uniform", "shaped") else range(1)
-        )
+        member = self.file.is_ome and self.series[0].kind == "generic"
+        own = self._own_images() if member else None
         slots: list[Slot] = []
-        for number in chosen:
-            series = kinds[number]
+        outer: list[tuple[str, int]] = []
+        count = 0  # of the series or images that are taken
+        for number, series in enumerate(self.series) if own is None else ():
+            if "Y" not in series.axes or "X" not in series.axes:
+                raise DataError(f"{self.path}: has axes {series.axes}; expected Y and X among them")
             outer = [
                 (axis, length)
                 for axis, length in zip(series.axes, series.shape, strict=True)
                 if axis not in "YXS"
             ]
-            if "Y" not in series.axes or "X" not in series.axes:
-                raise DataError(f"{self.path}: has axes {series.axes}; expected Y and X among them")
-            shape = tuple(length for _, length in outer)
+            shape = [length for _, length in outer]
             order = np.arange(int(np.prod(shape, dtype=np.int64))).reshape(shape)
-            at = "".join(axis for axis, _ in outer).find("C")
-            if at >= 0 and (
-                len(outer) > 1 or shape[at] <= MOST_CHANNELS or shape[at] == self._channels
-            ):
-                del outer[at]
-                order = np.moveaxis(order, at, -1)
-                slots += [Slot(number, tuple(row)) for row in order.reshape(-1, shape[at]).tolist()]
-            else:
-                slots += [Slot(number, (k,)) for k in order.ravel().tolist()]
-        told = len(chosen) == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
+            if others := self._others(series):
+                order = np.delete(order.ravel(), others if len(_heads(series)) > 1 else slice(None))
+                outer = [("I", len(order))]
+            if not order.size:
+                continue
+            slots += self._slots(number, outer, order)
+            count += 1
+        for number, outer, order in own or ():
+            slots += self._slots(number, outer, order)
+            count += 1
+        if not slots:
+            raise DataError(f"{self.path}: holds no image")
+        if all(series.kind == "generic" for series in self.series) and own is None:
+            slots.sort(key=self._place)  # a series is of pages alike, wherever they are
+        told = count == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
         self.axes = tuple(outer) if told else (("Z", len(slots)),) if len(slots) > 1 else ()
         return tuple(slots)
 
-    def _plane(self, page: Any, palette: bool) -> np.ndarray:
-        keyframe = page.keyframe
-        self.guard(keyframe.nbytes)
-        return self.tidy(self._decode(page, keyframe), keyframe, palette)
+    def _place(self, slot: Slot) -> tuple[int, ...]:
+        """Of a page in the file: its number, and of one within another page its number there."""
+        pages: Any = self.series[slot.series].pages
+        index = pages[slot.planes[0]].index
+        return index if isinstance(index, tuple) else (index,)
+
+    def _slots(self, series: int, outer: list[tuple[str, int]], order: np.ndarray) -> list[Slot]:
+        """The images of planes `order`, counted by `outer`, from which channels are taken away.
+
+        Planes that the metadata promise and the file lacks (an acquisition that was ended early) go
+        to `left_out`.
+        """
+        pages: Any = self.series[series].pages
+        found = there = self._images(series, outer, order)
+        if self.series[series].kind == "ome":
+            there = [slot for slot in found if all(pages[k] is not None for k in slot.planes)]
+        if len(there) < len(found):
+            self.left_out += (f"{len(found) - len(there)} images that it names and does not hold",)
+            outer[:] = [("I", len(there))]
+        return there
+
+    def _images(self, series: int, outer: list[tuple[str, int]], order: np.ndarray) -> list[Slot]:
+        at = "".join(axis for axis, _ in outer).find("C")
+        if at < 0 or not (
+            len(outer) > 1 or outer[at][1] <= MOST_CHANNELS or outer[at][1] == self._channels
+        ):
+            return [Slot(series, (k,)) for k in order.ravel().tolist()]
+        _, channels = outer.pop(at)
+        rows = np.moveaxis(order, at, -1).reshape(-1, channels)
+        return [Slot(series, tuple(row)) for row in rows.tolist()]
+
+    def _others(self, series: Any) -> list[int]:
+        """The numbers of a series' pages that are no images of their own; named in `left_out`.
+
+        They are reduced images and transparency masks (NewSubfileType, SubfileType), if anything
+        else is in the file, and what slide scanners store beside the scan.
+        """
+        heads = _heads(series)
+        what = [""] * len(heads)
+        if series.kind in _SLIDES and series.name.casefold() in _BESIDE:
+            what = [series.name.casefold()] * len(heads)
+        elif any(not page.subfiletype & 0b101 for s in self.series for page in _heads(s)):
+            what = [_KINDS[page.subfiletype & 0b101] for page in heads]
+            self._masks += tuple(page for page in heads if page.subfiletype & 0b101 == 0b100)
+        self.left_out += tuple(
+            f"{kind} {page.imagelength}x{page.imagewidth}"
+            for kind, page in zip(what, heads, strict=True)
+            if kind
+        )
+        return [k for k, kind in enumerate(what) if kind]
+
+    def _own_images(self) -> list[tuple[int, list[tuple[str, int]], np.ndarray]] | None:
+        """Of a file of an OME-TIFF set: series, axes and planes of each image, its own alone."""
+        places = {
+            page.index: (number, k)
+            for number, series in enumerate(self.series)
+            for k, page in enumerate(series.pages)
+        }
+        found = []
+        for image in ome.own_images(self.file.ome_metadata or "", self.path) or ():
+            if not all(ifd in places for ifd in image.planes.values()):
+                return None  # what it says of itself is wrong
+            there = sorted(image.planes)
+            along = [sorted({place[k] for place in there}) for k in range(len(ome.AXES))]
+            shape = tuple(map(len, along))
+            series = {places[image.planes[place]][0] for place in there}
+            if len(series) > 1 or int(np.prod(shape)) != len(there):
+                return None  # not a block of the set: each plane an image
+            order = np.array([places[image.planes[place]][1] for place in there])
+            outer = [(axis, n) for axis, n in zip(ome.AXES, shape, strict=True) if n > 1]
+            found.append((series.pop(), outer, order.reshape([n for _, n in outer])))
+        return found or None
 
     def guard(self, nbytes: int) -> None:
         """Refuses a header that claims far more pixels than the file can hold."""
@@ -179,63 +349,76 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 "decompression bomb"
             )
 
-    def _decode(self, source: Any, keyframe: tifffile.TiffPage) -> np.ndarray:
+    def decode(self, source: Any) -> np.ndarray:
+        """What a page, or a series of them, holds, as tifffile gives it."""
         try:
             return source.asarray(maxworkers=1)
         except Exception as error:
-            if lacks_codec(error):
-                return self._by_pillow(source, keyframe)
-            raise DataError(
-                f"{self.path}: truncated or damaged: its pixels cannot be read ({error})"
-            ) from error
+            reason = error
+        if source.keyframe.compression in fax.COMPRESSIONS and "not supported" in str(reason):
+            try:
+                return fax.decode(source)
+            except Exception as error:
+                reason = error
+        raise undecoded(self.path, source.keyframe, reason) from reason
 
-    def _by_pillow(self, page: Any, keyframe: tifffile.TiffPage) -> np.ndarray:
-        """LZW and the like, which tifffile leaves to a package that isn't required here."""
-        index = getattr(page, "index", 0)
-        reason = ""
-        try:
-            with Image.open(self.path, formats=("TIFF",)) as image:
-                image.seek(int(index))
-                array = np.asarray(image)
-        except Exception as error:
-            array, reason = np.zeros(0), f" ({error})"
-        # Pillow reads some kinds (16-bit colour) with fewer bits: take only what came whole.
-        if (
-            array.shape != keyframe.shape
-            or array.dtype.itemsize != np.dtype(keyframe.dtype).itemsize
-        ):
-            raise DataError(
-                f"{self.path}: cannot decode its {_compression(keyframe)} compression{reason}; "
-                "expected an uncompressed or deflate-compressed TIFF: save it so, or install "
-                "the package imagecodecs"
-            )
-        return array.astype(keyframe.dtype, copy=False)
-
-    def tidy(self, array: np.ndarray, keyframe: tifffile.TiffPage, palette: bool) -> np.ndarray:
-        """What tifffile decodes of a page, or a window of it, as [H, W, C]."""
-        axes = keyframe.axes.replace("S", "") if array.ndim == 2 else keyframe.axes
+    def tidy(self, array: np.ndarray, page: tifffile.TiffPage, stored: bool) -> np.ndarray:
+        """What tifffile decodes of a page, or a window of it, as [H, W, C], not turned."""
+        axes = page.axes.replace("S", "") if array.ndim == 2 else page.axes
         array = array.reshape(
             [n for n, axis in zip(array.shape, axes, strict=True) if axis in "YXS"]
         )
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 and axes[0] == "S" else array
-        if array.dtype == bool:
-            white_is_zero = keyframe.photometric == tifffile.PHOTOMETRIC.MINISWHITE
-            array = np.where(array != white_is_zero, np.uint8(255), np.uint8(0))
-        colours = keyframe.colormap
-        if keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE and palette and colours is not None:
-            array = (colours[:, array] >> 8).astype(np.uint8).transpose(1, 2, 0)
-        return np.atleast_3d(array)
+        return (numbers if stored else shown)(np.atleast_3d(array), page)
 
 
-def lacks_codec(error: Exception) -> bool:
-    """Whether decoding failed for want of the package imagecodecs."""
-    # the second is how tifffile of 2025 and earlier says it
-    return "imagecodecs" in str(error) or "not supported" in str(error)
+def undecoded(path: Path, page: tifffile.TiffPage, error: Exception) -> DataError:
+    """What to raise where tifffile, which has an error of any kind, cannot decode a page."""
+    reason, kind = str(error), page.compression
+    if "not supported" in reason or "not a known" in reason or "requires the" in reason:
+        return DataError(
+            f"{path}: cannot decode its {getattr(kind, 'name', kind)} compression ({reason}); "
+            "expected one that is in use, as deflate or LZW: save it so"
+        )
+    return DataError(f"{path}: truncated or damaged: its pixels cannot be read ({reason})")
 
 
-def _compression(page: tifffile.TiffPage) -> str:
-    code = page.compression
-    return getattr(code, "name", str(code))  # a number that tifffile has no name for stays an int
+def _opened(path: Path) -> tifffile.TiffFile:
+    """The file by itself: where it is one of a set, tifffile would read the others' planes too."""
+    file = tifffile.TiffFile(path, _multifile=False)
+    try:
+        several = any(series.is_multifile for series in file.series)
+    except Exception:
+        file.close()
+        raise
+    if several:  # sets of Micro-Manager and NDTiff
+        file.close()
+        file = tifffile.TiffFile(path, _multifile=False, is_mmstack=False, is_ndtiff=False)
+    return file
+
+
+def _every_series(file: tifffile.TiffFile) -> list[Any]:
+    """The series of a file, with what tifffile takes for levels of a pyramid by its size alone.
+
+    Pages half as large as the first may be images all the same: levels are said to be reduced
+    (NewSubfileType) or lie within the page they belong to (SubIFDs).
+    """
+    found: list[Any] = []
+    for series in file.series:
+        found.append(series)
+        if series.kind == "generic":
+            found += [level for level in series.levels[1:] if _stands_alone(level.keyframe)]
+    return found
+
+
+def _stands_alone(page: Any) -> bool:
+    return not (page.is_reduced or page.is_subifd)
+
+
+def _heads(series: Any) -> list[Any]:
+    """The pages of a series whose tags may differ from its keyframe's, else the keyframe."""
+    pages = list(series.pages) if series.kind == "generic" else []
+    return pages if pages and all(hasattr(p, "subfiletype") for p in pages) else [series.keyframe]
 
 
 class _Complaints(logging.Handler):

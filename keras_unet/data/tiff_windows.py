@@ -9,21 +9,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
+from keras_unet.data import fax
+from keras_unet.data.photometric import JPEG, shown
 from keras_unet.data.pixel_size import of_tiff
-from keras_unet.data.tiff import Slot, TiffStack, lacks_codec
+from keras_unet.data.tiff import Slot, TiffStack, undecoded
+from keras_unet.data.upright import UPRIGHT, of_page, upright_shape
 from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
 
 _ROWS_BYTES = 1 << 22  # of an uncompressed plane, so much is read at a time
-_OWN_CODECS = (1, 8, 32946, 50013)  # none and deflate: tifffile needs no other package
 Load = Callable[[int, int], np.ndarray]
 
 
 class TiffWindows(WindowedFile):
     """A TIFF file as a sequence of windowed images; what counts as one is `TiffStack`'s rule.
 
-    What can't be cut is decoded whole: an image compressed as a single strip, and compressions
-    for which tifffile lacks the package imagecodecs.
+    Decoded whole are images compressed as a single strip, or by CCITT, and those stored in strips
+    whose Orientation exchanges rows and columns: each window then touches all strips.
 
     Args:
         path: the file.
@@ -37,13 +39,13 @@ class TiffWindows(WindowedFile):
         self.path = path
         self.stack = TiffStack(path, channels)
         try:
-            self.axes = self.stack.axes
+            self.axes, self.left_out = self.stack.axes, self.stack.left_out
             self.pixel_size = of_tiff(self.stack.file)
             self._forms = [self._form(slot) for slot in self.stack.slots]
         except Exception as error:  # tags that contradict each other: any kind of error
             self.close()
             raise DataError(f"{path}: damaged TIFF file ({error})") from error
-        self.shapes = [form.shape for form in self._forms]
+        self.shapes = [upright_shape(form.shape, form.orientation) for form in self._forms]
 
     def close(self) -> None:
         self.stack.close()
@@ -51,43 +53,70 @@ class TiffWindows(WindowedFile):
     def page(self, number: int) -> WindowedImage:
         slot, form = self.stack.slots[number], self._forms[number]
         try:
-            block, load = self._blocks(slot, form)
+            block, load = self._blocks(slot)
         except DataError:
             raise
         except Exception as error:
             raise DataError(f"{self.path}: damaged TIFF file ({error})") from error
-        if load is None:
-            block, load = form.shape[:2], lambda i, j: self.stack.read(number)
-        return WindowedImage(self.path, form.shape, form.dtype, block, load, opacity=form.opacity)
+        if load is None:  # read whole, it comes upright
+            load = lambda i, j: self.stack.read(number)  # noqa: E731
+            form = form._replace(
+                shape=upright_shape(form.shape, form.orientation), orientation=UPRIGHT
+            )
+            block = form.shape[:2]
+        return WindowedImage(
+            self.path,
+            form.shape,
+            form.dtype,
+            block,
+            load,
+            opacity=form.opacity,
+            orientation=form.orientation,
+            nodata=self.stack.nodata(slot),
+            mask=self._mask(slot),
+        )
+
+    def _mask(self, slot: Slot) -> WindowedImage | None:
+        """The transparency mask, a byte a pixel; read whole, since it is of bits mostly."""
+        page = self.stack.mask(slot)
+        if page is None:
+            return None
+        size = (page.imagelength, page.imagewidth)
+        pixels: list[np.ndarray] = []
+
+        def load(i: int, j: int) -> np.ndarray:
+            if not pixels:
+                mask = self.stack.decode(page).reshape(*size, 1)
+                pixels.append((mask != 0).astype(np.uint8))
+            return pixels[0]
+
+        turned = of_page(self.stack.keyframes(slot)[0])
+        return WindowedImage(
+            self.path, (*size, 1), np.dtype(np.uint8), size, load, orientation=turned
+        )
 
     def _form(self, slot: Slot) -> _Form:
-        keyframe = self.stack.file.series[slot.series].keyframe
-        palette = keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE
-        samples = 3 if palette and keyframe.colormap is not None else keyframe.samplesperpixel
-        channels = samples * len(slot.planes)
-        opacity = self.stack.alpha and channels in (2, 4)
-        dtype = np.dtype(keyframe.dtype)
-        if dtype.kind == "b" or samples > keyframe.samplesperpixel:
-            dtype = np.dtype(np.uint8)
-        shape = (keyframe.imagelength, keyframe.imagewidth, channels - opacity)
-        return _Form(shape, dtype, opacity)
+        keyframes = self.stack.keyframes(slot)
+        first = keyframes[0]
+        pixel = np.zeros((1, 1, first.samplesperpixel), first.dtype)
+        pixel = np.concatenate([shown(pixel, keyframe) for keyframe in keyframes], axis=-1)
+        channels = pixel.shape[2] * (len(slot.planes) // len(keyframes))
+        opacity = channels in (2, 4) and self.stack.opacity(slot)
+        shape = (first.imagelength, first.imagewidth, channels - opacity)
+        return _Form(shape, pixel.dtype, opacity, of_page(first))
 
-    def _blocks(self, slot: Slot, form: _Form) -> tuple[tuple[int, int], Load | None]:
-        """Size and loader of the blocks; no loader if the image can't be cut."""
-        series = self.stack.file.series[slot.series]
-        keyframe = series.keyframe
-        height, width = form.shape[:2]
-        if keyframe.imagedepth > 1:
+    def _blocks(self, slot: Slot) -> tuple[tuple[int, int], Load | None]:
+        """Size and loader of the blocks, as stored; no loader if the image can't be cut."""
+        pages, keyframe = self.stack.pages(slot), self.stack.keyframes(slot)[0]
+        height, width = keyframe.imagelength, keyframe.imagewidth
+        if keyframe.imagedepth > 1 or keyframe.compression in fax.COMPRESSIONS:
             return (height, width), None
-        plane = keyframe.imagelength * keyframe.imagewidth * keyframe.samplesperpixel
-        plane *= np.dtype(keyframe.dtype).itemsize
-        pages: list[Any] = []
-        if len(series.pages) > max(slot.planes):
-            pages = [series.pages[k] for k in slot.planes]
+        plane = height * width * keyframe.samplesperpixel * np.dtype(keyframe.dtype).itemsize
+        if pages:
             found = [_offset(page) for page in pages]
             offsets = [offset for offset in found if offset is not None]
-        elif (first := series.dataoffset) is not None:  # many planes behind one entry (ImageJ)
-            offsets = [first + k * plane for k in slot.planes]
+        elif (start := self.stack.series[slot.series].dataoffset) is not None:
+            offsets = [start + k * plane for k in slot.planes]
         else:
             return (height, width), None
         if len(offsets) == len(slot.planes):
@@ -97,23 +126,16 @@ class TiffWindows(WindowedFile):
             block = (keyframe.tilelength, keyframe.tilewidth)
         else:
             block = (min(keyframe.rowsperstrip, height), width)
-        load = _Segments(self.stack, pages, block)
-        if keyframe.compression not in _OWN_CODECS or keyframe.predictor not in (1, 2):
-            try:
-                load(0, 0)
-            except DataError as error:
-                if lacks_codec(error):
-                    return (height, width), None
-                raise
-        return block, load
+        return block, _Segments(self.stack, pages, block)
 
 
 class _Form(NamedTuple):
-    """Of one image: shape [H, W, C] without opacity, dtype once read, whether there is opacity."""
+    """Of one image: shape [H, W, C] as stored, without opacity; dtype and opacity once read."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype
     opacity: bool
+    orientation: int
 
 
 class _Segments:
@@ -144,16 +166,14 @@ class _Segments:
         """One decoded strip or tile, [h, w, S]."""
         keyframe = page.keyframe
         tables = {}
-        if keyframe.compression in (6, 7, 33007, 34892):  # kinds of JPEG
+        if keyframe.compression in JPEG:
             tables = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
         count = page.databytecounts[index]
         data = _bytes(self._stack, page.dataoffsets[index], count) if count else None
         try:
             decoded, _, shape = keyframe.decode(data, index, **tables)
         except Exception as error:  # any kind, by the codec
-            raise DataError(
-                f"{self._stack.path}: truncated or damaged: its pixels cannot be read ({error})"
-            ) from error
+            raise undecoded(self._stack.path, keyframe, error) from error
         if decoded is None:  # sparse: a segment that was never written
             return np.full(shape[1:], keyframe.nodata, keyframe.dtype)
         return decoded[0]
@@ -193,7 +213,7 @@ class _Rows:
 def _tidied(stack: TiffStack, raw: np.ndarray, keyframe: tifffile.TiffPage) -> np.ndarray:
     if "S" not in keyframe.axes:
         raw = raw[..., 0]
-    return stack.tidy(raw.astype(keyframe.dtype, copy=False), keyframe, palette=True)
+    return stack.tidy(raw.astype(keyframe.dtype, copy=False), keyframe, stored=False)
 
 
 def _offset(page: Any) -> int | None:

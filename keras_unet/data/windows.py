@@ -9,7 +9,9 @@ from types import TracebackType
 
 import numpy as np
 
+from keras_unet.data.nodata import missing_pixels
 from keras_unet.data.pixel_size import PixelSize
+from keras_unet.data.upright import UPRIGHT, stored_window, upright, upright_shape
 from keras_unet.errors import DataError
 
 
@@ -21,12 +23,18 @@ class WindowedImage:
 
     Args:
         path: for messages.
-        shape: (H, W, C).
+        shape: (H, W, C) of the pixels as they are stored.
         dtype: of what `load` returns.
         block: height and width of a block; those at the lower and right border are cut off.
         load: block row and block column to pixels [h, w, C].
         opacity: the last channel of what `load` returns is opacity, one more than C: it is
             dropped if everything is opaque.
+        orientation: 1 to 8, how the stored pixels are turned to be displayed (see `upright`).
+        nodata: the value of pixels that were never measured.
+        mask: of one channel and the same size, 0 where there is no pixel.
+
+    Attributes:
+        shape: (H, W, C) as displayed, as are the windows that `read` gives; `block` is as stored.
     """
 
     def __init__(
@@ -38,15 +46,21 @@ class WindowedImage:
         load: Callable[[int, int], np.ndarray],
         *,
         opacity: bool = False,
+        orientation: int = UPRIGHT,
+        nodata: float | None = None,
+        mask: WindowedImage | None = None,
     ) -> None:
         if 0 in shape:
             raise DataError(f"{path}: is {shape[0]}x{shape[1]}; expected pixels")
         self.path = Path(path)
-        self.shape = shape
+        self.shape = upright_shape(shape, orientation)
         self.dtype = pixel_type(path, dtype)
         self.block = block
         self._load = load
         self._opacity = opacity
+        self._orientation = orientation
+        self._nodata, self._mask = nodata, mask
+        self._stored = shape
         self._kept: dict[tuple[int, int], np.ndarray] = {}
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
@@ -55,7 +69,19 @@ class WindowedImage:
         Raises:
             DataError: the file is damaged, or partly transparent.
         """
-        shape = (rows.stop - rows.start, columns.stop - columns.start, self.shape[2])
+        stored = stored_window(rows, columns, self.shape, self._orientation)
+        return upright(self._read(*stored), self._orientation)
+
+    def missing(self, rows: slice, columns: slice, window: np.ndarray) -> np.ndarray | None:
+        """Which pixels of what `read` gave were never measured: bool [h, w]; None: all were."""
+        found = missing_pixels(window, self._nodata)
+        if self._mask is None:
+            return found
+        outside = self._mask.read(rows, columns)[..., 0] == 0
+        return outside if found is None else found | outside
+
+    def _read(self, rows: slice, columns: slice) -> np.ndarray:
+        shape = (rows.stop - rows.start, columns.stop - columns.start, self._stored[2])
         out = np.empty(shape, self.dtype)
         used: dict[tuple[int, int], np.ndarray] = {}
         for i, inside_y, outside_y in _overlaps(rows, self.block[0]):
@@ -64,7 +90,8 @@ class WindowedImage:
                 if block is None:
                     block = self._checked(i, j)
                 used[i, j] = block
-                out[outside_y, outside_x] = block[inside_y, inside_x]
+                with np.errstate(over="ignore"):  # float64's least number may mark missing pixels
+                    out[outside_y, outside_x] = block[inside_y, inside_x]
         self._kept = used
         return out
 
@@ -75,12 +102,12 @@ class WindowedImage:
             block = block[..., :-1]
         expected = tuple(
             min(length, size - index * length)
-            for length, size, index in zip(self.block, self.shape[:2], (i, j), strict=True)
+            for length, size, index in zip(self.block, self._stored[:2], (i, j), strict=True)
         )
-        if block.shape != (*expected, self.shape[2]):
+        if block.shape != (*expected, self._stored[2]):
             raise DataError(
                 f"{self.path}: damaged: found a block of {block.shape}, expected "
-                f"{(*expected, self.shape[2])}"
+                f"{(*expected, self._stored[2])}"
             )
         return block
 
@@ -94,12 +121,14 @@ class WindowedFile(AbstractContextManager["WindowedFile"]):
         axes: what the images are counted by, outermost first: (("T", 3), ("Z", 10)); empty for a
             single image; ("Z", n) where the file doesn't say.
         pixel_size: None if the file doesn't say.
+        left_out: what a TIFF holds beside its images, see `TiffStack`.
     """
 
     path: Path
     shapes: Sequence[tuple[int, int, int]]
     axes: tuple[tuple[str, int], ...] = ()
     pixel_size: PixelSize | None = None
+    left_out: tuple[str, ...] = ()
 
     def page(self, number: int) -> WindowedImage:
         """Image `number`, from 0."""

@@ -83,7 +83,8 @@ def _objects(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
     true = found["true_positives"] + found["false_negatives"]
     if found["merged"] > MANY * max(true, 1):
         return (
-            f"{found['merged']} predicted objects hold two or more true ones ({true} in all): "
+            f"{found['merged']} predicted object{'s hold' if found['merged'] > 1 else ' holds'} "
+            f"two or more true ones ({true} in all): "
             "touching objects run together. A higher loss.w0 in training parts them, or "
             "keras-unet objects --split distance afterwards."
         )

@@ -14,6 +14,7 @@ from keras_unet.evaluation.comparison import Comparison, Difference
 from keras_unet.evaluation.descriptions import describe, show, title
 from keras_unet.evaluation.gallery import legend
 from keras_unet.evaluation.html import Html, data_uri, page, tag
+from keras_unet.evaluation.pictures import without_legend
 from keras_unet.evaluation.record import file_name, flat
 from keras_unet.evaluation.tables import Cell, number_cell, sortable
 from keras_unet.evaluation.thumbnails import longest_side
@@ -147,7 +148,7 @@ def _images(comparison: Comparison) -> list[Html]:
         tag("h2", "Images, those first on which B lost most"),
         tag("p", f"Pictures: A left, B right. A click on a title sorts.{hint}", class_="soft"),
         sortable(columns, rows, caption="Differences of each image", gallery="gallery"),
-        legend(),
+        legend(len(comparison.classes)),
         tag("div", figures, class_="gallery pairs", id="gallery"),
     ]
 
@@ -187,8 +188,8 @@ def _small(file: Path, text: str, longest: int) -> Html:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(file) as picture:
-            step = max(1, -(-max(picture.size) // longest))
-            small = picture.convert("RGB").reduce(step)
+            drawn = without_legend(picture).convert("RGB")
+            small = drawn.reduce(max(1, -(-max(drawn.size) // longest)))
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=85, subsampling=0)
     source = data_uri("image/jpeg", buffer.getvalue())

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from keras_unet.evaluation.descriptions import describe, show, title
 from keras_unet.evaluation.html import Html, data_uri, tag
+from keras_unet.evaluation.pictures import error_entries
 from keras_unet.evaluation.record import Evaluation, file_name, flat
 from keras_unet.evaluation.tables import Cell, columns_of_images, number_cell, sortable
 from keras_unet.evaluation.thumbnails import Thumbnail
@@ -47,7 +48,7 @@ def images_section(evaluation: Evaluation, pictures: Mapping[str, Thumbnail]) ->
         ),
         sortable(columns, rows, caption="Scores of each image", gallery="gallery"),
         tag("p", tag("label", switch, "show errors", class_="switch")),
-        legend(),
+        legend(len(evaluation.classes)),
         tag("div", figures, class_="gallery", id="gallery"),
     ]
 
@@ -97,17 +98,11 @@ def figure_heading(evaluation: Evaluation, name: str) -> Html:
     )
 
 
-def legend() -> Html:
+def legend(classes: int) -> Html:
     """What the colours in pictures of errors mean."""
-    marks = (
-        ("missed", "missed foreground"),
-        ("false", "false foreground"),
-        ("confused", "another class"),
-        ("outline", "true outline"),
-    )
     items = []
-    for kind, text in marks:
-        box = tag("rect", width=30, height=12, rx=2, class_=kind)
+    for color, text in error_entries(classes):
+        box = tag("rect", width=30, height=12, rx=2, fill=f"rgb{color}")
         svg = tag("svg", box, viewBox="0 0 30 12", class_="swatch", aria_hidden="true")
         items.append(tag("li", svg, text))
     return tag("ul", items, class_="keys")

@@ -50,7 +50,7 @@ def make_report(evaluation: Evaluation, pictures: Pictures) -> str:
         else None,
         tag("h2", "Scores by class"),
         by_class(evaluation),
-        tag("div", _further(evaluation), class_="columns"),
+        _further(evaluation),
         challenge_chart(evaluation),
         tag("h2", "Probabilities"),
         probability_charts(evaluation),
@@ -86,11 +86,10 @@ def _cards(evaluation: Evaluation) -> Html:
 
 
 def _further(evaluation: Evaluation) -> list[Html]:
-    """All pixels and the confusion matrix; beside them objects and the challenge's scores."""
+    """All pixels; beside them objects and the challenge's scores; the confusion matrix."""
     pixels = [("pixel_error",), ("wrong_near_outline",), ("calibration_error",), ("brier",)]
-    left = [
-        tag("h2", "All pixels"),
-        score_list(evaluation, pixels),
+    left = [tag("h2", "All pixels"), score_list(evaluation, pixels)]
+    matrix = [
         tag("h2", "Confusion matrix"),
         tag("p", "Share of each true class that was taken for which; pixels below.", class_="soft"),
         confusion_table(evaluation),
@@ -102,7 +101,10 @@ def _further(evaluation: Evaluation) -> list[Html]:
         paths = [(block, k) for k, v in found.items() if not isinstance(v, dict) and k != "rq"]
         if paths:
             right += [tag("h2", heading), score_list(evaluation, paths)]
-    return [tag("section", part) for part in (left, right) if part]
+    wide = len(evaluation.classes) > 3  # its matrix needs the whole width
+    columns = (left if wide else left + matrix, right)
+    beside = tag("div", [tag("section", part) for part in columns if part], class_="columns")
+    return [beside, *matrix] if wide else [beside]
 
 
 def _model(evaluation: Evaluation) -> list[Html]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_unet.data.reading import Sample
 from keras_unet.data.targets import scored_classes
-from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation import calibration, isbi, pictures, record
+from keras_unet.errors import DataError
+from keras_unet.evaluation import calibration, confusion, isbi, pictures, record
 from keras_unet.evaluation.counts import Counts, add, image_counts, resampled, score, stack
 from keras_unet.evaluation.descriptions import has_interval
 from keras_unet.evaluation.intervals import interval_notes, intervals
@@ -35,6 +35,7 @@ class Scorer:
         images: how many will come, for the size of pictures.
         folder: for overlays, `evaluation.json` and `report.html`; None writes nothing.
         data: where the images are, for the report.
+        notes: on the images and labels, for the evaluation's own.
     """
 
     def __init__(
@@ -44,10 +45,11 @@ class Scorer:
         images: int,
         folder: Path | None = None,
         data: str = "",
+        notes: Sequence[str] = (),
     ) -> None:
-        self._card, self._settings, self._folder = first_card(cards), settings, folder
+        self._card, self._settings, self._folder = cards[0], settings, folder
         self._model = " + ".join(dict.fromkeys(card.name for card in cards))
-        self._data = _readable(data)
+        self._data, self._notes = _readable(data), tuple(map(_readable, notes))
         self._gallery, self._longest = Gallery(MOST_PICTURES), longest_side(images)
         self._total: Counts = {}
         self._each: dict[str, Counts] = {}
@@ -81,7 +83,8 @@ class Scorer:
             classes = to_classes(given)
             picture = pictures.overlay(sample.image, classes, truth)
             file = f"{record.file_name(name)}.png"
-            pictures.save_png(self._folder / "overlays" / file, picture)
+            legend = pictures.error_entries(len(names))
+            pictures.save_png(self._folder / "overlays" / file, picture, legend)
             iou = score(counts, names)["mean_iou"]
             small = thumbnail(sample.image, classes, truth, self._longest)
             self._gallery.add(name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)
@@ -138,7 +141,11 @@ class Scorer:
             images={name: record.plain(score(counts, names)) for name, counts in each.items()},
             counts={name: record.counts_as_lists(counts) for name, counts in each.items()},
             curves=record.plain(curves),
-            notes=interval_notes(len(each), settings.confidence, settings.resamples, settings.seed),
+            notes=(
+                *self._notes,
+                *_exchanged(total["confusion"]),
+                *interval_notes(len(each), settings.confidence, settings.resamples, settings.seed),
+            ),
             card=self._card.model_dump(mode="json"),
         )
 
@@ -146,16 +153,6 @@ class Scorer:
 def _readable(name: str) -> str:
     """A name of a file whose bytes are no UTF-8, as JSON and HTML can hold it."""
     return name.encode(errors="backslashreplace").decode()
-
-
-def first_card(cards: Sequence[ModelCard]) -> ModelCard:
-    """The first, or a ConfigError where there is none."""
-    if not cards:
-        raise ConfigError(
-            "a bare Keras model does not say what its classes are; expected a trained model, as "
-            "load_model returns it"
-        )
-    return cards[0]
 
 
 def both_classes(probabilities: np.ndarray) -> np.ndarray:
@@ -184,6 +181,21 @@ def _intervals(
         seed=settings.seed,
     )
     return record.nested(dict(zip(paths, limits, strict=True)))
+
+
+def _exchanged(matrix: np.ndarray) -> tuple[str, ...]:
+    """A note where labels of two classes would fit the prediction better the other way round."""
+    if len(matrix) != 2 or not matrix.sum(axis=1).all():  # a class alone says nothing of it
+        return ()
+    as_they_are, exchanged = (float(np.trace(m) / m.sum()) for m in (matrix, matrix[::-1]))
+    worse = confusion.rates(matrix)["mean_dice"] < confusion.rates(matrix[::-1])["mean_dice"]
+    if exchanged < 0.8 or not worse:
+        return ()
+    return (
+        f"prediction and labels agree in {as_they_are:.1%} of the pixels; with the two classes of "
+        f"the labels exchanged they would in {exchanged:.1%}: are the labels inverted (white for "
+        "black)?",
+    )
 
 
 def _thinned(curve: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -123,9 +123,10 @@ def confusion_table(evaluation: Evaluation) -> Html:
             )
             for count in row
         ]
-        rows.append(tag("tr", tag("th", f"true {name}", scope="row"), cells))
-    heads = [tag("th", f"predicted {name}", scope="col") for name in names]
-    head = tag("thead", tag("tr", tag("td"), heads))
+        rows.append(tag("tr", tag("th", name, scope="row"), cells))
+    over = (tag("td"), tag("th", "predicted", scope="colgroup", colspan=len(names)))
+    heads = [tag("th", name, scope="col") for name in names]
+    head = tag("thead", tag("tr", over), tag("tr", tag("th", "true", scope="col"), heads))
     return tag("div", tag("table", head, tag("tbody", rows), class_="matrix"), class_="scroll")
 
 

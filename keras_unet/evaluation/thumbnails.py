@@ -36,9 +36,9 @@ def thumbnail(image: np.ndarray, classes: np.ndarray, truth: np.ndarray, longest
     marks = block_reduce(error_marks(classes, truth), (step, step), np.max)
     layer = Image.fromarray(marks, mode="P")
     palette, alpha = [0, 0, 0], [0]
-    for _, color, strength in MARKS:
-        palette += color
-        alpha.append(round(255 * strength))
+    for mark in MARKS:
+        palette += mark.color
+        alpha.append(round(255 * mark.strength))
     layer.putpalette(palette)
     return Thumbnail(
         base.width,

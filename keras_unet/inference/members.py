@@ -7,28 +7,27 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from keras_unet.data.normalization import Normalization
+from keras_unet.data.normalization import normalized
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.source import Rows, Source
-from keras_unet.models.bundle import ModelCard, TrainedModel, load_model
+from keras_unet.keras_backend import require_tensorflow
+from keras_unet.models.bundle import Model as Model
+from keras_unet.models.bundle import ModelCard, Stated, TrainedModel, trained_model
 from keras_unet.models.unet import Structure, structure
-
-Model: TypeAlias = "TrainedModel | keras.Model | str | Path"
 
 
 class Member(NamedTuple):
-    """One network, how its input is prepared, and the card of a trained model."""
+    """One network and the card that says how its input is prepared."""
 
     name: str
     network: keras.Model
     form: Structure
-    normalization: Normalization | None
-    card: ModelCard | None
+    card: ModelCard
 
     def preparation(self, source: Source) -> Callable[[np.ndarray], np.ndarray]:
         """Normalises a tile by the whole image's numbers, so that tiles agree with each other.
@@ -36,23 +35,15 @@ class Member(NamedTuple):
         Raises:
             DataError: grey values do not fit those of the training images.
         """
-        if self.card is not None:
-            _same_range(source.dtype, self.card)
-        if self.normalization is None:
-            return lambda part: part.astype(np.float32)
-        shift, scale = self.normalization.parameters(Rows(source))
-
-        def prepare(part: np.ndarray) -> np.ndarray:
-            out = part.astype(np.float32)
-            out -= shift
-            out *= scale
-            return out
-
-        return prepare
+        _same_range(source.dtype, self.card)
+        shift, scale = self.card.normalization.parameters(Rows(source))
+        return lambda part: normalized(part, shift, scale)
 
 
 def members(
-    model: Model | Sequence[Model], normalization: Normalization | None = None
+    model: Model | Sequence[Model],
+    normalization: Stated = None,
+    class_names: str | Sequence[str] | None = None,
 ) -> tuple[Member, ...]:
     """Loads what predicts; several models predict together.
 
@@ -60,16 +51,20 @@ def members(
         model: what `load_model` returns, the path it takes, a folder that holds `fold_0`,
             `fold_1`, … (as a cross-validation leaves it), any model of `build_unet`, or a sequence
             of these.
-        normalization: for bare Keras models; a trained model brings its own.
+        normalization, class_names: of networks whose cards do not say it, see `trained_model`.
 
     Raises:
         DataError: a path holds no model, or an unfinished cross-validation; or the models differ
             in classes, label values, channels, depth, padding or upsampling; names both.
-        ConfigError: a normalisation is given for a trained model, or the sequence is empty.
+        ConfigError: a normalisation is given for a trained model, the sequence is empty, or Keras
+            runs on another backend than TensorFlow.
     """
-    found = [
-        _member(one, normalization, number) for number, one in enumerate(listed(model), start=1)
-    ]
+    require_tensorflow("predict")
+    found = []
+    for number, one in enumerate(listed(model), start=1):
+        name = str(one) if isinstance(one, (str, Path)) else f"model {number}"
+        network, card = trained_model(one, normalization=normalization, class_names=class_names)
+        found.append(Member(name, network, structure(network), card))
     if not found:
         raise ConfigError("found an empty sequence of models, expected at least one")
     for other in found[1:]:
@@ -120,18 +115,6 @@ def _finished(record: Path) -> bool:
         return False
 
 
-def _member(model: Any, normalization: Normalization | None, number: int) -> Member:
-    name = str(model) if isinstance(model, (str, Path)) else f"model {number}"
-    if isinstance(model, (str, Path)):
-        model = load_model(model)
-    if not isinstance(model, TrainedModel):
-        return Member(name, model, structure(model), normalization, None)
-    if normalization is not None:
-        raise ConfigError("a trained model brings its own normalisation; do not give another")
-    card = model.card
-    return Member(name, model.network, structure(model.network), card.normalization, card)
-
-
 def _require_equal(first: Member, other: Member) -> None:
     pairs: list[tuple[str, Any, Any]] = [
         (what, getattr(first.form, field), getattr(other.form, field))
@@ -143,8 +126,9 @@ def _require_equal(first: Member, other: Member) -> None:
             ("upsampling", "upsampling"),  # what its convolution pads is cut from every tile
         )
     ]
-    if first.card is not None and other.card is not None:
+    if first.card.names_classes and other.card.names_classes:
         pairs.append(("classes", first.card.classes, other.card.classes))
+    if first.card.source == other.card.source == "train":
         pairs.append(("label values", first.card.labels.values, other.card.labels.values))
     for what, one, two in pairs:
         if one != two:

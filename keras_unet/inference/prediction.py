@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_unet.data.normalization import Normalization
 from keras_unet.inference.forward import probabilities_of as probabilities_of
 from keras_unet.inference.members import Model
 from keras_unet.inference.options import PredictOptions, make_options
 from keras_unet.inference.rows import Predictor
+from keras_unet.models.bundle import Stated
 
 
 def predict(
     model: Model | Sequence[Model],
     image: np.ndarray,
     *,
-    normalization: Normalization | None = None,
+    normalization: Stated = None,
     tile: int | tuple[int, int] | None = None,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -34,8 +34,9 @@ def predict(
         model: what `load_model` returns, the path it takes, any model of `build_unet`; or several
             whose probabilities are averaged: a sequence, or a folder with `fold_0`, `fold_1`, …
         image: [H, W] or [H, W, C], any number type, as read from the file.
-        normalization: for a bare Keras model; None feeds the image as it is. A trained model
-            brings its own.
+        normalization: for a model whose card does not say it, as one of a script: "image", a number
+            that grey values are divided by, or a `Normalization`; None feeds the image as it is. A
+            trained model brings its own.
         tile: largest input tile, pixels a side or (height, width); None: the fastest that memory
             holds.
         batch_size: tiles computed together; None: small tiles are put together.

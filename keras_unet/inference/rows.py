@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_unet.data.normalization import Normalization
-from keras_unet.errors import ConfigError
+from keras_unet.data.nodata import WHAT
+from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.forward import forward, in_precision
 from keras_unet.inference.members import Model, members
 from keras_unet.inference.options import PredictOptions, Stored
@@ -19,7 +19,7 @@ from keras_unet.inference.planning import layout_for, make_plan, smallest
 from keras_unet.inference.source import ArraySource, Source, check_source
 from keras_unet.inference.tile_row import Networks, compute_row
 from keras_unet.inference.working_set import SHARE, free_memory
-from keras_unet.models.bundle import ModelCard
+from keras_unet.models.bundle import ModelCard, Stated
 
 Progress = Callable[[int, int], None]
 
@@ -29,10 +29,14 @@ class MemoryWarning(UserWarning):
 
 
 class Band(NamedTuple):
-    """Rows of an image and their probabilities [h, W, K], in the dtype asked for."""
+    """Rows of an image and their probabilities [h, W, K], in the dtype asked for.
+
+    missing: how many of the pixels were never measured; their class is 0.
+    """
 
     rows: slice
     probabilities: np.ndarray
+    missing: int = 0
 
 
 class Predictor:
@@ -41,7 +45,7 @@ class Predictor:
     Args:
         model: see `keras_unet.inference.members.members`.
         options: see `PredictOptions`.
-        normalization: for bare Keras models.
+        normalization, class_names: of networks whose cards do not say it, see `trained_model`.
 
     Raises:
         DataError: no model there, or models that do not fit each other. ConfigError: options that
@@ -52,12 +56,13 @@ class Predictor:
         self,
         model: Model | Sequence[Model],
         options: PredictOptions | None = None,
-        normalization: Normalization | None = None,
+        normalization: Stated = None,
+        class_names: str | Sequence[str] | None = None,
     ) -> None:
         self.options = options or PredictOptions()
         self._members = tuple(
             one._replace(network=in_precision(one.network, self.options.precision))
-            for one in members(model, normalization)
+            for one in members(model, normalization, class_names)
         )
         form = self._members[0].form
         if form.padding == "valid" and self.options.blend != "exact":
@@ -73,8 +78,8 @@ class Predictor:
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
-        """Of the trained models; none for bare Keras models."""
-        return tuple(one.card for one in self._members if one.card is not None)
+        """Of the models, in their order."""
+        return tuple(one.card for one in self._members)
 
     @property
     def channels(self) -> int:
@@ -118,7 +123,8 @@ class Predictor:
             progress: called with (tiles done, tiles in all); rows left out count as done.
 
         Raises:
-            DataError: shape or type do not fit the model, or a value is not finite.
+            DataError: shape or type do not fit the model, a value is infinite, or no pixel was
+                measured.
             ConfigError: no band can start at `first_row`, or the tile asked for is too small.
         """
         check_source(source, self.channels)
@@ -145,12 +151,13 @@ class Predictor:
     ) -> Iterator[Band]:
         height = source.shape[0]
         count = _Count(index * plan.columns.repeats, plan.tiles, progress)
+        some = origin > 0 or index > 0  # pixels that were measured
         carry: np.ndarray | None = None  # what the row above gives to this one
         pending = index > 0 and plan.rows.used > plan.rows.step  # that row is still to be computed
         while (top := origin + index * plan.rows.step) < height and index < plan.rows.repeats:
             before, number = count.done, index - pending
             try:
-                row = compute_row(
+                row, missing = compute_row(
                     source,
                     origin + number * plan.rows.step,
                     number,
@@ -173,8 +180,15 @@ class Predictor:
                 pending = False
                 continue
             row = row if last else row[: plan.rows.step]
-            yield Band(slice(top, top + len(row)), quantized(row, self.options.dtype))
+            none = 0
+            if missing is not None:
+                missing = missing[: len(row)]
+                row[missing], none = _background(row.shape[-1]), int(missing.sum())
+            some = some or missing is None or not missing.all()
+            yield Band(slice(top, top + len(row)), quantized(row, self.options.dtype), none)
             index += 1
+        if not some:
+            raise DataError(f"image holds no measured pixel, all are {WHAT}; expected some")
 
     def _smaller(self, plan: Plan, size: tuple[int, int], error: Exception) -> Plan:
         """After running out of memory: fewer tiles together, then smaller ones; kept from now on.
@@ -210,6 +224,11 @@ class _Count:
         self.done += tiles
         if self._progress is not None:
             self._progress(self.done, self.total)
+
+
+def _background(classes: int) -> np.ndarray:
+    """What is said of a pixel that was never measured, [K]: class 0, certainly."""
+    return np.zeros(1) if classes == 1 else np.eye(1, classes)[0]
 
 
 def quantized(probabilities: np.ndarray, dtype: Stored) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple, get_args
 
 import keras
@@ -11,6 +12,7 @@ from keras_unet import geometry
 from keras_unet.errors import ConfigError
 from keras_unet.models import blocks
 from keras_unet.models.cropping import CropLike, Cropping2D
+from keras_unet.models.legal_size import LegalSize
 
 
 def build_unet(
@@ -32,7 +34,7 @@ def build_unet(
 
     Args:
         input_shape: (height, width, channels). Height and width may be None: any legal size at
-            run time, see `keras_unet.geometry`.
+            run time, see `keras_unet.geometry`. Another one is an error that names the nearest.
         num_classes: channels of the output K; 1 makes a binary (sigmoid) head.
         filters: feature channels of the first level; each level below has twice as many.
         depth: number of poolings and of up-convolutions.
@@ -46,11 +48,13 @@ def build_unet(
         dropout: rate of the drop-out "at the end of the contracting path" (section 3.1): after
             the deepest level's convolutions and after the bridge, as in the authors' release.
         activation: of every 3x3 convolution.
-        output_activation: None returns logits; "softmax" or "sigmoid" adds a last layer
-            `probabilities`.
+        output_activation: None returns logits, for losses that take them: those of this package, or
+            Keras's with `from_logits=True` ("sparse_categorical_crossentropy" by its name takes
+            probabilities, and learns badly from logits). "softmax" or "sigmoid" adds a last layer
+            `probabilities`; then give this package's losses `from_logits=False`.
         dtype: a dtype or Keras dtype policy for all layers, such as "mixed_bfloat16"; None is
             Keras's global policy. The output stays float32.
-        name: of the model.
+        name: of the model: letters, digits and _ . - of ASCII, with no _ or - at the start.
 
     Returns:
         A functional model from [B, H, W, C] to [B, H', W', K] float32. Layers are named
@@ -62,6 +66,8 @@ def build_unet(
             no legal size (the message names the two nearest legal ones).
     """
     _check(input_shape, num_classes, filters, padding, upsampling, normalization, dropout)
+    if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", name):  # else TensorFlow fails in `fit`
+        raise ConfigError(f"name must be of letters, digits and _ . -, got {name!r}")
     geometry.crops(depth, padding)
     for size in input_shape[:2]:
         if size is not None:
@@ -81,13 +87,17 @@ def build_unet(
         return x
 
     inputs = x = keras.Input(input_shape, name="image")
+    if padding == "valid" and None in input_shape[:2]:
+        x = LegalSize(depth, dtype=dtype, name="legal_size")(x)
     skips = []
     for level in range(1, depth + 1):  # the contracting path
         x = double_convolution(x, filters * 2 ** (level - 1), f"down{level}")
         if dropout and level == depth:
             x = layers.Dropout(dropout, dtype=dtype, name=f"down{level}_dropout")(x)
         skips.append(x)
-        x = layers.MaxPooling2D(2, padding=padding, dtype=dtype, name=f"down{level}_pool")(x)
+        x = layers.MaxPooling2D(
+            2, padding=padding, data_format=blocks.CHANNELS, dtype=dtype, name=f"down{level}_pool"
+        )(x)
 
     x = double_convolution(x, filters * 2**depth, "bridge")
     if dropout:
@@ -100,7 +110,10 @@ def build_unet(
             x, channels, name=f"up{level}_upconv", upsampling=upsampling, dtype=dtype
         )
         if padding == "valid":
-            skip = Cropping2D(crop, dtype=dtype, name=f"up{level}_crop")(skip)
+            cropping = Cropping2D(
+                crop, data_format=blocks.CHANNELS, dtype=dtype, name=f"up{level}_crop"
+            )
+            skip = cropping(skip)
         elif any(size is None or size % 2 for size in skip.shape[1:3]):
             x = CropLike(dtype=dtype, name=f"up{level}_crop")([x, skip])
         x = layers.Concatenate(dtype=dtype, name=f"up{level}_concat")([skip, x])
@@ -109,6 +122,7 @@ def build_unet(
     x = layers.Conv2D(
         num_classes,
         1,
+        data_format=blocks.CHANNELS,
         kernel_initializer=blocks.he_normal(filters),
         dtype="float32",  # logits and loss keep full precision under a mixed policy
         name="logits",
@@ -133,7 +147,7 @@ def structure(model: keras.Model) -> Structure:
     """Reads depth, padding, channels and classes from a model made by `build_unet`.
 
     Raises:
-        ConfigError: the model is no U-Net of this package.
+        ConfigError: the model is no U-Net of this package, or it does more than that.
     """
     names = {layer.name: layer for layer in model.layers}
     if "down1_conv1" not in names or "logits" not in names:
@@ -142,6 +156,11 @@ def structure(model: keras.Model) -> Structure:
             'it has no layers "down1_conv1" and "logits"'
         )
     last = names.get("probabilities")
+    if (last or names["logits"]).output is not model.output:
+        raise ConfigError(
+            f"model {model.name!r} goes on after the layer {(last or names['logits']).name!r} that "
+            "build_unet ends in; for probabilities use build_unet(output_activation=…)"
+        )
     resize = names.get("up1_upconv_resize")
     return Structure(
         depth=sum(f"down{i}_pool" in names for i in range(1, len(names))),

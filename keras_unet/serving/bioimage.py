@@ -8,6 +8,7 @@ that cut an image into tiles then normalise it as a whole.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from keras_unet.data.normalization import Normalization
 from keras_unet.disk import rename, sync_file
 from keras_unet.errors import ConfigError, ExportError
 from keras_unet.inference.prediction import predict
-from keras_unet.models.bundle import TrainedModel, load_model
+from keras_unet.models.bundle import Model, Stated, TrainedModel, trained_model
 from keras_unet.models.unet import structure
+from keras_unet.remote_path import local_path
 from keras_unet.serving.card import CardFields
 from keras_unet.serving.formats import needed
 from keras_unet.serving.onnx_file import OPSET, runner, write_onnx
@@ -28,19 +30,23 @@ PAPER = ("Ronneberger, Fischer, Brox 2015: U-Net", "10.1007/978-3-319-24574-4_28
 
 
 def write_bioimage(
-    model: TrainedModel | str | Path,
+    model: Model,
     path: str | Path,
     image: np.ndarray,
     fields: CardFields,
     name: str | None = None,
+    *,
+    normalization: Stated = None,
+    class_names: str | Sequence[str] | None = None,
 ) -> Path:
     """Writes `path` (.zip) once `bioimageio.spec` finds it valid and `bioimageio.core` runs it.
 
     Args:
-        model: what `load_model` takes or returns.
+        model: what `load_model` takes or returns, or any model of `build_unet`.
         image: a real one, [H, W] or [H, W, C]: the package's test; whoever has the package sees it.
         fields: needs authors, licence and description, as the zoo does.
         name: of the model, 5 to 128 characters; None: the training run's.
+        normalization, class_names: for a model of a script, see `keras_unet.models.trained_model`.
 
     Raises:
         ConfigError: a field is missing.
@@ -53,13 +59,16 @@ def write_bioimage(
     needed("tf2onnx", "export")
     spec: Any = needed("bioimageio.spec", "bioimage")
     core: Any = needed("bioimageio.core", "bioimage")
-    if not isinstance(model, TrainedModel):
-        model = load_model(model)
+    trained = trained_model(
+        model, normalization=normalization, class_names=class_names, float32=True
+    )
     image = np.atleast_3d(image)
-    path = Path(path)
+    path = local_path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         work = Path(folder)
-        description = _description(model, image, fields, name or f"U-Net {model.card.name}", work)
+        description = _description(
+            trained, image, fields, name or f"U-Net {trained.card.name}", work
+        )
         beside = work / "package.zip"
         spec.save_bioimageio_package(description, output_path=beside)
         summary = core.test_model(beside)
@@ -161,7 +170,7 @@ def _preprocessing(zoo: Any, normalization: Normalization) -> list[Any]:
                 kwargs=zoo.ZeroMeanUnitVarianceKwargs(axes=["y", "x"], eps=1e-6)
             )
         )
-    else:
+    elif normalization.method != "none":
         shift, scale = normalization.parameters(
             np.zeros((1, 1, len(normalization.mean or (0,))), np.float32)
         )
@@ -179,13 +188,15 @@ def _preprocessing(zoo: Any, normalization: Normalization) -> list[Any]:
 
 def _readme(model: TrainedModel, fields: CardFields, name: str) -> str:
     card = model.card
+    origin = f", trained with keras_unet on {card.name}. Images were {card.image_dtype}"
+    if card.source == "script":
+        origin = ", built with keras_unet and trained in a script. Images are given as stored"
     scores = "".join(f"- {k}: {v:.4g}\n" for k, v in card.metrics.items())
     cite = f"\n## Cite\n\n{fields.citation}\n" if fields.citation else ""
     return (
         f"# {name}\n\n{fields.description}\n\n"
-        f"A U-Net for 2-D images (float32, y, x, channel), trained with keras_unet on {card.name}. "
-        f"Classes: {', '.join(card.classes)}. Images were {card.image_dtype}; pixel size "
-        f"{fields.pixel_size or 'not stated'} µm.\n\n"
+        f"A U-Net for 2-D images (float32, y, x, channel){origin}; pixel size "
+        f"{fields.pixel_size or 'not stated'} µm. Classes: {', '.join(card.classes)}.\n\n"
         f"## Validation\n\nOn the run's own validation images:\n\n{scores or '- not measured'}\n"
         f"Licence of the training data: {fields.data_licence or 'not stated'}.\n{cite}"
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
+import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,26 +19,31 @@ from PIL import Image
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import tiles
 from keras_unet.serving.transports import Grpc, Passing, connect
+from keras_unet.serving.values import as_tensor, file_bytes
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between two tries
 _TILES = {True: 2048, False: 768}  # pixels a side of one request: gRPC, and REST with its text
+_NUMBERS = {True: 15_000_000, False: 3_000_000}  # of one request: 60 MB, which servers take
+TILING = "tiling"  # the signature that says what a model needs of tiles
 
 
 class Client:
     """A connection to TensorFlow Serving or `keras-unet serve`; thread-safe over gRPC.
 
     Args:
-        url: grpc://HOST:PORT, grpcs:// (TLS), http:// or https://.
+        url: grpc://HOST:PORT, grpcs:// (TLS), http:// or https://. Without a port gRPC means 8500,
+            HTTP 80 and HTTPS 443, as in any URL; IPv6 addresses are in brackets.
         token: the bearer token of `keras-unet serve --token-file`; send it over TLS only.
         certificate: PEM of the authority that signed the server's certificate; None: the
             system's.
+        client_certificate, client_key: PEM, for a server that asks clients for a certificate.
         seconds: deadline of one call, retries included; over REST an answer that has begun to
             come is read to its end.
         retries: how often a call is repeated that found the server busy or away; the wait
             doubles, with jitter.
 
     Raises:
-        ConfigError: the URL is none of these.
+        ConfigError: the URL is none of these, or a TLS file cannot be used; says which and why.
     """
 
     def __init__(
@@ -43,13 +52,23 @@ class Client:
         *,
         token: str | None = None,
         certificate: str | Path | None = None,
+        client_certificate: str | Path | None = None,
+        client_key: str | Path | None = None,
         seconds: float = 60.0,
         retries: int = 4,
     ) -> None:
         if seconds <= 0 or retries < 0:
             raise ConfigError(f"seconds {seconds} must be positive, retries {retries} at least 0")
-        path = Path(certificate) if certificate is not None else None
-        self._transport = connect(url, token=token, certificate=path)
+        if (client_certificate is None) != (client_key is None):
+            raise ConfigError("a client's certificate needs its key; found one of them")
+        self._transport = connect(
+            url,
+            token=token,
+            authority=None if certificate is None else Path(certificate),
+            pair=(Path(client_certificate), Path(client_key))
+            if client_certificate is not None and client_key is not None
+            else None,
+        )
         self._seconds = seconds
         self._retries = retries
 
@@ -74,28 +93,36 @@ class Client:
     def run(
         self,
         model: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Mapping[str, Any],
         signature: str = "serving_default",
         *,
         version: int | None = None,
         label: str | None = None,
     ) -> dict[str, np.ndarray]:
-        """Any signature: {input: array} -> {output: array}; strings are object arrays of bytes.
+        """Any signature: {input: array} -> {output: array}; the same over either protocol.
 
-        Over REST a lone output has the name "", and numbers are float32.
+        Args:
+            inputs: arrays, or lists of numbers or strings; a string is bytes, text, or a `Path`
+                whose file is sent. Python's floats are sent as float32, its integers as int32;
+                an array of another type than the signature's is refused over gRPC.
+
+        Returns:
+            {output: array} of the signature's types; strings are object arrays of bytes.
 
         Raises:
+            DataError: an input is no array of numbers or strings.
             ServingError: the server's refusal.
         """
         if version is not None and label is not None:
             raise ConfigError("give a version or a label, not both")
         spec = model, version, label
-        return self._tried(lambda left: self._transport.predict(spec, signature, inputs, left))
+        arrays = {name: as_tensor(name, value) for name, value in inputs.items()}
+        return self._tried(lambda left: self._transport.predict(spec, signature, arrays, left))
 
     def segment(
         self,
         model: str,
-        images: Sequence[bytes | np.ndarray],
+        images: Sequence[bytes | bytearray | str | os.PathLike[str] | np.ndarray],
         *,
         version: int | None = None,
         label: str | None = None,
@@ -103,18 +130,20 @@ class Client:
         """Masks with the training labels' values (two classes: 0 and 255).
 
         Args:
-            images: PNG or JPEG files, or uint8 or uint16 arrays [H, W], [H, W, 1] or [H, W, 3]
-                (16 bits: grey only), of any sizes.
+            images: PNG or JPEG files, as bytes or by their paths, or uint8 or uint16 arrays
+                [H, W], [H, W, 1] or [H, W, 3] (16 bits: grey only), of any sizes.
 
         Returns:
             One [H, W] uint8 or uint16 an image.
 
         Raises:
             ServingError: the server's refusal.
-            DataError: an array that a PNG cannot hold.
+            DataError: an array that a PNG cannot hold, a file that cannot be read, or no list.
         """
+        if isinstance(images, (bytes, bytearray, str, os.PathLike)):
+            raise DataError(f"found one {type(images).__name__}; expected a list of images")
         given = np.empty(len(images), object)
-        given[:] = [one if isinstance(one, bytes) else _png(one) for one in images]
+        given[:] = [_file(one) for one in images]
         out = self.run(model, {"image_bytes": given}, "segment_bytes", version=version, label=label)
         (masks,) = out.values()
         return [np.asarray(Image.open(io.BytesIO(one), formats=["PNG"])) for one in masks]
@@ -127,19 +156,21 @@ class Client:
         version: int | None = None,
         label: str | None = None,
         tile: int | None = None,
-        depth: int = 5,
+        depth: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> np.ndarray:
         """Probabilities of one image; a huge one is sent in tiles that overlap by the context.
 
-        The result equals that of the whole image sent at once, except for models that normalise
-        by the image's own brightness (`normalization="image"`): there each tile is normalised by
-        itself.
+        The model is asked how its tiles must lie, so the result equals that of the whole image sent
+        at once. Where that cannot be (it normalises by the image's own brightness, or by groups of
+        channels), there is a warning.
 
         Args:
             image: [H, W] or [H, W, C], any number type, grey values as in training.
-            tile: most pixels a side sent at once; None: 2048 over gRPC, 768 over REST.
-            depth: of the network, or more: how far a pixel sees, and to what tiles are aligned.
+            tile: most pixels a side sent at once; None: 2048 over gRPC, 768 over REST, or more for
+                a network that sees far.
+            depth: of the network, or more; for a model that cannot be asked: one that was published
+                before there was a signature "tiling".
             progress: called with (tiles done, tiles in all).
 
         Returns:
@@ -148,7 +179,7 @@ class Client:
         Raises:
             DataError: not an image.
             ConfigError: `tile` is too small for the context.
-            ServingError: the server's refusal.
+            ServingError: the server's refusal; or tiles are needed and the model does not say how.
         """
         image = np.asarray(image)
         image = image[..., None] if image.ndim == 2 else image
@@ -156,42 +187,72 @@ class Client:
             raise DataError(
                 f"image of shape {image.shape} and type {image.dtype}: expected numbers [H, W, C]"
             )
-        if tile is None:
-            tile = _TILES[isinstance(self._transport, Grpc)]
+        size, binary = image.shape[:2], isinstance(self._transport, Grpc)
 
         def one(part: np.ndarray) -> np.ndarray:
             inputs = {"images": part[None].astype(np.float32)}
             (out,) = self.run(model, inputs, version=version, label=label).values()
             return out[0]
 
-        size = image.shape[:2]
-        if max(size) <= tile:
+        if max(size) <= (_TILES[binary] if tile is None else tile):
             return one(image)
-        form = tiles.layout(depth, "same", "bilinear")  # the farthest-seeing
-        rows, columns = (tiles.abutting(n, form, tile) for n in size)
-        done, total = 0, rows.repeats * columns.repeats
+        form = self._layout(model, version, label, depth, size)
+        if version is None and label is None:  # or a new version could answer for half of the tiles
+            version = self._newest(model)
+        if tile is None:
+            most = math.isqrt(_NUMBERS[binary] // image.shape[2])
+            tile = max(_TILES[binary], min(4 * form.context, most), form.smallest)
+        rows, columns = (_parts(n, form, tile) for n in size)
         result: np.ndarray | None = None
-        for top in range(0, rows.repeats * rows.step, rows.step):
-            for left in range(0, columns.repeats * columns.step, columns.step):
-                place = [
-                    (start, min(axis.step, n - start), axis)
-                    for start, n, axis in zip((top, left), size, (rows, columns), strict=True)
-                ]
-                source = [
-                    tiles.mirrored(start - axis.context, start - axis.context + axis.tile, n)
-                    for (start, _, axis), n in zip(place, size, strict=True)
-                ]
-                found = one(image[np.ix_(*source)])
-                if result is None:
-                    result = np.empty((*size, found.shape[-1]), np.float32)
-                target = tuple(slice(start, start + length) for start, length, _ in place)
-                inside = tuple(slice(a.context, a.context + length) for _, length, a in place)
-                result[target] = found[inside]
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        for done, (row, column) in enumerate(itertools.product(rows, columns), 1):
+            found = one(image[row.read, column.read])
+            if result is None:
+                result = np.empty((*size, found.shape[-1]), np.float32)
+            result[row.kept, column.kept] = found[row.inside, column.inside]
+            if progress is not None:
+                progress(done, len(rows) * len(columns))
         assert result is not None
         return result
+
+    def _newest(self, model: str) -> int | None:
+        """The version that answers who names none; None where nobody says."""
+        there = [one["version"] for one in self.status(model) if one["state"] == "AVAILABLE"]
+        return max(there, default=None)
+
+    def _layout(
+        self,
+        model: str,
+        version: int | None,
+        label: str | None,
+        depth: int | None,
+        size: tuple[int, ...],
+    ) -> tiles.Layout:
+        """How the model's tiles must lie: as it says, or as a network of that depth needs."""
+        request = {"request": np.zeros(1, np.int32)}
+        try:
+            said = self.run(model, request, TILING, version=version, label=label)
+            stride, context, exact = (int(said[key][0]) for key in ("stride", "context", "exact"))
+        except (ServingError, KeyError) as error:  # no such signature, or it is of something else
+            code = getattr(error, "code", "INVALID_ARGUMENT")
+            if code not in ("FAILED_PRECONDITION", "INVALID_ARGUMENT"):
+                raise
+            if depth is None:
+                raise ServingError(
+                    f"model {model!r} does not say how its tiles must lie (it has no signature "
+                    f"{TILING!r}: an older keras_unet published it, or another program), so an "
+                    f"image of {size[0]} x {size[1]} pixels cannot be sent in tiles: publish it "
+                    f"again, give the network's depth (depth=4), or send the image whole "
+                    f"(tile={max(size)})",
+                    "FAILED_PRECONDITION",
+                ) from error
+            return tiles.layout(depth, "same", "bilinear")  # the farthest-seeing
+        if not exact:
+            warnings.warn(
+                f"model {model!r} normalises by what is in the image it is given, so tiles give "
+                f"other values than the whole: send it whole (tile={max(size)}) if it fits",
+                stacklevel=3,
+            )
+        return tiles.Layout(stride, stride + 2 * context, context, context, 2 * context)
 
     def _tried(self, call: Callable[[float], Any]) -> Any:
         """Calls with the seconds left; repeats where the server was busy or away."""
@@ -207,7 +268,37 @@ class Client:
         raise ServingError("no try was made")  # pragma: no cover
 
 
+class _Part(NamedTuple):
+    """One tile along an axis: what is read of the image, what is kept, and where in the answer."""
+
+    read: slice
+    kept: slice
+    inside: slice
+
+
+def _parts(size: int, form: tiles.Layout, largest: int) -> list[_Part]:
+    """Tiles of at most `largest` pixels with their context, as far as there is image.
+
+    Beyond the image's own border the model mirrors, as it does for the whole.
+    """
+    step = size if size <= largest else tiles.abutting(size, form, largest).step
+    parts = []
+    for start in range(0, size, step):
+        stop, first = min(start + step, size), max(start - form.context, 0)
+        read = slice(first, min(stop + form.context, size))
+        parts.append(_Part(read, slice(start, stop), slice(start - first, stop - first)))
+    return parts
+
+
+def _file(image: Any) -> bytes:
+    """The bytes of an image's file: of what it is, of what is at its path, or as a PNG."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    return file_bytes(image) if isinstance(image, (str, os.PathLike)) else _png(np.asarray(image))
+
+
 def _png(image: np.ndarray) -> bytes:
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
     grey = image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
     colour = image.ndim == 3 and image.shape[-1] == 3 and image.dtype == np.uint8

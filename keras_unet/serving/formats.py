@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from keras_unet.errors import ConfigError, DataError, ExportError
 from keras_unet.inference.prediction import predict, to_classes
-from keras_unet.models.bundle import TrainedModel, load_model
+from keras_unet.keras_backend import require_tensorflow
+from keras_unet.models.bundle import Model, Stated, TrainedModel, trained_model
+from keras_unet.remote_path import local_path
 from keras_unet.serving import onnx_file, tflite
 from keras_unet.serving.graph import Precision, write_saved_model
 
@@ -34,24 +36,27 @@ class Converted(NamedTuple):
 
 
 def convert(
-    model: TrainedModel | str | Path,
+    model: Model,
     images: Sequence[np.ndarray],
     output: str | Path,
     names: Sequence[str] = ("onnx", "tflite-float16", "tflite-int8"),
     *,
     size: tuple[int, int] | None = None,
+    normalization: Stated = None,
+    class_names: str | Sequence[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[Converted]:
     """Writes the model in other formats and runs each of them on real images.
 
     Args:
-        model: what `load_model` takes or returns.
+        model: what `load_model` takes or returns, or any model of `build_unet`.
         images: real ones, as read from their files, [H, W, C] or [H, W]: two or more for int8,
             whose first half calibrates and whose second half is compared.
         output: folder for the files.
         names: of `FORMATS`.
         size: height and width of a TFLite model's images and of what is compared (from the
             middle of each image); None: what all images have, at most 512.
+        normalization, class_names: for a model of a script, see `keras_unet.models.trained_model`.
         progress: called with each format's name.
 
     Returns:
@@ -61,27 +66,28 @@ def convert(
         ConfigError: an unknown name, or too few or too small images.
         ExportError: a package is missing; says what to install.
     """
+    require_tensorflow("convert")
     for name in names:
         if name not in FORMATS:
             raise ConfigError(f"format {name!r}; expected {', '.join(FORMATS)}")
-    if not isinstance(model, TrainedModel):
-        model = load_model(model)
+    output = local_path(output)
+    trained = trained_model(
+        model, normalization=normalization, class_names=class_names, float32=True
+    )
     given = [np.atleast_3d(image) for image in images]
     if len(given) < 1 + ("tflite-int8" in names):
         raise ConfigError(f"{len(given)} images; expected one or more, for int8 two or more")
     size = size or _common(given)
     given = [_middle(image, size) for image in given]
     calibration, compared = given[: len(given) // 2], given[len(given) // 2 :]
-    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
 
-    trained = model
     expected, seconds = _timed(lambda image: predict(trained, image), compared)
-    found = [Converted("keras", Path(), model.network.count_params() * 4, seconds, 0.0, 0.0, 0.0)]
+    found = [Converted("keras", Path(), trained.network.count_params() * 4, seconds, 0.0, 0.0, 0.0)]
     for name in names:
         if progress is not None:
             progress(name)
-        path, run = _write(model, name, output, size, calibration)
+        path, run = _write(trained, name, output, size, calibration)
         got, seconds = _timed(run, compared)
         errors = [np.abs(a - b) for a, b in zip(got, expected, strict=True)]
         other = [to_classes(a) != to_classes(b) for a, b in zip(got, expected, strict=True)]

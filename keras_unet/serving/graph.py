@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,8 +20,10 @@ from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError
 from keras_unet.inference.files.label_values import to_label_values
 from keras_unet.inference.prediction import probabilities_of
+from keras_unet.inference.tiles import layout
 from keras_unet.models.bundle import ModelCard, TrainedModel
 from keras_unet.models.unet import structure
+from keras_unet.serving.client import TILING
 from keras_unet.serving.grey_values import parameters, same_depth
 from keras_unet.serving.overlap import Tiling, by_tiles, tiling
 
@@ -44,6 +47,10 @@ def write_saved_model(
     - `segment_bytes_probabilities(image_bytes)` -> also `probability_bytes` string [B, K]: a PNG
       of 16 bits for each class, round(65535 p).
     - `segment_examples(examples)`: string [B], tf.Example as in `data.records` -> `mask_bytes`.
+    - `tiling(request)`: int32 [B], any numbers -> what a client that sends a huge image in tiles
+      must know, int32 [B] each: `stride`, of which tiles' origins are multiples; `context`, pixels
+      around a tile that are sent and thrown away; `exact`, 0 where a pixel depends on the whole
+      image, so that no tile can give what the whole gives.
 
     PNG and JPEG have one or three channels, so a model of another number has no `segment_bytes`.
     Names end in `_bytes` because TF Serving's REST API sends such outputs as base64.
@@ -118,7 +125,27 @@ def write_saved_model(
         add("segment_bytes", segment_bytes, text)
         add("segment_bytes_probabilities", segment_bytes_probabilities, text)
     add("segment_examples", segment_examples, tf.TensorSpec([None], tf.string, "examples"))
+    needs = tiling_needs(model)
+
+    def answer_tiling(request: Any) -> dict[str, Any]:  # as many as asked: servers join requests
+        return {key: tf.fill(tf.shape(request), number) for key, number in needs.items()}
+
+    add(TILING, answer_tiling, tf.TensorSpec([None], tf.int32, "request"))
     tf.saved_model.save(module, str(folder), signatures=served)
+
+
+def tiling_needs(model: TrainedModel) -> dict[str, int]:
+    """What the signature `tiling` answers: see `write_saved_model`."""
+    form = structure(model.network)
+    # with the whole reach around it a tile is exact for either padding
+    around = layout(form.depth, "same", form.upsampling)
+    exact = model.card.normalization.method != "image" and not whole_image_statistics(model.network)
+    return {"stride": around.stride, "context": around.context, "exact": int(exact)}
+
+
+def whole_image_statistics(network: keras.Model) -> bool:
+    """Whether each pixel depends on all of an input, so that tiles give other values than it."""
+    return any(isinstance(one, keras.layers.GroupNormalization) for one in network.layers)
 
 
 def mask_values(card: ModelCard) -> np.ndarray:

@@ -76,14 +76,32 @@ def by_tiles(images: Any, tiles: Tiling, compute: Callable[[Any], Any], dtype: A
 def mirrored_whole(images: Any, form: Layout) -> tuple[Any, int]:
     """[B, H, W, C] extended to an input whose output covers it, and where in the output it is.
 
-    Without loops; sizes that are known are folded into constants.
+    Without loops; sizes that are known are folded into constants, and then no runtime prepares the
+    graph for other images, though a LiteRT file's client may ask for it: it would answer with a
+    part of them.
     """
+    known = images.shape[1:3]
+    if None not in known:
+        images = _of_known_size(images)
     for axis in (1, 2):
-        known = images.shape[axis]
-        size = tf.shape(images)[axis] if known is None else tf.constant(known)
+        size = tf.shape(images)[axis] if None in known else tf.constant(known[axis - 1])
         one = _Axis(size, _whole(size, form), size, 1)
         images = tf.gather(images, _mirrored(0, one, form.context), axis=axis)
     return images, form.lead
+
+
+def _of_known_size(images: Any) -> Any:
+    """Float32 images as they are, by operations that a runtime can't do for any other shape.
+
+    To reverse the first of a sequence changes nothing; there must be a sequence for each length.
+    Delegates would take a plainer operation, and not all of them look at shapes. As bits, so that
+    no converter makes 8-bit numbers of them, which LiteRT cannot reverse.
+    """
+    bits = tf.bitcast(images, tf.int32)
+    for axis, count in enumerate(images.shape):
+        once = tf.ones([count], tf.int32)
+        bits = tf.reverse_sequence(bits, once, seq_axis=2 if axis == 1 else 1, batch_axis=axis)
+    return tf.bitcast(bits, tf.float32)
 
 
 def _whole(size: Any, form: Layout) -> Any:

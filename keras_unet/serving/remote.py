@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from keras_unet.data.images import count_pages, read_image
+from keras_unet.data.images import ImageFile, count_pages
+from keras_unet.data.nodata import WHAT
+from keras_unet.data.pairs import match_files
 from keras_unet.errors import DataError
 from keras_unet.inference.files.claims import read_written, recorded, refuse_taken
+from keras_unet.remote_path import local_path
 from keras_unet.serving.client import Client
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def segment_files(
@@ -24,6 +24,7 @@ def segment_files(
     *,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Writes <output>/<name>_mask.png for each image; pages of a stack are numbered.
 
@@ -34,6 +35,8 @@ def segment_files(
         overwrite: replace whatever has a mask's name, but no input; otherwise only masks that an
             earlier call left there, unchanged since.
 
+        say: called with what is left out of a folder.
+
     Returns:
         What was written.
 
@@ -42,11 +45,14 @@ def segment_files(
             masks that would replace files of yours; names them.
         ServingError: the server's refusal.
     """
-    images, output = Path(images), Path(output)
-    files = sorted(images.iterdir()) if images.is_dir() else [images]
-    files = [file for file in files if file.suffix.lower() in _SUFFIXES]
-    if not files or not files[0].is_file():
-        raise DataError(f"{images}: no image here; expected {', '.join(_SUFFIXES)}")
+    images, output = Path(images), local_path(output)
+    found = match_files(images)
+    if found.problems:
+        raise DataError("\n".join(map(str, found.problems)))
+    for note in found.notes:
+        if say is not None:
+            say(f"note: {note}")
+    files = [image for image, _ in found.files]
     jobs: dict[str, tuple[Path, int | None]] = {}
     for file in files:
         pages = count_pages(file)
@@ -62,7 +68,14 @@ def segment_files(
     refuse_taken(output, allowed, files, overwrite=overwrite)
     with recorded(output, names):
         for done, (name, (file, page)) in enumerate(zip(names, jobs.values(), strict=True), 1):
-            (mask,) = client.segment(model, [np.asarray(read_image(file, page))])
+            with ImageFile(file) as opened:
+                pixels, missing = opened.measured(page)
+            if missing is not None:
+                raise DataError(
+                    f"{file}: {missing.mean():.1%} of the pixels are {WHAT}, which a server knows "
+                    "nothing of; predict without --server"
+                )
+            (mask,) = client.segment(model, [pixels])
             beside = output / f".{name}"
             Image.fromarray(mask).save(beside)
             beside.replace(output / name)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import json
+import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
+from urllib.request import proxy_bypass
 
 import numpy as np
 
 from keras_unet.errors import ConfigError, ServingError
+from keras_unet.serving import tls
+from keras_unet.serving.server.settings import is_loopback
+from keras_unet.serving.values import from_json, to_json
 
+GRPC_PORT = 8500  # where gRPC is, unless a URL says otherwise
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
 _CONTENT = ("keras-unet-tensor-content", "1")  # other servers ignore it
 _LARGEST = 1 << 40  # bytes of an answer's tensor: what the client's memory bears
 _PASSING = {429: "RESOURCE_EXHAUSTED", 502: "UNAVAILABLE", 503: "UNAVAILABLE"}
@@ -44,38 +51,60 @@ class Transport(Protocol):
         """Ends the connection."""
 
 
-def connect(url: str, *, token: str | None, certificate: Path | None) -> Transport:
+def connect(
+    url: str, *, token: str | None, authority: Path | None, pair: tuple[Path, Path] | None
+) -> Transport:
     """The transport of a URL: grpc://, grpcs://, http:// or https://.
 
+    Args:
+        authority: PEM of who signed the server's certificate; None: the system's.
+        pair: the client's certificate and key, PEM.
+
     Raises:
-        ConfigError: another scheme, or no host.
+        ConfigError: another scheme, no host, a port that is none, or TLS files that cannot be used.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("grpc", "grpcs", "http", "https") or not parts.netloc:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # brackets that do not close, a port above 65535
+        parts, host, port = urlsplit(""), None, None
+    if parts.scheme not in ("grpc", "grpcs", "http", "https") or not host:
         raise ConfigError(
             f"server {url!r}: expected grpc://, grpcs://, http:// or https://HOST:PORT"
         )
-    try:
-        authority = certificate.read_bytes() if certificate else None
-    except OSError as error:
-        raise ConfigError(f"certificate: {error}") from error
-    if parts.scheme in ("grpc", "grpcs"):
-        return Grpc(parts.netloc, parts.scheme == "grpcs", token, authority)
-    return Rest(url.rstrip("/"), token, certificate)
+    trusted = None if authority is None else tls.authority(authority)
+    own = None if pair is None else tls.identity(*pair)
+    if parts.scheme in ("http", "https"):
+        return Rest(url.rstrip("/"), token, authority, pair)
+    return Grpc(host, port or GRPC_PORT, parts.scheme == "grpcs", token, trusted, own)
 
 
 class Grpc:
     """PredictionService and ModelService."""
 
     def __init__(
-        self, address: str, secure: bool, token: str | None, authority: bytes | None
+        self,
+        host: str,
+        port: int,
+        secure: bool,
+        token: str | None,
+        authority: bytes | None,
+        own: tuple[bytes, bytes] | None,
     ) -> None:
         import grpc
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        direct = is_loopback(host)  # no proxy leads there
+        proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
+        through = proxy is not None and not direct and not proxy_bypass(host)
+        self._hint = f" (asked through the proxy that {proxy} names)" if through else ""
         options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        if direct:
+            options.append(("grpc.enable_http_proxy", 0))
         if secure:
-            credentials = grpc.ssl_channel_credentials(authority)
+            certificate, key = own or (None, None)
+            credentials = grpc.ssl_channel_credentials(authority, key, certificate)
             self._channel = grpc.secure_channel(address, credentials, options)
         else:
             self._channel = grpc.insecure_channel(address, options)
@@ -140,7 +169,10 @@ class Grpc:
         except grpc.RpcError as error:
             code, details = error.code().name, error.details() or ""
             # a message over the limit has the same code as a full queue, and never fits
-            busy = code == "UNAVAILABLE" or (code == "RESOURCE_EXHAUSTED" and "later" in details)
+            if code == "UNAVAILABLE":
+                details += self._hint
+            full = "later" in details or "Concurrent RPC limit" in details
+            busy = code == "UNAVAILABLE" or (code == "RESOURCE_EXHAUSTED" and full)
             kind = Passing if busy else ServingError
             raise kind(f"{self._address}: {code}: {details}", code) from None
 
@@ -148,13 +180,24 @@ class Grpc:
 class Rest:
     """/v1/models/…"""
 
-    def __init__(self, url: str, token: str | None, certificate: Path | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        authority: Path | None,
+        pair: tuple[Path, Path] | None,
+    ) -> None:
         import requests
 
         self._url = url
+        self._outputs: dict[tuple[str, str], Any] = {}  # of signatures that were asked before
         self._session = requests.Session()
-        if certificate is not None:
-            self._session.verify = str(certificate)
+        host = urlsplit(url).hostname or ""
+        self._proxies = {"no_proxy": host} if is_loopback(host) else {}
+        # of each request: the session's own would give way to REQUESTS_CA_BUNDLE
+        self._verify = None if authority is None else str(authority)
+        if pair is not None:
+            self._session.cert = str(pair[0]), str(pair[1])
         if token:  # as `auth`: a header would give way to what ~/.netrc says of the host
             self._session.auth = _bearer(token)
 
@@ -174,12 +217,25 @@ class Rest:
             place += f"/labels/{quote(label, safe='')}"
         document = {
             "signature_name": signature,
-            "inputs": {key: _listed(array) for key, array in inputs.items()},
+            "inputs": {key: to_json(array) for key, array in inputs.items()},
         }
+        until = time.monotonic() + seconds
         outputs = self._call("POST", f"{place}:predict", seconds, "outputs", document)
-        if not isinstance(outputs, dict):  # a lone output has no name in JSON
-            outputs = {"": outputs}
-        return {key: _array(value) for key, value in outputs.items()}
+        for known in (True, False):
+            infos = self._outputs.get((place, signature)) if known else None
+            if infos is None:
+                left = max(0.001, until - time.monotonic())
+                described = self._call("GET", f"{place}/metadata", left, "metadata")
+                infos = self._outputs[place, signature] = _infos(described, signature)
+            try:
+                return _arrays(outputs, infos)
+            except (KeyError, TypeError, ValueError) as error:
+                if not known:  # and not that a version of other outputs has taken over
+                    raise ServingError(
+                        f"{self._url}{place}: the answer is not what signature {signature!r} "
+                        f"gives by its metadata ({error!r})"
+                    ) from None
+        raise AssertionError("either returns or raises")  # pragma: no cover
 
     def status(self, name: str, seconds: float) -> list[dict[str, Any]]:
         """See `Transport`."""
@@ -204,7 +260,8 @@ class Rest:
         from urllib3 import Timeout
 
         url = self._url + path
-        options: Any = {"timeout": Timeout(total=seconds)}  # to connect, and until it answers
+        options: Any = {"proxies": dict(self._proxies), "verify": self._verify}
+        options["timeout"] = Timeout(total=seconds)  # to connect, and until it answers
         if document is not None:  # requests itself would refuse NaN, without a reason
             options["data"] = json.dumps(document).encode()
             options["headers"] = {"Content-Type": "application/json"}
@@ -215,7 +272,8 @@ class Rest:
                 f"{url}: no answer in {seconds:.3g} s", "DEADLINE_EXCEEDED"
             ) from None
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            raise Passing(f"{url}: UNAVAILABLE: {error}", "UNAVAILABLE") from None
+            hint = "" if urlsplit(url).port else "; no port in the URL: servers of models have 8501"
+            raise Passing(f"{url}: UNAVAILABLE: {error}{hint}", "UNAVAILABLE") from None
         except requests.RequestException as error:
             raise ServingError(f"{url}: {error}") from None
         return _value(url, response, key)
@@ -237,26 +295,38 @@ def _value(url: str, response: Any, key: str) -> Any:
     raise kind(f"{url}: {code}: {message}", code)
 
 
+def _infos(described: Any, signature: str) -> dict[str, tuple[Any, list[int] | None]]:
+    """{output: (NumPy type, shape)} of a signature, from a model's metadata."""
+    from keras_unet.serving.server.tensors import numpy_type_of
+
+    try:
+        outputs = described["signature_def"]["signature_def"][signature]["outputs"]
+        return {
+            name: (
+                numpy_type_of(info["dtype"]),
+                None
+                if info["tensor_shape"].get("unknown_rank")
+                else [int(dim["size"]) for dim in info["tensor_shape"].get("dim", [])],
+            )
+            for name, info in outputs.items()
+        }
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ServingError(
+            f"metadata of signature {signature!r} is not understood: {error!r}"
+        ) from None
+
+
+def _arrays(outputs: Any, infos: dict[str, tuple[Any, list[int] | None]]) -> dict[str, np.ndarray]:
+    if len(infos) == 1:  # a lone output has no name in JSON
+        outputs = dict.fromkeys(infos, outputs)
+    if set(outputs) != set(infos):
+        raise ValueError(f"outputs {sorted(outputs)}; expected {sorted(infos)}")
+    return {name: from_json(value, *infos[name]) for name, value in outputs.items()}
+
+
 def _bearer(token: str) -> Callable[[Any], Any]:
     def add(request: Any) -> Any:
         request.headers["Authorization"] = f"Bearer {token}"
         return request
 
     return add
-
-
-def _listed(array: np.ndarray) -> Any:
-    if array.dtype == object:
-        return [{"b64": base64.b64encode(data).decode()} for data in array.ravel().tolist()]
-    return array.tolist()
-
-
-def _array(value: Any) -> np.ndarray:
-    flat = value
-    while isinstance(flat, list) and flat:
-        flat = flat[0]
-    if isinstance(flat, dict):
-        found = np.empty(len(value), object)
-        found[:] = [base64.b64decode(one["b64"]) for one in value]
-        return found
-    return np.asarray(value, np.float32)

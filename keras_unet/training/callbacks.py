@@ -125,7 +125,7 @@ class Validation(keras.callbacks.Callback):
         network = self.bundle({}).network
         for sample, truth in zip(self.samples, self.truths, strict=True):
             self.check()
-            given = predict(network, sample.image, normalization=self.normalization)
+            given = predict(network, sample.measured, normalization=self.normalization)
             matrix += confusion_matrix(truth, to_classes(given), self.num_classes, ignore_class=-1)
             counted = truth >= 0
             chosen = np.take_along_axis(given, np.maximum(truth, 0)[..., None], -1)
@@ -151,7 +151,8 @@ class KeepBest(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Goes on from the file that is there; it may be later than a resumed run's checkpoint."""
         try:
-            self.best = read_card(self.path).metrics.get(self.monitor)
+            card = read_card(self.path)
+            self.best = None if card is None else card.metrics.get(self.monitor)
         except DataError:  # none, or not whole: the next epoch writes one
             self.best = None
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from keras_unet import geometry
+from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError
 from keras_unet.models.precision import Precision
 from keras_unet.training.devices import Devices
@@ -169,10 +170,10 @@ def read_tree(
     tree: dict[str, Any] = {}
     if path is not None:
         try:
-            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            tree = tomllib.loads(read_text(path))
         except FileNotFoundError as error:
             raise ConfigError(f"{path}: does not exist; expected a TOML file") from error
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     if not isinstance(tree.setdefault("data", {}), dict):
         raise ConfigError(f"{path}: data: expected a section [data], got {tree['data']!r}")
@@ -197,7 +198,7 @@ def make_config(tree: Mapping[str, Any], source: str = "configuration") -> Train
         raise ConfigError(explain(error, source, TrainConfig, LISTING)) from error
 
 
-def to_tree(config: TrainConfig) -> dict[str, Any]:
+def to_tree(config: Section) -> dict[str, Any]:
     """The configuration as plain values that TOML and JSON can hold; None is left out."""
     return config.model_dump(mode="json", exclude_none=True)
 

@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.console import Console
 
+from keras_unet.console import Console
 from keras_unet.data.samples import Sample, load_samples
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
 from keras_unet.evaluation.record import Evaluation
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.training import run_folder
 from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.fit import train
-from keras_unet.training.splits import classes_of, make_folds
+from keras_unet.training.splits import classes_of, lone_holder, make_folds
 from keras_unet.training.team import Team, join
 
 SPLITS = "splits.json"
@@ -82,7 +83,8 @@ def cross_validate(
         ConfigError: a setting does not fit; too few images or groups; a fold lacks a class.
         DataError: images or labels cannot be used.
     """
-    console = console or Console(highlight=False)
+    require_tensorflow("cross_validate")
+    console = console or Console()
     if config is None and resume is None:
         raise ConfigError("cross_validate: expected a configuration, or a folder to resume")
     if config is not None and not isinstance(config, TrainConfig):
@@ -180,10 +182,11 @@ def _begin(config: TrainConfig, folds: int, files: Mapping[str, str]) -> Path:
             "a cross-validation holds out images itself: leave out data.validation and "
             "data.held_out"
         )
-    samples, _ = load_samples(data.images, data.labels, data.rule, need_labels=True)
+    samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     names = [s.name for s in samples]
     held = tuple(map(tuple, make_folds(names, folds, config.seed, data.groups)))
-    _require_all_classes(samples, held)
+    assert report.mapping is not None  # there are labels
+    _require_all_classes(samples, held, report.mapping.values)
     name = config.name or f"{data.images.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = config.output / name
     if folder.exists():
@@ -209,13 +212,21 @@ def _fold(config: TrainConfig, folder: Path, number: int, held_out: Sequence[str
     return config.model_copy(update=changes)
 
 
-def _require_all_classes(samples: Sequence[Sample], held: Sequence[Sequence[str]]) -> None:
+def _require_all_classes(
+    samples: Sequence[Sample], held: Sequence[Sequence[str]], values: Sequence[int]
+) -> None:
     present = {s.name: classes_of([s]) for s in samples}
     every = set().union(*present.values())
     for number, names in enumerate(held):
         absent = every - set().union(*(present[name] for name in names))
         if absent:
+            holders = min(sum(k in held for held in present.values()) for k in absent)
+            help_ = (
+                f"take fewer folds, another seed, or data.groups ({holders} images hold it)"
+                if holders > 1
+                else lone_holder(absent, samples, values)
+            )
             raise ConfigError(
                 f"the {len(names)} images that fold {number} holds out have no pixel of class "
-                f"{sorted(absent)}: take fewer folds, another seed, or data.groups"
+                f"{sorted(absent)}: {help_}"
             )

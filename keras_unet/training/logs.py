@@ -18,8 +18,8 @@ from keras_unet.disk import write_text
 class History(keras.callbacks.Callback):
     """Writes each epoch's numbers to `history.csv` and to `tensorboard/{train,validation}`.
 
-    A checkpoint holds all rows, so a resumed run writes both anew up to there, whatever a killed
-    process, a full disk or a power failure left of them.
+    The CSV has 6 digits of each number. A checkpoint holds all rows, so a resumed run writes both
+    anew up to there, whatever a killed process, a full disk or a power failure left of them.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,8 @@ class History(keras.callbacks.Callback):
         writer = csv.DictWriter(text, list(self.rows[0]), restval="", extrasaction="ignore")
         if number == 0:
             writer.writeheader()
-        writer.writerow(self.rows[number])
+        row = self.rows[number].items()
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row})
         return text.getvalue()
 
     def _to_board(self, number: int) -> None:

@@ -94,7 +94,7 @@ def plan_tree(
     assert report.mapping is not None  # there are labels
     # what `train` would refuse is refused here
     if not folded and not isinstance(data.validation, Path):
-        require_classes(*divide(samples, data, checked.seed))
+        require_classes(*divide(samples, data, checked.seed), report.mapping.values)
     facts = data_facts(samples, report.summary, report.mapping.kind)
     machine = machine or this_machine(checked.devices)
     rules = Rules(facts, machine, given, lambda side: missed(samples, side))

@@ -13,15 +13,14 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from keras_unet import __version__
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.data.normalization import Normalization
-from keras_unet.data.pipeline import fill_bank, tile_entries
+from keras_unet.data.pipeline import fill_bank, fitted, tile_entries
 from keras_unet.data.reading import Sample
 from keras_unet.data.report import DataReport
 from keras_unet.data.targets import targets
 from keras_unet.errors import ConfigError
-from keras_unet.models.bundle import ModelCard
+from keras_unet.models.bundle import ModelCard, versions
 from keras_unet.training import setup
 from keras_unet.training.config import TrainConfig, to_tree
 from keras_unet.training.run_folder import digests
@@ -73,7 +72,7 @@ def prepare(
     augment = Augment(settings, tile=tile, output=output)
     normalization = config.data.normalization
     if not isinstance(normalization, Normalization):
-        normalization = Normalization.fit(normalization, [s.image for s in training])
+        normalization = fitted(normalization, training)
     console.print(f"Tiles of {tile} → {output} pixels")
     loss = config.loss
     made = targets(
@@ -124,16 +123,6 @@ def prepare(
     )
 
 
-def versions() -> dict[str, str]:
-    """Of this package and what it computes with."""
-    return {
-        "keras_unet": __version__,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def environment(team: Team) -> dict[str, str]:
     """What a bit-identical end depends on, beside configuration and data."""
     gpus = tf.config.list_physical_devices("GPU")
@@ -149,7 +138,7 @@ def environment(team: Team) -> dict[str, str]:
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

@@ -50,8 +50,9 @@ class ShowProgress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
-        dice, error = logs["val_mean_dice"], logs["val_pixel_error"]
-        self._validation = f" · validation Dice {dice:.3f}, pixel error {error:.3f}"
+        if "val_mean_dice" in logs:
+            dice, error = logs["val_mean_dice"], logs["val_pixel_error"]
+            self._validation = f" · validation Dice {dice:.3f}, pixel error {error:.3f}"
         if not self.console.is_terminal:
             self.console.print(
                 f"{100 * self.budget.used:3.0f}% step {self.budget.done}"
@@ -60,8 +61,9 @@ class ShowProgress(keras.callbacks.Callback):
             )
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._bar.stop()
+        self.close()
 
     def close(self) -> None:
         """Gives the terminal back after an interruption, when `on_train_end` isn't called."""
-        self._bar.stop()
+        if self._bar.live.is_started:  # else it would write an empty line
+            self._bar.stop()

@@ -106,8 +106,7 @@ class Rules:
         narrow = f"; {wished.filters} do not fit" if size.filters < wished.filters else ""
         self.pick("model.filters", size.filters, f"{why}{narrow} [judgement]")
         output = geometry.output_size(size.tile, sizing.depth, size.padding)
-        why = f"covers images of {self.facts.short}×{self.facts.long} px, at most the paper's "
-        why += f"{PAPER_OUTPUT}"
+        why = self._why_tile(size, output)
         if size.tile < sizing.widest(size.padding):
             why = "the largest that fits" if found.fits else "the smallest"
         self.pick("tile", size.tile, f"{why}; gives {output} px; {room} [arithmetic]")
@@ -120,6 +119,17 @@ class Rules:
             why = f"{count * size.batch} tiles for one change of the weights, where {wanted} "
             self.pick("accumulate", count, f"{why}would be taken at once [judgement]")
         return size
+
+    def _why_tile(self, size: Size, output: int) -> str:
+        """Of the widest tile: does its output cover an image, or what else is it?"""
+        short, long = self.facts.short, self.facts.long
+        images = f"images of {short}×{long} px"
+        if output >= long:
+            return f"covers {images}"
+        if (long if size.padding == "valid" else short) >= PAPER_OUTPUT:
+            about = "" if output == PAPER_OUTPUT else "about "
+            return f"{about}the paper's {PAPER_OUTPUT} px of output; {images} take several tiles"
+        return f"the largest within {images}"
 
     def _why_padding(self, sizing: Sizing, found: Fitted) -> str:
         usual = sizing.usual_tile

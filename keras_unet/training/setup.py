@@ -22,6 +22,7 @@ from keras_unet.data.report import DataReport, shared_images
 from keras_unet.data.samples import load_samples
 from keras_unet.data.targets import Target
 from keras_unet.errors import ConfigError
+from keras_unet.models.card import default_classes
 from keras_unet.models.supervision import head_weights, with_heads
 from keras_unet.models.unet import build_unet
 from keras_unet.training.averaging import WeightAverage
@@ -58,7 +59,7 @@ def read_samples(
             )
     else:
         samples, held_out = divide(samples, data, config.seed)
-    require_classes(samples, held_out)
+    require_classes(samples, held_out, mapping.values)
     console.print(f"{len(samples)} training and {len(held_out)} validation images")
     return samples, held_out, report, mapping
 
@@ -66,10 +67,8 @@ def read_samples(
 def class_names(config: TrainConfig, mapping: LabelMapping) -> tuple[str, ...]:
     """The names given, or made up."""
     names = config.data.class_names
-    if names is None and mapping.num_classes == 2:
-        return ("background", "foreground")
     if names is None:
-        return ("background", *(f"class{i}" for i in range(1, mapping.num_classes)))
+        return default_classes(mapping.num_classes)
     if len(names) != mapping.num_classes:
         raise ConfigError(
             f"data.class_names has {len(names)} names {names}, "
@@ -154,8 +153,7 @@ def trainable(
     if team.strategy is None:
         model = TrainingStep(network, drawn)
     else:
-        whole, synchronized = config.loss.dice > 0, config.sync_batch_norm
-        model = ParallelStep(network, drawn, team, whole=whole, synchronized=synchronized)
+        model = ParallelStep(network, drawn, team, synchronized=config.sync_batch_norm)
     # XLA's convolutions are several times slower than oneDNN's on a CPU, and it knows no exchange
     jit = has_gpu and team.strategy is None
     model.compile(make_optimizer(config, policy), loss, loss_weights=loss_weights, jit_compile=jit)

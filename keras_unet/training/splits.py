@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,26 +87,59 @@ def classes_of(samples: Sequence[Sample]) -> set[int]:
     return found - {-1}
 
 
-def require_classes(training: Sequence[Sample], held_out: Sequence[Sample]) -> None:
+def require_classes(
+    training: Sequence[Sample], held_out: Sequence[Sample], values: Sequence[int] = ()
+) -> None:
     """Both have a pixel of each class.
 
+    Args:
+        values: the stored label value of each class; for messages.
+
     Raises:
-        ConfigError: says which class is only in one of them.
+        ConfigError: says which class is only in one of them, and what can help.
     """
     known, scored = classes_of(training), classes_of(held_out)
+    lone = lone_holder(known ^ scored, [*training, *held_out], values)
     if known - scored:
         raise ConfigError(
             f"the {len(held_out)} validation images have no pixel of class "
-            f"{sorted(known - scored)}, so they can't tell a good model from a bad one: give "
-            "data.validation a folder with all classes, hold out more (data.validation=0.3) or "
-            "others (another seed)"
+            f"{sorted(known - scored)}, so they can't tell a good model from a bad one: "
+            + (
+                lone
+                or "give data.validation a folder with all classes, hold out more "
+                "(data.validation=0.3) or others (another seed)"
+            )
         )
     if scored - known:
         raise ConfigError(
             f"the {len(training)} training images have no pixel of class {sorted(scored - known)}, "
-            "which the validation images have and a model cannot learn: label it in images for "
-            "training, or hold out others (another seed)"
+            "which the validation images have and a model cannot learn: "
+            + (lone or "label it in images for training, or hold out others (another seed)")
         )
+
+
+def lone_holder(
+    classes: Iterable[int], samples: Sequence[Sample], values: Sequence[int] = ()
+) -> str | None:
+    """What to do about a class that only one image holds, which no split puts on both sides.
+
+    Args:
+        classes: to look at. samples: of training and validation.
+        values: the stored label value of each class, if that is known.
+    """
+    kinds = [classes_of([sample]) for sample in samples]
+    for number in sorted(classes):
+        names = [s.name for s, held in zip(samples, kinds, strict=True) if number in held]
+        if len(names) == 1:
+            value = values[number] if number < len(values) else number
+            leave = f", or leave the class out (data.label_ignore={value})" if number else ""
+            return (
+                f"{names[0]} alone holds class {number} (label value {value}), and one image can't "
+                "be both trained on and held out. Label the class in another image; or cut this "
+                "image into two, with the class in both; or put a copy of it and its labels, under "
+                f"a second name, on the other side (its scores will flatter){leave}"
+            )
+    return None
 
 
 def hold_out(samples: Sequence[Sample], names: Sequence[str]) -> tuple[list[Sample], list[Sample]]:
@@ -114,7 +148,7 @@ def hold_out(samples: Sequence[Sample], names: Sequence[str]) -> tuple[list[Samp
     Raises:
         ConfigError: a name that no image has, or no image is left.
     """
-    wanted = set(names)
+    wanted = {unicodedata.normalize("NFC", name) for name in names}  # as `stem_of` gives them
     absent = sorted(wanted - {s.name for s in samples})
     if absent or not wanted or len(wanted) == len(samples):
         raise ConfigError(

@@ -47,7 +47,12 @@ def run_steps(
     callbacks: list[keras.callbacks.Callback] = [
         budget,
         *([] if average is None else [average]),
-        StopWhereNotFinite(prepared.names, lambda: budget.done, lambda: _kept(checkpoints)),
+        StopWhereNotFinite(
+            prepared.names,
+            lambda: budget.done,
+            lambda: _kept(checkpoints),
+            prepared.report.summary.label_values,
+        ),
         own.Validation(
             prepared.validation,
             bundle,

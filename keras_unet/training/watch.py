@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_unet.data.report import listed
 from keras_unet.errors import TrainingError
 from keras_unet.training.step import FINITE
 
@@ -25,13 +26,19 @@ class StopWhereNotFinite(keras.callbacks.Callback):
         names: the images in a batch, by its number in the run.
         done: steps done before the batch.
         kept: where to go on from.
+        values: the label values of the data set.
     """
 
     def __init__(
-        self, names: Callable[[int], list[str]], done: Callable[[], int], kept: Callable[[], str]
+        self,
+        names: Callable[[int], list[str]],
+        done: Callable[[], int],
+        kept: Callable[[], str],
+        values: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.names, self.done, self.kept = names, done, kept
+        self._values = values
         self._batch = 0
         self._scale: float | None = None  # None: losses aren't scaled
         self._left_out: list[int] = []  # batches, of this process
@@ -66,8 +73,14 @@ class StopWhereNotFinite(keras.callbacks.Callback):
             self._stop(what, names)
 
     def _stop(self, what: str, names: list[str]) -> None:
+        seen = (
+            f" (label values of the set: {listed(self._values)}; one that is no class belongs into "
+            "data.label_ignore, the ignore_class of a loss)"
+            if self._values
+            else ""
+        )
         raise TrainingError(
             f"step {self._batch + 1}: {what}, with tiles of {', '.join(names)}. {self.kept()}. "
-            "Look at these images and their labels; else begin a run with a lower learning_rate, "
-            "or with precision=float32"
+            f"Look at these images and their labels{seen}; else begin a run with a lower "
+            "learning_rate, or with precision=float32"
         )

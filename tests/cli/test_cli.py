@@ -15,6 +15,7 @@ import tifffile
 from PIL import Image
 
 from keras_unet.data.synthetic import write_dataset
+from keras_unet.evaluation.pictures import without_legend
 
 COMMAND = [sys.executable, "-c", "from keras_unet.cli import main; main()"]
 SMALL = ["--set", "model.filters=2", "--set", "model.depth=2", "--set", "steps_per_epoch=2"]
@@ -25,6 +26,7 @@ def run(*arguments, ok=True, cwd=None):
     command = [*COMMAND, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    assert not (ok and done.stderr), done.stderr  # neither TensorFlow's notices nor warnings
     return done.stdout + done.stderr
 
 
@@ -85,7 +87,9 @@ def test_predict_a_folder(finished, data, tmp_path):
         assert chances.shape == (2, 64, 80)
         np.testing.assert_allclose(chances.sum(0), 1, atol=1e-5)
         np.testing.assert_array_equal(chances.argmax(0) > 0, mask > 0)
-        assert Image.open(tmp_path / "a" / f"{stem}_overlay.png").size == (80, 64)
+        with Image.open(tmp_path / "a" / f"{stem}_overlay.png") as overlay:
+            assert overlay.height > 64  # its legend
+            assert without_legend(overlay).size == (80, 64)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])  # three or four pages are no colour image
@@ -172,6 +176,15 @@ def test_help_and_import_cost_no_tensorflow(code):
     check = f"import sys; {code}; heavy = {{'tensorflow', 'keras', 'scipy', 'matplotlib'}}"
     check += " & set(sys.modules); assert not heavy, heavy"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["-h"], ["predict", "-h"]])
+def test_the_module_is_the_command(arguments):
+    from keras_unet import __version__
+
+    command = [sys.executable, "-m", "keras_unet", *arguments]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert (f"keras-unet {__version__}" if arguments == ["--version"] else "--help") in printed
 
 
 def test_settings_are_listed():

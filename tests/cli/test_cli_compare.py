@@ -55,7 +55,7 @@ def test_evaluate_twice_and_compare(work, tmp_path):
     assert "2 images are few" in plain and f"{tmp_path}/a/report.html" in plain
     assert "isbi" in json.loads((tmp_path / "b" / "evaluation.json").read_text())["total"]
     page = tmp_path / "c.html"
-    printed = run("compare", tmp_path / "a", tmp_path / "b", "--output", page)
+    printed = run("compare", tmp_path / "a", tmp_path / "b", "--output", page.with_suffix(""))
     stored = json.loads(page.with_suffix(".json").read_text())
     (iou,) = [d for d in stored["differences"] if d["score"] == ["mean_iou"]]
     assert f"{iou['difference']:+.4f}" in printed and str(page) in printed

@@ -47,7 +47,8 @@ def test_stated_values_keep_their_order():
         (
             range(27),
             "found 27 distinct label values, 0…26: if each number is one object, set "
-            'data.label_kind = "instances"; if they are classes, set data.num_classes = 27',
+            'data.label_kind = "instances" (--instances); if they are classes, set '
+            "data.num_classes = 27 (--set data.num_classes=27)",
         ),
         ([0, 128, 255], "if they are classes, set data.label_values = [0, 128, 255]"),
         ([0, 1, 255], "if 255 marks pixels that shall not count, set data.label_ignore = 255"),

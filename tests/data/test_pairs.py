@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -127,3 +128,33 @@ def test_paths_that_cannot_be_meant(tmp_path):
 def test_natural_key():
     names = ["b1", "a10", "a9", "a09b", "A1"]
     assert sorted(names, key=natural_key) == ["A1", "a09b", "a9", "a10", "b1"]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_accents_are_composed_or_apart(tmp_path, forms):
+    names = ["Zürich é0", "Å_1", "ṩ가2"]
+    for kind, form in zip(("images", "labels"), forms, strict=True):
+        _touch(tmp_path / kind, *(unicodedata.normalize(form, f"{n}.png") for n in names))
+    found = find_pairs(tmp_path)
+    assert not found.problems and {pair.name for pair in found} == set(names)
+    assert all(pair.label and pair.label.exists() for pair in found)
+
+
+def test_two_names_that_differ_in_the_form_of_accents_only(tmp_path):
+    _touch(tmp_path, unicodedata.normalize("NFC", "é.png"), unicodedata.normalize("NFD", "é.png"))
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("the file system takes both names for one")
+    (problem,) = find_pairs(tmp_path).problems
+    assert "(one has its accents composed, the other apart)" in str(problem)
+
+
+def test_images_that_are_left_out_are_named_first(tmp_path):
+    folder = _touch(tmp_path / "images", "a.png")
+    for name in ("z.bmp", "y.webp", "x.CZI", *(f"{k}.txt" for k in range(9))):
+        (folder / name).write_bytes(b"x")
+    _touch(folder / "more", "b.png", "c.TIF")
+    (tmp_path / "beside.jpg").write_bytes(b"x")
+    beside, inside = find_pairs(tmp_path).notes
+    assert beside.startswith(f"{tmp_path}: 1 other entry left out: beside.jpg")
+    assert "13 other entries left out: x.CZI, y.webp, z.bmp, more (a folder, 2 images ins" in inside
+    assert inside.endswith("… (13 in all); images are .png, .jpg, .jpeg, .tif, .tiff")

@@ -57,3 +57,15 @@ def test_dots_an_inch_are_no_pixel_size(tmp_path):
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "wide", None])
 def test_no_length(value):
     assert in_micrometres(value, "um") is None
+
+
+def test_sizes_are_turned_as_the_image_is(tmp_path):
+    for orientation, height, width in ((1, 2.0, 0.5), (3, 2.0, 0.5), (6, 0.5, 2.0)):
+        tifffile.imwrite(
+            tmp_path / "a.ome.tif",
+            np.zeros((5, 6), np.uint8),
+            metadata={"axes": "YX", "PhysicalSizeY": 2.0, "PhysicalSizeX": 0.5},
+            extratags=[(274, 3, 1, orientation, True)],
+        )
+        found = read_pixel_size(tmp_path / "a.ome.tif")
+        assert (found.height, found.width) == (height, width)

@@ -167,3 +167,18 @@ def test_a_file_that_is_cut_off(tmp_path, layout):
         TiffWindows(tmp_path / "a.tif") as file,
     ):
         file.page(0).read(slice(0, H), slice(0, W))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_windows_are_of_the_image_as_displayed(tmp_path, orientation):
+    turned = [(274, 3, 1, orientation, True)]
+    for layout in LAYOUTS:
+        for shape, more in (
+            ((H, W), {"photometric": "minisblack"}),
+            ((H, W, 3), {"photometric": "rgb"}),
+            ((3, H, W), {"photometric": "rgb", "planarconfig": "separate"}),
+        ):
+            tifffile.imwrite(tmp_path / "a.tif", pixels(shape), extratags=turned, **more, **layout)
+            check(tmp_path / "a.tif")
+            with TiffWindows(tmp_path / "a.tif") as file:
+                assert file.shapes[0][:2] == ((W, H) if orientation >= 5 else (H, W))

@@ -6,6 +6,7 @@ import pytest
 from chromium import asked, chromium
 from made_evaluation import NAMES, make_evaluation
 
+from keras_unet.data import LabelRule
 from keras_unet.evaluation import compare
 from keras_unet.evaluation.report import write_report
 
@@ -101,10 +102,13 @@ def test_undefined_scores_stay_last_whatever_the_order(browser, tmp_path):
 def test_errors_can_be_hidden_and_pictures_enlarged(browser, pages):
     visit(browser, pages["report"])
     layer = browser.find_element("css selector", ".picture .errors")
+    image = browser.find_element("css selector", ".picture img:not(.errors)")
     switch = browser.find_element("id", "errors")
     assert layer.is_displayed()
+    assert image.value_of_css_property("filter") == "grayscale(1)"
     switch.click()
     assert not layer.is_displayed()
+    assert image.value_of_css_property("filter") == "none"
     switch.click()
     assert layer.is_displayed()
     picture = browser.find_element("css selector", "button.picture")
@@ -114,6 +118,25 @@ def test_errors_can_be_hidden_and_pictures_enlarged(browser, pages):
     assert picture.get_attribute("aria-pressed") == "true"
     picture.send_keys("\ue007")  # the enter key does what a click does
     assert picture.size["width"] == width
+
+
+@pytest.mark.parametrize("classes", [("background", "cell"), tuple("abcdef")])
+def test_the_confusion_matrix_is_whole_at_1100_pixels(browser, tmp_path, monkeypatch, classes):
+    rule = LabelRule(num_classes=len(classes))
+    monkeypatch.setattr("made_evaluation.LabelRule", lambda: rule)
+    make_evaluation(tmp_path, names=("a", "b"), classes=classes)
+    browser.set_window_size(1100, 900)
+    visit(browser, tmp_path / "report.html")
+    cut = browser.execute_script(
+        "return [...document.querySelectorAll('.scroll')]"
+        ".filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.innerText)"
+    )
+    assert cut == []
+    browser.set_window_size(500, 900)  # the least that Chromium has
+    assert browser.execute_script(
+        "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
+    browser.set_window_size(1200, 900)
 
 
 def test_links_lead_to_the_pictures(browser, pages):
@@ -129,7 +152,8 @@ def test_links_lead_to_the_pictures(browser, pages):
     )
     assert -5 <= place <= 900
     (browser.find_elements("css selector", "figcaption a"))[0].click()
-    assert browser.execute_script("return document.images[0].naturalWidth") == 48
+    assert browser.execute_script("return document.images[0].naturalWidth") >= 48
+    assert browser.execute_script("return document.images[0].naturalHeight") > 40  # a legend
 
 
 def test_a_script_in_a_name_does_not_run(browser, tmp_path):

@@ -18,9 +18,23 @@ from PIL import Image
 from keras_unet.evaluation import compare, read_evaluation
 from keras_unet.evaluation.advice import advise
 from keras_unet.evaluation.html import Html, data_uri, join, page, tag
-from keras_unet.evaluation.pictures import FALSE, MISSED, OUTLINE, error_marks, overlay
+from keras_unet.evaluation.pictures import (
+    FALSE,
+    MISSED,
+    OUTLINE,
+    Entry,
+    class_entries,
+    error_entries,
+    error_marks,
+    overlay,
+    save_png,
+    to_rgb,
+    with_legend,
+    without_legend,
+)
 from keras_unet.evaluation.report import make_report
 from keras_unet.evaluation.thumbnails import Gallery, thumbnail
+from keras_unet.pictures import class_color
 
 EVIL = '<script>alert("x")</script>&\'"><img src=http://evil.example/x onerror=alert(1)>'
 
@@ -188,6 +202,58 @@ def test_marks_say_what_kind_of_error_a_pixel_is():
     picture = overlay(np.full((9, 9, 1), 100, np.uint8), seen, truth)
     assert picture[4, 2].tolist() == [0, 79, 124]  # missed: blue on black
     assert picture[0, 5].tolist() == [149, 65, 0]  # false: red
+
+
+def test_colours_of_8_bit_rgb_are_shown_as_they_are_and_errors_on_grey():
+    rng = np.random.default_rng(0)
+    lilac = rng.integers((170, 130, 190), (210, 170, 230), (40, 50, 3)).astype(np.uint8)
+    assert np.array_equal(to_rgb(lilac), lilac)
+    assert np.array_equal(to_rgb(np.dstack([lilac, lilac[..., :1]])), lilac)  # with an alpha
+    deep = to_rgb(lilac.astype(np.uint16) * 16)  # 12 bit: would be black
+    assert deep.min() == 0 and deep.max() == 255
+    grey = to_rgb(lilac[..., :1])
+    assert grey.min() == 0 and grey.max() == 255 and (grey[..., 0] == grey[..., 2]).all()
+    nothing = np.zeros(lilac.shape[:2], int)
+    seen = nothing.copy()
+    seen[10:20, 10:20] = 1
+    tinted, errors = overlay(lilac, seen), overlay(lilac, seen, nothing)
+    assert np.array_equal(tinted[seen == 0], lilac[seen == 0])
+    assert (np.ptp(errors[seen == 0].astype(int), axis=-1) == 0).all()
+    assert (errors[seen == 1] @ [1, 0, -1] > 100).all()  # false: red
+
+
+@pytest.mark.parametrize("shape", [(30, 20), (256, 256), (700, 2048)])
+def test_a_legend_names_the_colours_below_the_picture(tmp_path, shape):
+    picture = np.full((*shape, 3), 90, np.uint8)
+    names = ["background", "a cell", "x" * 300, "Ω-Körper\n2"]
+    classes = np.zeros(shape, int)
+    classes[0, :3] = 1, 2, 3
+    entries = class_entries(classes, names)
+    assert [entry.text for entry in entries] == names[1:]
+    whole = with_legend(picture, entries)
+    assert np.array_equal(whole[: shape[0], : shape[1]], picture)
+    strip = whole[shape[0] :].reshape(-1, 3)
+    for entry in entries:
+        assert (strip == entry.color).all(-1).sum() > 50
+    assert class_entries(classes * 0, names) == [Entry(None, "background only")]
+    save_png(tmp_path / "a.png", picture, entries)
+    with Image.open(tmp_path / "a.png") as file:
+        assert np.array_equal(np.asarray(file), whole)
+        assert np.array_equal(np.asarray(without_legend(file)), picture)
+    save_png(tmp_path / "b.png", picture)
+    with Image.open(tmp_path / "b.png") as file:
+        assert np.array_equal(np.asarray(without_legend(file)), picture)
+
+
+def test_the_legend_of_errors_names_what_there_can_be():
+    two, three = ([entry.text for entry in error_entries(count)] for count in (2, 3))
+    assert three == ["missed foreground", "false foreground", "another class", "true outline"]
+    assert two == [text for text in three if text != "another class"]
+
+
+def test_more_classes_than_five_have_colours_of_their_own():
+    assert len({tuple(class_color(number)) for number in range(1, 8)}) == 7
+    assert np.array_equal(class_color(8), class_color(1))
 
 
 def test_a_small_picture_keeps_thin_errors():

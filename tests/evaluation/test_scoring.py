@@ -12,7 +12,7 @@ from conftest import make_trained
 from PIL import Image
 
 from keras_unet.data import LabelRule, write_dataset
-from keras_unet.data.samples import load_samples
+from keras_unet.data.samples import Sample, load_samples
 from keras_unet.data.targets import scored_classes
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import evaluate, evaluate_samples, isbi2012, read_evaluation
@@ -139,6 +139,17 @@ def test_all_bad_files_are_named_before_anything_is_written(cells, data, tmp_pat
         evaluate(cells, data / "images")
 
 
+def test_a_network_of_a_script_scores_the_same(cells, data, evaluated):
+    stated = {"normalization": "image", "class_names": "background,cell"}
+    rule = LabelRule(kind="instances")
+    found = evaluate(cells.network, data, rule=rule, settings={"resamples": 100}, **stated)
+    assert found.total == evaluated[0].total
+    with pytest.raises(DataError, match="(?s)3 problems.*is one object.*--instances"):
+        evaluate(cells.network, data, **stated)
+    with pytest.raises(DataError, match="labels of 9 classes; expected at most 2"):
+        evaluate(cells.network, data, rule=LabelRule(num_classes=9), **stated)
+
+
 def test_settings_and_models_that_do_not_fit(cells, data):
     with pytest.raises(ConfigError, match="tolerence"):
         evaluate(cells, data, settings={"tolerence": 3})
@@ -146,8 +157,6 @@ def test_settings_and_models_that_do_not_fit(cells, data):
         evaluate(cells, data, settings={"tolerance": -1})
     with pytest.raises(ConfigError, match="tolerance"):  # JSON has no infinity
         evaluate(cells, data, settings={"tolerance": float("inf")})
-    with pytest.raises(ConfigError, match="bare Keras model"):
-        evaluate(cells.network, data)
     with pytest.raises(ConfigError, match="nucleus"):
         evaluate(cells, data, settings={"objects": True, "object_class": "nucleus"})
     with pytest.raises(DataError, match="no image to score"):
@@ -174,3 +183,54 @@ def test_undefined_scores_are_null_in_the_file(cells, tmp_path):
     assert stored["total"]["objects"]["seg"] is None
     assert evaluation.total["average_precision"]["cell"] is None
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def _masks(folder, values, seed=0):
+    """Images with a square each, whose labels hold the two values (and a third in a corner)."""
+    rng = np.random.default_rng(seed)
+    for number in range(3):
+        labels = np.full((30, 40), values[0], np.uint8)
+        labels[8:20, 10:25] = values[1]
+        labels[0, :3] = values[-1]
+        for kind, array in (("images", rng.integers(0, 255, labels.shape)), ("labels", labels)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array.astype(np.uint8)).save(folder / kind / f"{number}.png")
+    return folder
+
+
+def _reads(values, ignore=None):
+    """A network whose labels were stored so."""
+    trained = make_trained(padding="same")
+    labels = LabelRule(ignore=ignore).resolve(values)
+    return TrainedModel(trained.network, trained.card.model_copy(update={"labels": labels}))
+
+
+def test_either_way_to_write_a_mask_scores_the_same(tmp_path):
+    found = [
+        evaluate(_reads(known), _masks(tmp_path / f"{top}", (0, top, 0))).total
+        for known in ((0, 1), (0, 255))
+        for top in (1, 255)
+    ]
+    assert all(total == found[0] for total in found) and found[0]["iou"]["cell"] is not None
+
+
+@pytest.mark.parametrize("output", [False, True])
+def test_foreground_stored_as_the_value_that_does_not_count_is_told(tmp_path, output):
+    data = _masks(tmp_path / "data", (0, 255, 255))
+    folder = tmp_path / "out" if output else None
+    evaluation = evaluate(_reads((0, 1), ignore=255), data, output=folder)
+    assert evaluation.total["recall"]["cell"] is None
+    (note,) = (n for n in evaluation.notes if "was 255 meant as a class here" in n)
+    assert "15.2% of the pixels hold 255" in note
+    if folder is not None:
+        assert "was 255 meant as a class here" in (folder / "report.html").read_text("utf-8")
+
+
+def test_labels_that_are_inverted_are_told():
+    trained = make_trained(padding="same")
+    scorer = Scorer([trained.card], ScoreSettings(), 1)
+    classes = np.zeros((20, 20), np.int32)
+    classes[:4] = 1
+    sample = Sample("a", np.zeros((20, 20, 1), np.uint8), 1 - classes)
+    scorer.add(sample, np.stack([1.0 - classes, classes], axis=-1))
+    assert any("exchanged they would in 100.0%" in note for note in scorer.finish().notes)

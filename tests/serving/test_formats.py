@@ -6,6 +6,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import make_trained
 from typer.testing import CliRunner
 
@@ -74,6 +75,39 @@ def test_int8_is_near_and_smaller(tmp_path):
     assert 0 < int8.mean < int8.largest
     assert int8.bytes < whole.bytes
     assert int8.path.stat().st_size == int8.bytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "padding", "channels"),
+    [("float32", "valid", 1), ("float16", "same", 3), ("int8", "same", 1)],
+)
+def test_a_tflite_file_takes_no_other_size(tmp_path, kind, padding, channels):
+    """A client that resizes the input gets an error, never the answer for a part of the image."""
+    trained = model("range", padding, channels)
+    size, given = (32, 40), images(3, (32, 40), channels)
+    path = tflite.write_tflite(trained, tmp_path / "a.tflite", size, kind, given)
+    delegated, plain = (
+        tf.lite.experimental.OpResolverType.AUTO,
+        tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    shapes = [(1, 40, 32), (1, 64, 80), (1, 33, 40), (1, 32, 39), (1, 64, 20), (1, 1, 1)]
+    shapes = [(*shape, channels) for shape in [*shapes, (2, 32, 40), (4, 16, 20)]]
+    for kernels in (delegated, plain):
+        interpreter = tf.lite.Interpreter(str(path), experimental_op_resolver_type=kernels)
+        index = interpreter.get_input_details()[0]["index"]
+
+        def ask(shape, interpreter=interpreter, index=index):
+            interpreter.resize_tensor_input(index, shape)
+            interpreter.allocate_tensors()
+            interpreter.set_tensor(index, np.ones(shape, np.float32))
+            interpreter.invoke()
+
+        for shape in [*shapes, (1, 32, 40, channels + 1)]:
+            with pytest.raises(RuntimeError, match="failed to"):
+                ask(shape)
+        with pytest.raises(RuntimeError, match="failed to"):
+            interpreter.get_signature_runner()(images=np.ones((1, 64, 80, channels), np.float32))
+        ask((1, 32, 40, channels))  # its own
 
 
 def test_saved_models_are_compared_on_the_middle_of_the_images(tmp_path):

@@ -130,6 +130,15 @@ def test_colour_and_jpeg_are_decoded_as_other_programs_do(tmp_path, grey):
     expected = predict(trained, read_image(file))
     np.testing.assert_allclose(np.stack(shares, -1) / 65535, expected, atol=2e-5)
 
+    inks = Image.fromarray(smooth.astype(np.uint8)).convert("CMYK")
+    inks.save(file, quality=95)
+    given = of_colour["segment_bytes_probabilities"](image_bytes=tf.constant([file.read_bytes()]))
+    shares = [read(share) for share in given["probability_bytes"].numpy()[0]]
+    expected = predict(trained, read_image(file))
+    np.testing.assert_allclose(np.stack(shares, -1) / 65535, expected, atol=2e-5)
+    of_inks = signatures["segment_bytes"](image_bytes=tf.constant([file.read_bytes()]))
+    assert read(of_inks["mask_bytes"].numpy()[0]).shape == (50, 60)
+
     colour, plain = pictures(3)[0], pictures(1)[0]
     masks = {
         name: table["segment_bytes"](image_bytes=tf.constant([png(image)]))["mask_bytes"].numpy()[0]

@@ -123,3 +123,13 @@ def test_data_must_be_a_section(tmp_path):
     file.write_text('data = "cells"')
     with pytest.raises(ConfigError, match=r"train.toml: data: expected a section"):
         load_config(file)
+
+
+def test_a_file_as_windows_writes_it(tmp_path):
+    file = tmp_path / "train.toml"
+    text = "steps = 7\r\n[data]\r\nimages = 'd'\r\n"
+    file.write_bytes(text.encode("utf-8-sig"))
+    assert load_config(file).steps == 7
+    file.write_bytes(text.encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"train.toml: is UTF-16; expected text in UTF-8"):
+        load_config(file)

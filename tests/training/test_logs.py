@@ -34,6 +34,13 @@ def run(history, rows, first=0):
         history.on_epoch_end(epoch, row)
 
 
+def test_the_table_has_6_digits_and_the_state_all(tmp_path):
+    history = History(tmp_path)
+    run(history, [{"loss": 1.123412847518921, "learning_rate": 0.00088524207, "step": 1234567}])
+    assert (tmp_path / "history.csv").read_text().splitlines()[1] == "0,0.000885242,1.12341,1234567"
+    assert history.state()["rows"][0]["loss"] == 1.123412847518921
+
+
 def test_rows_are_written_as_they_come(tmp_path):
     history = History(tmp_path)
     run(history, ROWS)
@@ -41,7 +48,7 @@ def test_rows_are_written_as_they_come(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     for found, row in zip(rows, ROWS, strict=True):
-        assert {k: float(found[k]) for k in row} == row
+        assert {k: float(found[k]) for k in row} == pytest.approx(row, rel=5e-6)
     assert found["step"] == "10"
     logged = events(tmp_path)
     assert len(logged["train"]) == 6

@@ -153,6 +153,27 @@ def test_tiles_without_foreground_low_contrast_and_small_tiles():
     assert not [key for key in flips if key.startswith("augment_options")]
 
 
+@pytest.mark.parametrize(
+    ("short", "long", "said"),
+    [
+        (380, 385, "covers images of 380×385 px; gives 388 px"),
+        (771, 839, "the paper's 388 px of output; images of 771×839 px take several tiles; gives"),
+        (350, 700, "the paper's 388 px of output; images of 350×700 px take several tiles; gives"),
+        (256, 256, "covers images of 256×256 px; gives 256 px"),  # "same" from here on
+        (250, 320, "the largest within images of 250×320 px; gives 240 px"),
+    ],
+)
+def test_the_tile_is_said_to_cover_an_image_only_if_it_does(short, long, said):
+    rules = Rules(
+        FACTS.model_copy(update={"short": short, "long": long}),
+        MACHINE.model_copy(update={"memory": 64e9}),
+        {"steps": 400},
+        lambda side: 0.0,
+    )
+    (reason,) = [choice.reason for choice in rules.all() if choice.key == "tile"]
+    assert reason.startswith(said)
+
+
 def test_a_plan_of_a_folder_is_a_whole_configuration(tmp_path):
     data = write_dataset(tmp_path / "cells", train=3, val=1, size=(64, 80), seed=0)
     made = plan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,14 @@ def test_too_few_to_fold(names, folds, groups, message):
     if groups is not None:
         with pytest.raises(ConfigError, match="one group"):
             split(named(names[:2]), 0.5, seed=0, groups=groups)
+
+
+def test_a_class_that_one_image_holds_gets_advice_that_can_help():
+    samples = labelled([{0, 1}] * 4 + [{0, 1, 2}])
+    for training, held in ((samples, samples[:2]), (samples[:4], samples[4:])):
+        with pytest.raises(ConfigError, match=r"4 alone holds class 2 \(label value 70\)") as error:
+            require_classes(training, held, (0, 30, 70))
+        assert "another seed" not in str(error.value) and "hold out" not in str(error.value)
+        assert "label_ignore=70" in str(error.value)
+    copied = [*samples, replace(samples[4], name="c")]
+    require_classes(*split(copied, 0.2, seed=0))  # as it says

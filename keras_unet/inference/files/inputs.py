@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from keras_unet.data.images import is_tiff, read_image
-from keras_unet.data.pairs import find_pairs, natural_key, stem_of
+from keras_unet.data.pairs import (
+    images_folder,
+    is_image_name,
+    left_out,
+    match_files,
+    natural_key,
+    stem_of,
+)
 from keras_unet.data.pixel_size import PixelSize
+from keras_unet.data.png_jpeg import Picture
 from keras_unet.data.tiff_windows import TiffWindows
 from keras_unet.data.windows import ArrayFile, WindowedFile
 from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
 from keras_unet.errors import DataError
+from keras_unet.remote_path import local_path
 
 
 @dataclass(frozen=True)
@@ -24,29 +31,38 @@ class Header:
     path: Path
     shapes: Sequence[tuple[int, int, int]]
     pixel_size: PixelSize | None = None
+    left_out: tuple[str, ...] = ()
 
 
-def find_inputs(images: str | Path) -> list[Path]:
+def find_inputs(images: str | Path, say: Callable[[str], None] | None = None) -> list[Path]:
     """The files to segment, in natural order.
 
     Args:
         images: an image, a TIFF stack, a Zarr array or OME-Zarr image (a folder), a folder of
             such, or a folder that holds them in `images/`.
+        say: called with what is left out of the folder.
 
     Raises:
         DataError: nothing there, or two files whose results would have the same name.
     """
-    images = Path(images)
+    images = local_path(images)
     if is_zarr(images):
         return [images]
-    folder = images / "images" if (images / "images").is_dir() else images
+    folder, notes = images_folder(images)
     arrays = [p for p in folder.iterdir() if is_zarr(p)] if folder.is_dir() else []
     files: Sequence[Path] = ()
-    if not arrays or any(path.is_file() for path in folder.iterdir()):
-        pairs = find_pairs(folder)
-        if pairs.problems:
-            raise DataError("\n".join(map(str, pairs.problems)))
-        files = list(dict.fromkeys(pair.image for pair in pairs))
+    others = set(folder.iterdir()) - set(arrays) if arrays else set()
+    if arrays and not any(map(is_image_name, others)):
+        notes += left_out(folder, others)
+    else:
+        matched = match_files(folder, skip=arrays)
+        if matched.problems:
+            raise DataError("\n".join(map(str, matched.problems)))
+        files = [image for image, _ in matched.files]
+        notes += matched.notes
+    for note in notes:
+        if say is not None:
+            say(f"note: {note}")
     found: dict[str, Path] = {}
     for path in sorted([*files, *arrays], key=lambda path: (natural_key(path.name), path.name)):
         stem = name_of(path)
@@ -105,10 +121,5 @@ def read_header(path: Path, channels: int) -> Header:
     """
     if is_zarr(path) or is_tiff(path):
         with open_images(path, channels) as images:
-            return Header(path, images.shapes, images.pixel_size)
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
-            width, height = picture.size
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error
-        raise DataError(f"{path}: cannot be read as PNG or JPEG ({error})") from error
-    return Header(path, [(height, width, channels)])
+            return Header(path, images.shapes, images.pixel_size, images.left_out)
+    return Header(path, [(*Picture(path).size, channels)])

@@ -32,11 +32,12 @@ from keras_unet.inference.files.mask_files import (
 )
 from keras_unet.inference.objects.measured import ObjectSlice
 from keras_unet.inference.objects.measurements import Table, to_micrometres
-from keras_unet.inference.objects.picture import object_picture
+from keras_unet.inference.objects.picture import LEGEND, object_picture
 from keras_unet.inference.objects.polygons import outlines
 from keras_unet.inference.objects.settings import ObjectSettings
 from keras_unet.inference.objects.tables import stacked, write_csv
 from keras_unet.inference.objects.writing import DEFAULT_FORMATS, FORMATS, ObjectWriter
+from keras_unet.remote_path import local_path
 
 _SUMMARY = "summary.csv"
 
@@ -108,7 +109,7 @@ def objects_from_masks(
     partners = {} if images is None else _partners(files, Path(images))
     stated = {stem: pages_of(file, probable) for stem, file in files.items()}
     total = sum(count for count, _ in stated.values())
-    output = Path(output)
+    output = local_path(output)
     wanted = {stem: _names(stem, count, formats) for stem, (count, _) in stated.items()}
     if total > 1:
         wanted["the summary"] = [_SUMMARY]
@@ -161,7 +162,8 @@ def _all_objects(
                     raise DataError(f"{file}: {error}") from error
                 paths.append(output / _picture(stem, number, count))
                 drawn = objects.outlines or list(outlines(instances))
-                save_png(paths[-1], object_picture(instances, drawn, objects.table, pixels))
+                picture = object_picture(instances, drawn, objects.table, pixels)
+                save_png(paths[-1], picture, LEGEND)
                 summary.append(_line(stem, number, objects))
                 diameters.append(_diameters(objects.table))
                 if progress is not None:

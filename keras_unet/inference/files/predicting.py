@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from keras_unet._version import __version__
+from keras_unet.data.report import beside_images
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.files.file_options import FileOptions
 from keras_unet.inference.files.inputs import Header, find_inputs, name_of, read_header
@@ -17,10 +21,17 @@ from keras_unet.inference.files.publishing import tidy
 from keras_unet.inference.files.records import Identity, digest, fingerprint, read_records
 from keras_unet.inference.files.segmenting import Job, reset, segment
 from keras_unet.inference.files.workplace import Workplace
-from keras_unet.inference.members import listed
+from keras_unet.inference.members import Model, listed
 from keras_unet.inference.options import make_options
 from keras_unet.inference.rows import MemoryWarning, Predictor
-from keras_unet.models.bundle import TrainedModel, load_model, model_file
+from keras_unet.models.bundle import (
+    AS_THEY_ARE,
+    Stated,
+    TrainedModel,
+    model_file,
+    trained_model,
+)
+from keras_unet.remote_path import local_path
 
 
 class Predictions(NamedTuple):
@@ -31,10 +42,12 @@ class Predictions(NamedTuple):
 
 
 def predict_files(
-    model: str | Path | Sequence[str | Path],
+    model: Model | Sequence[Model],
     images: str | Path,
     output: str | Path,
     *,
+    normalization: Stated = None,
+    class_names: str | Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -56,10 +69,12 @@ def predict_files(
     appears under its name when it is complete.
 
     Args:
-        model: a run folder, `.keras` file or folder of folds, or several, which are averaged.
+        model: a run folder, `.keras` file or folder of folds, or a model in memory; or several,
+            which are averaged.
         images: an image file, a TIFF stack, a Zarr array or OME-Zarr image, or a folder of these
             (or one that holds `images/`).
         output: folder, made if absent.
+        normalization, class_names: for a model of a script, see `keras_unet.models.trained_model`.
         overwrite: begin anew, and replace whatever has a result's name, but no input. Otherwise
             only what an earlier call left there, unchanged since, is replaced.
         progress: called with (tiles done, tiles in all) of all files.
@@ -79,17 +94,26 @@ def predict_files(
         from keras_unet.inference.objects.tables import require_pyarrow
 
         require_pyarrow()
-    report = say or (lambda text: None)
-    found = find_inputs(images)
-    models = [model_file(path) for path in listed(model)]
+    report, folder = say or (lambda text: None), local_path(output)
+    found = find_inputs(images, report)
+    models = listed(model)
     if not models:
         raise ConfigError("found an empty sequence of models, expected at least one")
     # Hashed before they are loaded: a model that training replaces in between is then taken for
     # the older one, and the next call predicts again.
-    hashes = tuple(digest(path) for path in models)
-    trained = [load_model(path) for path in models]
+    hashes = tuple(_digest(one) for one in models)
+    trained = [
+        trained_model(one, normalization=normalization, class_names=class_names) for one in models
+    ]
     _check(trained, chosen)
-    with Workplace(Path(output)) as place:
+    stated = chosen.identity()
+    if normalization is None and trained[0].card.normalization.method == "none":
+        report(AS_THEY_ARE)
+    if normalization is not None:
+        stated["normalization"] = trained[0].card.normalization.model_dump(mode="json")
+    if class_names is not None:
+        stated["class_names"] = list(trained[0].card.classes)
+    with Workplace(folder) as place:
         for name in tidy(place, [name_of(path) for path in found]):
             report(f"{name}: is gone, and so is now what was computed of it")
         records = read_records(place.folder)
@@ -100,7 +124,7 @@ def predict_files(
                 version=__version__,
                 model=hashes,
                 input=fingerprint(path),
-                options=chosen.identity(),
+                options=stated,
             )
             record = records.get(name_of(path))
             job = make_job(path, identity, record, place, overwrite)
@@ -119,6 +143,8 @@ def predict_files(
         if jobs:
             common = Predictor(trained, chosen.prediction())
             headers = [read_header(job.path, common.channels) for job in jobs]
+            for note in beside_images({header.path: header.left_out for header in headers}):
+                report(f"note: {note}")
             require_possible(jobs, headers, skipped, records, place, trained[0], chosen, overwrite)
             written = _run(jobs, headers, common, trained, chosen, place, progress, report)
     return Predictions(tuple(written), tuple(skipped))
@@ -158,9 +184,22 @@ def _run(
                 progress(done + tiles, total)
 
         with _memory_warnings(say):
-            written.append(segment(job, common, trained[0].card, options, place, advance))
+            written.append(segment(job, common, trained[0].card, options, place, advance, say))
         done += count
     return written
+
+
+def _digest(model: Model) -> str:
+    """SHA-256 of a model's file, or of a model in memory: its layers, weights and card."""
+    if isinstance(model, (str, Path)):
+        return digest(model_file(model))
+    network, card = trained_model(model)
+    found = hashlib.sha256(network.to_json().encode())
+    for weights in network.get_weights():
+        found.update(np.ascontiguousarray(weights).tobytes())
+    if isinstance(model, TrainedModel):  # else it is made now, and says when
+        found.update(card.model_dump_json().encode())
+    return found.hexdigest()
 
 
 @contextmanager

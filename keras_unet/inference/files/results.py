@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_unet.data.nodata import filled
 from keras_unet.data.windows import WindowedFile
 from keras_unet.data.zarr_windows import import_zarr
 from keras_unet.errors import ConfigError
@@ -91,7 +92,8 @@ def write_results(found: Results, form: str, options: FileOptions, folder: Path)
     if options.overlays:
         for number, name in enumerate(others[:pages]):
             source = found.images.page(number)
-            save_png(folder / name, preview(source, found.classes, number, options.preview))
+            drawn = preview(source, found.classes, number, found.card.classes, options.preview)
+            save_png(folder / name, *drawn)
     if options.objects:
         _write_objects(found, options, folder)
     return names
@@ -143,7 +145,9 @@ def _write_objects(found: Results, options: FileOptions, folder: Path) -> None:
     )
     with writer:
         for number, (height, width, _) in enumerate(images.shapes):
-            image = images.page(number).read(slice(0, height), slice(0, width))
+            page, window = images.page(number), (slice(0, height), slice(0, width))
+            image = page.read(*window)
+            image = filled(image, page.missing(*window, image))
             mask = found.classes.read(number, 0, slice(0, height))
             instances, kinds = to_objects(mask, border=border)
             names = {label: classes[kind] for label, kind in kinds.items()}

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_unet.evaluation.pictures import COLORS, to_rgb
+from keras_unet.evaluation.pictures import Entry, to_rgb
 from keras_unet.inference.objects.measurements import Table
 from keras_unet.inference.objects.polygons import Outline
+from keras_unet.pictures import class_color
 
 _SMALLEST_NUMBERED = 14  # pixels across in the picture: smaller objects get no number
+_BRIGHT = 5  # so many colours are bright enough for numbers on a dark image
 _BACKGROUND, _INSIDE = 16, 80  # grey values without an image
+LEGEND = (
+    Entry(None, "one outline: one object, numbered as in the tables"),
+    Entry(None, "colours only tell neighbours apart"),
+)
 
 
 def object_picture(
@@ -78,4 +84,4 @@ def _write_numbers(draw: ImageDraw.ImageDraw, table: Table, scale: float) -> Non
 
 
 def _color(label: int) -> tuple[int, ...]:
-    return tuple(COLORS[1 + label % (len(COLORS) - 1)].tolist())
+    return tuple(class_color(1 + label % _BRIGHT).tolist())

@@ -77,8 +77,8 @@ class ObjectSettings(BaseModel):
         if values.size > most:
             raise DataError(
                 f"has {values.size} different values from {values[0]} to {values[-1]}; expected a "
-                f"mask of up to {most} classes: if they are object numbers, say instances; if they "
-                "are classes, name them"
+                f"mask of up to {most} classes: if they are object numbers, say instances "
+                "(--instances); if they are classes, name them (--name 2=axon)"
             )
         if self.border is not None:
             return self._named(to_objects(mask, border=self.border, **shape))

@@ -46,7 +46,11 @@ def stacked(tables: Sequence[Table]) -> Table:
 
 
 def write_csv(path: Path, table: Table) -> None:
-    """UTF-8, commas, a line of names; floats with 12 significant digits, NaN as empty."""
+    """UTF-8, commas, a line of names; NaN as empty.
+
+    Floats have 6 significant digits, but at least 2 places: of an object whose outline is uncertain
+    by a pixel the rest says nothing. Parquet keeps them whole.
+    """
     columns = [_texts(column) for column in table.values()]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -84,5 +88,11 @@ def require_pyarrow() -> None:
 
 def _texts(column: np.ndarray) -> list[str]:
     if column.dtype.kind == "f":
-        return ["" if np.isnan(value) else f"{value:.12g}" for value in column.tolist()]
+        return ["" if np.isnan(value) else _rounded(value) for value in column.tolist()]
     return [str(value) for value in column.tolist()]
+
+
+def _rounded(value: float) -> str:
+    if 1e4 <= abs(value) < 1e15:
+        return str(round(value, 2)).removesuffix(".0")
+    return f"{value:.6g}"

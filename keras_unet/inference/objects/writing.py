@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_unet.data.pixel_size import PixelSize
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.pictures import COLORS
 from keras_unet.inference.objects.geojson import GeoJsonSink
 from keras_unet.inference.objects.label_images import LabelSink
 from keras_unet.inference.objects.measured import Color, ObjectSlice, Sink
@@ -26,6 +25,7 @@ from keras_unet.inference.objects.tables import (
     write_csv,
     write_parquet,
 )
+from keras_unet.pictures import class_color
 
 Format = Literal["labels", "csv", "geojson", "rois", "parquet"]
 FORMATS: dict[str, str] = {
@@ -156,8 +156,8 @@ class ObjectWriter(AbstractContextManager["ObjectWriter"]):
         table |= {"label": labels, "class": _names(labels.tolist(), classes), **measured}
         for kind in dict.fromkeys(table["class"].tolist()):
             if kind not in self._colors:
-                color = COLORS[1 + len(self._colors) % (len(COLORS) - 1)]
-                self._colors[kind] = (int(color[0]), int(color[1]), int(color[2]))
+                red, green, blue = class_color(1 + len(self._colors)).tolist()
+                self._colors[kind] = (red, green, blue)
         drawn = list(outlines(instances)) if {"geojson", "rois"} & set(self._formats) else []
         objects = ObjectSlice(instances, table, drawn, self._colors, number)
         for sink in self._sinks:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError
 from keras_unet.serving.server.settings import Batching
 
@@ -32,8 +33,8 @@ def read_batching(file: Path) -> Batching:
     from google.protobuf import text_format
 
     try:
-        parameters = text_format.Parse(file.read_text(encoding="utf-8"), _message())
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        parameters = text_format.Parse(read_text(file), _message())
+    except (OSError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a batching parameters file ({error})") from error
     if parameters.pad_variable_length_inputs:
         raise ConfigError(f"{file}: pad_variable_length_inputs would change the masks at borders")

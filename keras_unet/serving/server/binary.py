@@ -10,6 +10,7 @@ import os
 import shutil
 from pathlib import Path
 
+from keras_unet.disk import read_text
 from keras_unet.serving.server.models import ServedModel, discover, read_config
 from keras_unet.serving.server.settings import Batching, Limits, ServerSettings
 
@@ -33,6 +34,8 @@ def cannot(settings: ServerSettings) -> str | None:
         return "its REST port has no TLS"
     if settings.limits.model_copy(update={"seconds": Limits().seconds}) != Limits():
         return "it has no limits but the time for a request"
+    if settings.allowed_hosts:
+        return "it does not ask whose name a request bears"
     if settings.log_requests:
         return "it does not log requests"
     if settings.model_config_file is not None and _relative(settings.model_config_file):
@@ -70,6 +73,8 @@ def command(binary: str, settings: ServerSettings, work: Path, *, batching: bool
         "--allow_version_labels_for_unavailable_models=true",
         "--enable_grpc_healthcheck_service=true",
     ]
+    if settings.cors:
+        arguments.append("--rest_api_enable_cors_support=true")
     if settings.prefer_tensor_content:
         arguments.append("--enable_serialization_as_tensor_content=true")
     if settings.intra_op_threads:
@@ -83,7 +88,7 @@ def command(binary: str, settings: ServerSettings, work: Path, *, batching: bool
     if settings.tls_certificate and settings.tls_key:
         file = work / "ssl.config"
         file.touch(mode=0o600)
-        file.write_text(_ssl(settings.tls_certificate, settings.tls_key), encoding="utf-8")
+        file.write_text(_ssl(settings), encoding="utf-8")
         arguments.append(f"--ssl_config_file={file}")
     return arguments
 
@@ -98,9 +103,9 @@ def _relative(config_file: Path) -> bool:
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
-    read_config(config_file)  # says what is wrong with it
+    read_config(config_file, remote=True)  # says what is wrong with it
     config = model_server_config_pb2.ModelServerConfig()
-    text_format.Parse(config_file.read_text(encoding="utf-8"), config)
+    text_format.Parse(read_text(config_file), config)
     paths = [one.base_path for one in config.model_config_list.config]
     return not all(path.startswith("/") or "://" in path for path in paths)
 
@@ -123,10 +128,16 @@ def _batching(settings: Batching) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ssl(certificate: Path, key: Path) -> str:
+def _ssl(settings: ServerSettings) -> str:
     """An SSLConfig text proto, whose Python code is not packaged; PEM needs no other escape."""
-    texts = {"server_key": key, "server_cert": certificate}
-    return "".join(
+    texts = {
+        "server_key": settings.tls_key,
+        "server_cert": settings.tls_certificate,
+        "custom_ca": settings.tls_client_authority,
+    }
+    found = "".join(
         f'{name}: "{file.read_text(encoding="ascii").encode("unicode_escape").decode()}"\n'
         for name, file in texts.items()
+        if file is not None
     )
+    return found + ("client_verify: true\n" if settings.tls_client_authority else "")

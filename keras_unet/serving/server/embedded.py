@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_unet.errors import ConfigError
+from keras_unet.serving import tls
 from keras_unet.serving.server import heap, logs
 from keras_unet.serving.server.access import Token
 from keras_unet.serving.server.background import in_background
 from keras_unet.serving.server.batching import Scheduler
 from keras_unet.serving.server.budget import Budget
-from keras_unet.serving.server.grpc_api import GrpcApi, make_server
+from keras_unet.serving.server.front import Front
+from keras_unet.serving.server.grpc_api import GrpcApi, Tls, make_server
 from keras_unet.serving.server.health import Health
 from keras_unet.serving.server.http_server import HttpServer, listen
 from keras_unet.serving.server.manager import Manager
@@ -67,12 +68,12 @@ class EmbeddedServer:
         self._thread: threading.Thread | None = None
         self._own_process = False
 
-    def run(self) -> None:
-        """Serves until SIGINT or SIGTERM, then drains."""
+    def run(self, say: Callable[[str], None] = lambda _: None) -> None:
+        """Serves until SIGINT or SIGTERM, then drains; `say` is told where it is, for people."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file
         self._own_process = True
-        asyncio.run(self._serve(signals=True))
+        asyncio.run(self._serve(signals=True, ready=lambda: say(self._ready())))
 
     def __enter__(self) -> EmbeddedServer:
         ready = threading.Event()
@@ -159,7 +160,7 @@ class EmbeddedServer:
             api,
             self._health,
             f"{host}:{self.settings.grpc_port}",
-            request_bytes=self.settings.limits.request_bytes,
+            limits=self.settings.limits,
             tls=self._tls,
             token=self._token(),
         )
@@ -178,13 +179,9 @@ class EmbeddedServer:
             self.metrics.page,
             slow_seconds=settings.limits.slow_seconds,
             token=self._token(),
+            cors=settings.cors,
         )
-        tls = None
-        if settings.tls_certificate and settings.tls_key:
-            tls = settings.tls_certificate, settings.tls_key
-        server = HttpServer(
-            api.app(), settings.limits, tls=tls, drain_seconds=settings.drain_seconds
-        )
+        server = HttpServer(Front(api.app(), settings.hosts), settings)
         socket = listen(settings.host, settings.rest_port)
         socket.listen(2048)
         tasks.append(asyncio.ensure_future(server.serve([socket])))
@@ -239,6 +236,27 @@ class EmbeddedServer:
                 seconds=round(seconds, 4),
             )
 
+    def _ready(self) -> str:
+        """For people: where it is, and what is there."""
+        names, folder, tls = self.manager.names(), self.settings.folder, self._tls is not None
+        scheme, places = "s" if tls else "", []
+        if self.rest_address is not None:
+            places.append(f"http{scheme}://{_reachable(self.rest_address)}/")
+        if self.grpc_address is not None:
+            places.append(f"grpc{scheme}://{_reachable(self.grpc_address)}")
+        said = f"Serving {', '.join(names) or 'no model yet'} at {' and '.join(places)}"
+        if names:
+            return said
+        for model in self._models():
+            for number, _, _, error in self.manager.status(model.name)[:1]:
+                said += f"; {model.name}/{number} does not load: {' '.join(error.split())}"
+        if not self._models():
+            said += (
+                f"; none is in {folder}: keras-unet export RUN {folder}/NAME publishes one, which "
+            )
+            said += "is then served"
+        return said
+
     def _say_ready(self) -> None:
         logs.event(
             "serving",
@@ -257,11 +275,14 @@ class EmbeddedServer:
             )
 
 
-def _read_tls(settings: ServerSettings) -> tuple[bytes, bytes] | None:
-    """(certificate chain, key), PEM."""
+def _reachable(address: str) -> str:
+    """An address that a client on this machine can use, where the server listens on all."""
+    return address.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+
+
+def _read_tls(settings: ServerSettings) -> Tls | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    try:
-        return settings.tls_certificate.read_bytes(), settings.tls_key.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"TLS: {error}") from error
+    certificate, key = tls.identity(settings.tls_certificate, settings.tls_key)
+    asked = settings.tls_client_authority
+    return Tls(certificate, key, None if asked is None else tls.authority(asked))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from grpc import aio
@@ -28,11 +28,21 @@ from keras_unet.serving.server.health import METHODS, Health
 from keras_unet.serving.server.metrics import UNKNOWN
 from keras_unet.serving.server.models import from_proto
 from keras_unet.serving.server.predictor import Prediction, Predictor, decode_protos
+from keras_unet.serving.server.settings import Limits
 from keras_unet.serving.server.tensors import to_proto
 
 # a client that sends this metadata gets numbers as tensor_content, which it reads without a copy
 TENSOR_CONTENT = "keras-unet-tensor-content"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class Tls(NamedTuple):
+    """Certificate chain, private key, and who signs clients' certificates (None: none is asked)."""
+
+    certificate: bytes
+    key: bytes
+    client_authority: bytes | None
+
 
 Record = Callable[[str, str, str, str, float], None]
 
@@ -209,25 +219,25 @@ def make_server(
     health: Health,
     address: str,
     *,
-    request_bytes: int,
-    tls: tuple[bytes, bytes] | None,
+    limits: Limits,
+    tls: Tls | None,
     token: Token | None,
 ) -> tuple[aio.Server, int]:
     """A gRPC server that is not started yet, and its port.
 
     Args:
         address: "host:port"; port 0 takes a free one.
-        tls: (certificate chain, private key), PEM.
+        tls: PEM; None: without.
 
     Raises:
         OSError: the address is taken.
     """
     server = aio.server(
         interceptors=[_Guard(token)] if token else [],
+        maximum_concurrent_rpcs=limits.connections,  # of all clients: RESOURCE_EXHAUSTED
         options=[
-            ("grpc.max_receive_message_length", request_bytes),
+            ("grpc.max_receive_message_length", limits.request_bytes),
             ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", 256),
             ("grpc.max_connection_idle_ms", 600_000),
             ("grpc.max_connection_age_ms", 3_600_000),  # a call whose message never comes ends
             ("grpc.max_connection_age_grace_ms", 120_000),
@@ -242,8 +252,11 @@ def make_server(
         if tls is None:
             port = server.add_insecure_port(address)
         else:
-            certificate, key = tls
-            credentials = grpc.ssl_server_credentials([(key, certificate)])
+            credentials = grpc.ssl_server_credentials(
+                [(tls.key, tls.certificate)],
+                root_certificates=tls.client_authority,
+                require_client_auth=tls.client_authority is not None,
+            )
             port = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise OSError(f"gRPC cannot listen on {address}: {error}") from error

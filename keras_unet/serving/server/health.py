@@ -14,7 +14,9 @@ _EVERY = 1.0  # seconds between two looks at what a watcher is told of
 _ANSWER = health_pb2.HealthCheckResponse
 _SERVICES = {
     "",  # the server as a whole
-    "tensorflow.serving.PredictionService",
+    "PredictionService",  # as TensorFlow Serving names them
+    "ModelService",
+    "tensorflow.serving.PredictionService",  # as gRPC does
     "tensorflow.serving.ModelService",
 }
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from keras_unet.serving.server.settings import Limits
+from keras_unet.serving.server.settings import ServerSettings
 
 _KEEP_ALIVE = 30  # seconds between two requests of a connection
+_LOOK = 0.1  # seconds between two looks at a client that may have left
 _HEADERS = 16 << 10  # bytes of a request's headers
 
 
@@ -27,6 +28,8 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
 
     class PatientOnce(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _probe: asyncio.TimerHandle | None = None
+        _ended = False  # the client sends no more
         _unsent = 0  # bytes of the answer when the timer was set
 
         def connection_made(self, transport: Any) -> None:
@@ -37,13 +40,40 @@ def protocol(seconds: float) -> type[asyncio.Protocol]:
             super().data_received(data)
             self._watch()
 
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """A client that has sent all may say so, and wait for its answer; or it has left.
+
+            Only a byte sent to it tells, as who has left refuses it: "100 Continue", which every
+            client of HTTP/1.1 passes over.
+            """
+            waits = self.cycle is not None and not self.cycle.response_complete
+            if not waits or self.cycle.more_body or self.scheme == "https":
+                return False
+            self._ended = True
+            if not self.cycle.response_started and self.scope["http_version"] == "1.1":
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._look()
+            return True
+
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            if self._ended and self.cycle.response_complete:  # no request is left
+                self.transport.close()
             self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            if self._probe is not None:
+                self._probe.cancel()
             super().connection_lost(exc)
+
+        def _look(self) -> None:
+            """Ends the connection if the client has refused what it was sent."""
+            one = self.transport.get_extra_info("socket")
+            if one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self.transport.abort()
+            elif not self.transport.is_closing():
+                self._probe = self.loop.call_later(_LOOK, self._look)
 
         def _watch(self) -> None:
             busy = self.cycle is not None and not self.cycle.response_complete
@@ -80,12 +110,9 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self,
         app: Any,
-        limits: Limits,
-        *,
-        tls: tuple[Path, Path] | None,
-        drain_seconds: float,
+        settings: ServerSettings,
     ) -> None:
-        certificate, key = tls or (None, None)
+        limits, authority = settings.limits, settings.tls_client_authority
         super().__init__(
             uvicorn.Config(
                 app,
@@ -99,9 +126,11 @@ class HttpServer(uvicorn.Server):
                 limit_concurrency=limits.connections,
                 h11_max_incomplete_event_size=_HEADERS,
                 backlog=2048,
-                timeout_graceful_shutdown=max(1, int(drain_seconds)),
-                ssl_certfile=certificate,
-                ssl_keyfile=key,
+                timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
+                ssl_ca_certs=None if authority is None else str(authority),
+                ssl_cert_reqs=ssl.CERT_NONE if authority is None else ssl.CERT_REQUIRED,
             )
         )
 

@@ -15,7 +15,9 @@ import orjson
 from keras_unet.serving.server.codes import invalid
 from keras_unet.serving.server.tensors import STRING, numpy_type, type_name
 
+_MARK = b"\xef\xbb\xbf"  # byte order mark of UTF-8
 _BYTES = "_bytes"  # outputs with this ending are sent as {"b64": …}
+_NO_SPACE = str.maketrans("", "", " \t\n\v\f\r")
 _SHOWN = 80  # characters of a value in a message
 _BRIEF = reprlib.Repr()  # takes no longer for a large or deep value
 _BRIEF.maxstring = _BRIEF.maxother = _SHOWN
@@ -27,6 +29,8 @@ def parse(body: bytes | bytearray) -> dict[str, Any]:
     Raises:
         Refused: no JSON, nested too deeply, or not an object.
     """
+    if body.startswith(_MARK):
+        body = body[len(_MARK) :]
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -182,10 +186,27 @@ def _bytes(name: str, value: Any) -> bytes:
         return value.encode()
     if isinstance(value, dict) and set(value) == {"b64"} and isinstance(value["b64"], str):
         try:
-            return base64.b64decode(value["b64"], validate=True)
+            return _decoded(value["b64"])
         except (binascii.Error, ValueError):
             raise invalid(f"input {name!r}: Unable to base64 decode") from None
     raise invalid(f"input {name!r}: JSON Value: {_shown(value)} is not of expected type: string")
+
+
+def _decoded(text: str) -> bytes:
+    """base64 as TensorFlow Serving's parser takes it: lines, spaces, and no or dotted padding too.
+
+    Raises:
+        ValueError: other letters, or too few or too many.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        text = text.translate(_NO_SPACE)
+        letters = text.rstrip("=.")
+        missing = -len(letters) % 4
+        if len(text) - len(letters) not in (0, missing):
+            raise
+        return base64.b64decode(letters + "=" * missing, validate=True)
 
 
 def answer(rows: bool, outputs: Mapping[str, np.ndarray]) -> bytes:

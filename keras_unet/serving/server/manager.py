@@ -187,6 +187,7 @@ class Manager:
                 gone = [name for name in self._versions if name not in models]
             for name in gone:
                 for version in self._of(name):
+                    version.pardon()
                     self._retire(version)
             for model in models.values():
                 try:
@@ -213,19 +214,23 @@ class Manager:
         for number in sorted(wanted, reverse=True):
             version = self._versions.get(model.name, {}).get(number)
             if version is None or (
-                version.state is State.END and (not version.error or self._due(version))
+                version.state is State.END and self._due(version, wanted[number])
             ):
                 self._load_version(model, number, wanted[number], version)
             if self._stopped.is_set():
                 return
         serving = any(self._available(model.name, number) for number in wanted)
         for version in self._of(model.name):
-            # the old one stays as long as nothing wanted has taken its place
-            if version.number not in wanted and (serving or not wanted):
+            if version.number in wanted:
+                continue
+            version.pardon()
+            if serving or not wanted:  # the old one stays until something has taken its place
                 self._retire(version)
         self._forget(model.name, wanted)
 
-    def _due(self, version: Version) -> bool:
+    def _due(self, version: Version, folder: Path) -> bool:
+        if not version.error or version.changed(folder):
+            return True
         return version.failures <= self._retries and time.monotonic() >= version.retry_at
 
     def _load_version(

@@ -19,6 +19,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2
 from keras_unet.serving.server import json_tensors
 from keras_unet.serving.server.access import Token
 from keras_unet.serving.server.answers import metadata, status
+from keras_unet.serving.server.bodies import unpacked
 from keras_unet.serving.server.budget import Budget
 from keras_unet.serving.server.clients import Lingering, unless_gone
 from keras_unet.serving.server.codes import Code, Refused, as_refused, invalid
@@ -33,6 +34,12 @@ _JSON = "application/json"
 _INT64 = 2**63 - 1
 _DOCUMENTS = 2  # JSON bodies that are lists at a time: these take up to twenty times their text
 
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type, Content-Encoding, Authorization",
+}
+
 Record = Callable[[str, str, str, str, float], None]
 
 
@@ -46,6 +53,7 @@ class RestApi:
         metrics: the page of /metrics.
         slow_seconds: time for a body to arrive.
         token: what a client must send, except for the page and /healthz.
+        cors: pages of other origins may read the answers of /v1/….
     """
 
     def __init__(
@@ -57,6 +65,7 @@ class RestApi:
         *,
         slow_seconds: float,
         token: Token | None = None,
+        cors: bool = False,
     ) -> None:
         self._predictor = predictor
         self._budget = budget
@@ -64,6 +73,7 @@ class RestApi:
         self._metrics = metrics
         self._slow_seconds = slow_seconds
         self._token = token
+        self._cors = cors
         self._documents = asyncio.Semaphore(_DOCUMENTS)
 
     def app(self) -> Starlette:
@@ -76,7 +86,7 @@ class RestApi:
                 Route("/metrics", self._metrics_page, methods=["GET"]),
                 Route(prometheus, self._metrics_page, methods=["GET"]),
                 Route("/models", self._names, methods=["GET"]),
-                Route("/v1/{rest:path}", self._v1, methods=["GET", "POST"]),
+                Route("/v1/{rest:path}", self._v1, methods=["GET", "POST", "OPTIONS"]),
             ]
         )
 
@@ -107,6 +117,10 @@ class RestApi:
         method = "status"
         response: Response | None = None
         try:
+            if request.method == "OPTIONS":
+                method = "options"
+                response = _preflight(request)
+                return response
             if refusal := self._unauthorised(request):
                 response = refusal
                 return response
@@ -137,11 +151,11 @@ class RestApi:
             known = spec.name if spec.name in self._predictor.manager.names() else UNKNOWN
             code = str(response.status_code) if response else "499"
             self._record(known, "rest", method, code, time.monotonic() - started)
+            if response and self._cors:
+                response.headers.update(_CORS)
         return response
 
     async def _predict(self, request: Request, spec: Any) -> Response:
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise invalid("a compressed body is not read; send it as it is")
         body = bytearray()
         try:
             try:
@@ -155,6 +169,7 @@ class RestApi:
 
     async def _read(self, request: Request, body: bytearray) -> None:
         """The request's body, counted as it comes; what was read is in `body` in any case."""
+        unpack, arrived = unpacked(request.headers.get("content-encoding", "")), 0
         length = request.headers.get("content-length", "0")
         self._budget.fits(int(length) if length.isdigit() else 0)
         until = time.monotonic() + self._slow_seconds
@@ -164,13 +179,18 @@ class RestApi:
             try:
                 chunk = await asyncio.wait_for(stream.__anext__(), left)
             except StopAsyncIteration:
+                unpack.end()
                 return
             except asyncio.TimeoutError:
                 message = f"the body took more than {self._slow_seconds:g} s"
                 raise Refused(Code.DEADLINE_EXCEEDED, message, http_status=408) from None
-            self._budget.fits(len(body) + len(chunk))
-            self._budget.take(len(chunk))
-            body += chunk
+            arrived += len(chunk)
+            self._budget.fits(arrived)
+            for piece in unpack.feed(chunk):
+                self._budget.fits(len(body) + len(piece))
+                self._budget.take(len(piece))
+                body += piece
+                await asyncio.sleep(0)  # others are served while much is unpacked
 
     async def _answer(self, spec: Any, body: bytearray) -> Response:
         loop, rows, open_ = asyncio.get_running_loop(), False, True
@@ -207,6 +227,13 @@ class RestApi:
         response = _error(Refused(Code.UNAUTHENTICATED, "a bearer token is needed"))
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
+
+
+def _preflight(request: Request) -> Response:
+    """What a browser asks before a page of another origin sends JSON; as TensorFlow Serving."""
+    if re.search("https?://", request.headers.get("origin", ""), re.IGNORECASE):
+        return _json(b"")
+    return _error(Refused(Code.FAILED_PRECONDITION, "Origin header is missing in CORS preflight"))
 
 
 def _fill(spec: Any, name: str, version: str | None, label: str | None) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MIB = 1 << 20
+_NAME = re.compile(r"[\w.-]+")
 
 
 class Limits(BaseModel):
@@ -24,7 +27,7 @@ class Limits(BaseModel):
     slow_seconds: float = Field(
         20.0, gt=0, description="Time for a client to send its headers, and then its body."
     )
-    connections: int = Field(4096, ge=1, description="HTTP connections at once.")
+    connections: int = Field(4096, ge=1, description="HTTP connections, and gRPC calls, at once.")
 
 
 class Batching(BaseModel):
@@ -79,13 +82,28 @@ class ServerSettings(BaseModel):
     batching: Batching = Batching()
     tls_certificate: Path | None = None
     tls_key: Path | None = None
+    tls_client_authority: Path | None = Field(
+        None, description="Who signs clients' certificates; without one a client is refused."
+    )
     token: str | None = Field(None, min_length=8, repr=False)
     log_requests: bool = False
+    cors: bool = Field(False, description="Pages of other origins may read REST answers.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Names that REST requests may bear; on loopback, only these and its own."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> ServerSettings:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS needs both a certificate and its key; found one of them")
+        if self.tls_client_authority is not None and self.tls_certificate is None:
+            raise ValueError("client certificates need TLS: a certificate and its key")
+        for host in self.allowed_hosts:
+            if host != "*" and not _NAME.fullmatch(host):
+                raise ValueError(
+                    f"found {host!r} among the names that requests may bear (--allow-host); "
+                    "expected a name without scheme and port, such as cells.example.org, or *"
+                )
         if self.grpc_port is None and self.rest_port is None:
             raise ValueError("nothing to serve: both gRPC and REST are off")
         if self.grpc_port and self.grpc_port == self.rest_port:
@@ -95,6 +113,21 @@ class ServerSettings(BaseModel):
         return self
 
     @property
+    def hosts(self) -> tuple[str, ...] | None:
+        """Names that REST requests may bear beside this machine's own; None: any."""
+        if "*" in self.allowed_hosts or not (self.loopback or self.allowed_hosts):
+            return None
+        return self.allowed_hosts
+
+    @property
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address leads to this machine, whatever the network."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: 127.example.org is anybody's
+        return host == "localhost"

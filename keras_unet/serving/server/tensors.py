@@ -67,6 +67,18 @@ def numpy_type(number: int) -> Any:
     return np.dtype(_TYPES[number])
 
 
+def numpy_type_of(name: str) -> Any:
+    """The NumPy type of a DataType's name in JSON: "DT_FLOAT"; object for strings.
+
+    Raises:
+        ValueError: a type that this package does not carry.
+    """
+    for number, known in _NAMES.items():
+        if name == f"DT_{known.upper()}":
+            return numpy_type(number)
+    raise ValueError(f"tensors of {name} are not supported")
+
+
 def to_array(name: str, proto: Any, expected: int, most_bytes: int) -> np.ndarray:
     """A TensorProto of the wire as an array; strings as an object array of bytes.
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import itertools
 import threading
 from pathlib import Path
 
 from keras_unet.serving.server.codes import Code, Refused
 from keras_unet.serving.server.servable import Servable
+
+_MOST = 10_000  # files of a version that are looked at
+Stamp = frozenset[tuple[str, int, int, int]]
+
+
+def stamp(folder: Path) -> Stamp:
+    """(path, size, time of change, inode) of a folder's files: unequal if anything was replaced."""
+    found = set()
+    with contextlib.suppress(OSError):  # gone meanwhile: it is looked at again
+        for path in itertools.islice(folder.rglob("*"), _MOST):
+            one = path.stat()
+            found.add((str(path), one.st_size, one.st_mtime_ns, one.st_ino))
+    return frozenset(found)
 
 
 class State(enum.IntEnum):
@@ -31,6 +46,8 @@ class Version:
         self.error: Refused | None = None
         self.failures = 0
         self.retry_at = 0.0
+        self.tried: Stamp = frozenset()  # its folder when it was loaded last
+        self.seen: Stamp = frozenset()  # and when it was looked at last
         self._servable: Servable | None = None
         self._users = 0
         self._lock = threading.Lock()
@@ -53,6 +70,7 @@ class Version:
         )
 
     def loading(self) -> None:
+        self.tried = self.seen = stamp(self.folder)
         self.state, self.error = State.LOADING, None
         self.ended.clear()
 
@@ -67,6 +85,18 @@ class Version:
         self.error = error
         self.state = State.END
         self.ended.set()
+
+    def changed(self, folder: Path) -> bool:
+        """Whether its folder is another than was tried, and has come to rest: not while copied."""
+        before, self.seen = self.seen, stamp(folder)
+        if self.seen == self.tried:
+            return False
+        self.failures = 0
+        return self.seen == before
+
+    def pardon(self) -> None:
+        """Its folder is gone: one that comes in its place has not been tried."""
+        self.failures, self.retry_at = 0, 0.0
 
     def enter(self) -> bool:
         """Takes a place among its users, if it is available."""

@@ -14,6 +14,7 @@ from PIL import Image
 from keras_unet.data.images import read_image
 from keras_unet.data.pixel_size import PixelSize, read_pixel_size
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.evaluation.pictures import without_legend
 from keras_unet.inference import predict, predict_files
 from keras_unet.inference.files import predicting, scratch
 from keras_unet.inference.files.inputs import find_inputs
@@ -203,7 +204,8 @@ def test_pages_of_unequal_size(models, tmp_path):
 def test_overlays_of_large_images_are_scaled_down(models, tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", picture(100, 170), tile=(32, 32))
     predict_files(models[1, 2], tmp_path / "a.tif", tmp_path / "out", preview=40)
-    assert Image.open(tmp_path / "out" / "a_overlay.png").size == (34, 20)
+    with Image.open(tmp_path / "out" / "a_overlay.png") as overlay:
+        assert without_legend(overlay).size == (34, 20)
     predict_files(models[1, 2], tmp_path / "a.tif", tmp_path / "none", overlays=False)
     assert not list((tmp_path / "none").glob("*overlay*"))
 
@@ -237,9 +239,9 @@ def test_a_bad_image_is_named_and_leaves_nothing(models, tmp_path):
     source.mkdir()
     tifffile.imwrite(source / "a.tif", picture(40, 50))
     image = picture(300, 50).astype(np.float32)
-    image[290, 7] = np.nan
+    image[290, 7] = np.inf
     tifffile.imwrite(source / "b.tif", image, compression="zlib", rowsperstrip=16)
-    with pytest.raises(DataError, match=r"b\.tif: .*NaN"):
+    with pytest.raises(DataError, match=r"b\.tif: .*infinite"):
         predict_files(models[1, 2], source, out, tile=TILE)
     assert (out / "a_mask.png").is_file()
     assert not list(out.glob("b*"))
@@ -307,6 +309,33 @@ def test_unknown_options(models, tmp_path):
         predict_files([], tmp_path, tmp_path / "out")
 
 
+def test_masks_lie_over_the_image_as_displayed(models, tmp_path):
+    """Whatever holds the orientation, and however the pixels are compressed."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    displayed = picture(70, 90)
+    stored = np.rot90(displayed)  # orientation 6: to be turned clockwise
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(stored).save(source / "png.png", exif=exif)
+    for name, layout in (
+        ("raw", {}),
+        ("lzw", {"compression": "lzw"}),
+        ("tiles", {"compression": "zstd", "tile": (32, 32)}),
+        ("white", {"compression": "lzw", "photometric": "miniswhite"}),
+    ):
+        pixels = 255 - stored if name == "white" else stored
+        tags = [(274, 3, 1, 6, True)]
+        tifffile.imwrite(source / f"{name}.tif", pixels, extratags=tags, metadata=None, **layout)
+    predict_files(models[1, 2], source, out, probabilities=True, tile=TILE)
+    chances = expected(models[1, 2], displayed)
+    for name in ("png", "raw", "lzw", "tiles", "white"):
+        mask = np.asarray(Image.open(out / f"{name}_mask.png"))
+        np.testing.assert_array_equal(mask, 255 * chances.argmax(-1))
+        found = tifffile.imread(out / f"{name}_probabilities.tif")
+        np.testing.assert_array_equal(found, np.moveaxis(chances, -1, 0))
+
+
 def test_find_inputs(tmp_path):
     folder = tmp_path / "images"
     (folder / "c.zarr").mkdir(parents=True)
@@ -321,3 +350,18 @@ def test_find_inputs(tmp_path):
         find_inputs(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         find_inputs(Path("nowhere"))
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path, models):
+    inside = tmp_path / "in" / "images"
+    (inside / "deep").mkdir(parents=True)
+    Image.fromarray(picture(40, 40)).save(inside / "c0.png")
+    Image.fromarray(picture(40, 40)).save(inside / "deep" / "c1.png")
+    for name in ("c3.bmp", "c4.webp", "Thumbs.db"):
+        (inside / name).write_bytes(b"x")
+    (tmp_path / "in" / "loose.png").write_bytes(b"x")
+    said = []
+    predict_files(models[1, 2], tmp_path / "in", tmp_path / "out", say=said.append)
+    notes = [text for text in said if text.startswith("note: ")]
+    assert "in: 1 other entry left out: loose.png" in notes[0] and len(notes) == 2
+    assert "4 other entries left out: c3.bmp, c4.webp, deep (a folder, 1 image inside)" in notes[1]

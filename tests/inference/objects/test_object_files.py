@@ -20,6 +20,7 @@ from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.objects.measurements import measure
 from keras_unet.inference.objects.polygons import outlines
 from keras_unet.inference.objects.rois import to_roi
+from keras_unet.inference.objects.tables import write_csv
 from keras_unet.inference.objects.writing import ObjectWriter, write_objects
 
 
@@ -157,8 +158,19 @@ def test_tables_hold_every_measurement(labels, tmp_path, name):
         assert str(table.schema.field("class").type) == "string"
     assert list(columns) == ["label", "class", *list(expected)[1:]]
     assert set(columns.pop("class")) == {"cell"}
+    exact = 5e-6 if name == "csv" else 1e-11  # 6 digits, for people
     for key, values in columns.items():
-        np.testing.assert_allclose(np.array(values, float), expected[key], rtol=1e-11)
+        np.testing.assert_allclose(np.array(values, float), expected[key], rtol=exact)
+
+
+def test_a_csv_has_6_digits_or_2_places_and_whole_numbers_whole(tmp_path):
+    numbers = [1 / 3, 67.20321497, 1234567.891, 50_000.0, 0.0, 2e-7 / 3, np.nan, -54321.987]
+    table = {"float": np.array(numbers), "int": np.arange(8) + 123456789012}
+    write_csv(tmp_path / "a.csv", table)
+    rows = rows_of(tmp_path / "a.csv")
+    expected = ["0.333333", "67.2032", "1234567.89", "50000", "0", "6.66667e-08", "", "-54321.99"]
+    assert [row["float"] for row in rows] == expected
+    assert rows[7]["int"] == "123456789019"
 
 
 def test_a_stack_has_one_table_with_slices_in_order(labels, tmp_path):

@@ -7,6 +7,7 @@ import http.server
 import threading
 import time
 
+import keras
 import numpy as np
 import pytest
 import toy_models
@@ -16,9 +17,11 @@ from typer.testing import CliRunner
 from keras_unet.cli.app import app
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import predict
-from keras_unet.models import in_float32
+from keras_unet.models import build_unet, in_float32
 from keras_unet.serving import Client, write_saved_model
+from keras_unet.serving.graph import tiling_needs
 from keras_unet.serving.remote import segment_files
+from keras_unet.serving.values import from_json
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,100 @@ def test_any_signature(client):
     np.testing.assert_allclose(out["sum"], [1.5, 3.0])
 
 
+def test_strings_and_types_of_any_signature(client, tmp_path):
+    """Over REST as over gRPC: names, types and shapes."""
+    (tmp_path / "word").write_bytes(b"read\0")
+    given = np.array([[b"a", b"bcd"], ["é".encode(), b""]], object)
+    out = client.run("toy", {"text": given}, "words")
+    kinds = {name: array.dtype for name, array in out.items()}
+    assert kinds == {
+        "text": object,
+        "text_bytes": object,
+        "length": np.int64,
+        "long": bool,
+        "half": np.float16,
+        "double": np.float64,
+    }
+    assert all(array.shape == (2, 2) for array in out.values())
+    assert out["text"].tolist() == [[b"A", b"BCD"], ["é".encode(), b""]]
+    assert out["text_bytes"][0, 1] == b"\xff\0bcd"
+    np.testing.assert_array_equal(out["length"] - 2**53, [[1, 3], [1, 0]])
+    np.testing.assert_array_equal(out["double"], [[1 / 3, 1], [1 / 3, 0]])
+    mixed = [["é", bytearray(b"x")], (memoryview(b"y"), tmp_path / "word")]
+    assert client.run("toy", {"text": mixed}, "words")["text"].tolist() == [
+        ["é".encode(), b"X"],
+        [b"Y", b"READ\0"],
+    ]
+    for same in (np.array([["é", "x"]]), np.array([[b"\xc3\xa9", b"x"]])):
+        out = client.run("toy", {"text": same}, "words")
+        assert out["text"].tolist() == [["é".encode(), b"X"]]
+    none = client.run("toy", {"image_bytes": np.empty(0, object)}, "segment_bytes")
+    assert none["mask_bytes"].shape == (0,) and none["mask_bytes"].dtype == object
+    assert from_json([], object, [-1, 3]).shape == (0, 3)  # which JSON cannot tell
+    lone = client.run("toy", {"text": ["a", "b", "c"]}, "counted")
+    assert lone.keys() == {"count"} and lone["count"] == 3 and lone["count"].dtype == np.int32
+
+
+def test_numbers_may_be_lists(client):
+    out = client.run("toy", {"a": [1, 2], "b": [0.5, 1.0]}, "two_inputs")
+    np.testing.assert_allclose(out["sum"], [1.5, 3.0])
+    assert out["name"].tolist() == [b"1", b"2"]
+    strided = np.arange(24, dtype=">f4").reshape(2, 3, 4, 1)[:, ::-1, ::2]
+    probabilities = client.run("toy", {"images": strided})["probabilities"]
+    np.testing.assert_allclose(probabilities[..., :1], 1 - strided / 4)
+    two = client.run("toy", {"images": [IMAGE[..., None].astype(np.float32)] * 2})
+    assert two["probabilities"].shape == (2, 5, 7, 2)
+
+
+def test_images_may_be_files(client, tmp_path):
+    data = toy_models.png(3, 2, 200)
+    (tmp_path / "a.png").write_bytes(data)
+    images = [data, bytearray(data), memoryview(data), tmp_path / "a.png", str(tmp_path / "a.png")]
+    masks = client.segment("toy", [*images, IMAGE[::-1, ::-1]])
+    for mask in masks[:5]:
+        np.testing.assert_array_equal(mask, np.full((3, 2), 55))
+    np.testing.assert_array_equal(masks[5], 255 - IMAGE[::-1, ::-1])
+    (out,) = client.run("toy", {"image_bytes": [tmp_path / "a.png"]}, "segment_bytes").values()
+    assert out.shape == (1,)
+    assert client.segment("toy", []) == []
+
+
+def test_what_is_no_tensor_is_said(tmp_path):
+    client = Client("http://127.0.0.1:1")
+    for value, message in [
+        ([[1, 2], [3]], "unequal sizes"),
+        (["a", 1], "found int among strings"),
+        ([["a"], ["b", "c"]], "found list among strings"),
+        (np.array([1, "a"], object), "found int among strings"),
+        (np.zeros(2, complex), "found complex128"),
+        (np.array(["2026-01-01"], "datetime64[D]"), "found datetime64"),
+        ({"a": 1}, "found object"),
+        (tmp_path / "nothing", "nothing: cannot be read"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            client.run("m", {"x": value})
+    for images, message in [
+        (b"png", "expected a list of images"),
+        ("a.png", "expected a list of images"),
+        ([str(tmp_path / "b.png")], "b.png: cannot be read"),
+        (["a\0b"], "cannot be read"),
+        ([np.zeros((2, 2))], "a PNG holds"),
+        ([None], "a PNG holds"),
+    ]:
+        with pytest.raises(DataError, match=message):
+            client.segment("m", images)
+
+
+def test_an_answer_that_is_not_what_the_metadata_says(server):
+    with Client(f"http://{server.rest_address}", token="a long token") as client:
+        client.run("toy", {"a": [1], "b": [0.5]}, "two_inputs")
+        known = client._transport._outputs
+        assert known.keys() == {("/v1/models/toy", "two_inputs")}
+        known["/v1/models/toy", "two_inputs"] = {"old": (np.float32, [-1])}  # another version's
+        out = client.run("toy", {"a": [1], "b": [0.5]}, "two_inputs")
+        assert out.keys() == {"sum", "name"}
+
+
 def test_a_wrong_token_is_refused_and_not_tried_again(server):
     for url in (f"grpc://{server.grpc_address}", f"http://{server.rest_address}"):
         started = time.monotonic()
@@ -92,22 +189,140 @@ def test_a_wrong_token_is_refused_and_not_tried_again(server):
         assert time.monotonic() - started < 10
 
 
-@pytest.mark.parametrize("padding", ["valid", "same"])
-def test_a_huge_image_in_tiles_equals_the_whole(tmp_path, padding):
+class _Local:
+    """Answers as a server of `trained` does, without the time that an export takes."""
+
+    def __init__(self, trained):
+        self.trained = trained
+        self.sent = []
+
+    def predict(self, model, signature, inputs, seconds):
+        if signature == "tiling":
+            return {key: np.int32([n]) for key, n in tiling_needs(self.trained).items()}
+        (image,) = inputs["images"]
+        self.sent.append(image.shape[:2])
+        return {"probabilities": predict(self.trained, image)[None]}
+
+    def status(self, name, seconds):
+        return [{"version": 1, "state": "AVAILABLE", "error": ""}]
+
+
+def _of_depth(depth, padding, upsampling="transpose", normalization=None):
+    """A network in which far pixels matter: weights are larger than He's, so that nothing fades."""
+    keras.utils.set_random_seed(0)
+    network = build_unet(
+        (None, None, 1),
+        filters=2 if depth < 6 else 1,
+        depth=depth,
+        padding=padding,
+        upsampling=upsampling,
+        normalization=normalization,
+    )
+    for weight in network.trainable_weights:
+        if "kernel" in weight.path:
+            weight.assign(np.asarray(weight) * 1.6)
     trained = make_trained("range", padding)
+    return trained._replace(network=network)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(
+    ("depth", "upsampling"),
+    [
+        *((depth, "transpose") for depth in range(1, 7)),
+        *(pytest.param(depth, "transpose", marks=pytest.mark.slow) for depth in (7, 8)),
+        (3, "nearest"),
+        (3, "bilinear"),
+    ],
+)
+def test_tiles_of_any_network_equal_the_whole(depth, upsampling, padding):
+    trained = _of_depth(depth, padding, upsampling)
+    client = Client("http://127.0.0.1:1")
+    local = client._transport = _Local(trained)
+    needs = tiling_needs(trained)
+    tile = 2 * needs["context"] + needs["stride"] + 1
+    size = (tile + needs["stride"] + 5, 9)  # deep networks' tiles are thousands of pixels
+    size = size if depth > 3 else (size[0], size[0] + 30)
+    image = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+    tiled = client.predict("any", image, tile=tile)
+    assert len(local.sent) > 1 and max(max(sent) for sent in local.sent) <= tile
+    np.testing.assert_allclose(tiled, predict(trained, image), atol=1e-5)
+
+
+@pytest.mark.parametrize(("padding", "depth", "tile"), [("valid", 2, 112), ("same", 6, 1024)])
+def test_a_huge_image_in_tiles_equals_the_whole(tmp_path, padding, depth, tile):
+    trained = make_trained("range", padding) if depth == 2 else _of_depth(depth, padding)
     trained = trained._replace(network=in_float32(trained.network))
     write_saved_model(trained, tmp_path / "unet" / "1")
-    image = np.random.default_rng(0).integers(0, 255, (150, 211, 1), dtype=np.uint8)
-    with toy_models.serving(tmp_path) as server, Client(f"grpc://{server.grpc_address}") as client:
-        seen = []
-        tiled = client.predict(
-            "unet", image, tile=112, depth=2, progress=lambda *done: seen.append(done)
-        )
-        assert seen[-1] == (len(seen), len(seen)) and len(seen) > 4
-        np.testing.assert_allclose(tiled, client.predict("unet", image), atol=1e-5)
-        np.testing.assert_allclose(tiled, predict(trained, image), atol=1e-5)
-        with pytest.raises(ConfigError, match="too small"):
-            client.predict("unet", image, tile=20)
+    size = (150, 211) if depth == 2 else (12, 1100)
+    image = np.random.default_rng(0).integers(0, 255, (*size, 1), dtype=np.uint8)
+    expected = predict(trained, image)
+    with toy_models.serving(tmp_path) as server:
+        for url in (f"grpc://{server.grpc_address}", f"http://{server.rest_address}"):
+            with Client(url) as client:
+                seen = []
+                tiled = client.predict(
+                    "unet", image, tile=tile, progress=lambda *done, seen=seen: seen.append(done)
+                )
+                assert seen[-1] == (len(seen), len(seen)) and len(seen) > 1
+                np.testing.assert_allclose(tiled, expected, atol=1e-5)
+                np.testing.assert_allclose(
+                    client.predict("unet", image, tile=2000), expected, atol=1e-5
+                )
+                with pytest.raises(ConfigError, match="tile 20 is too small"):
+                    client.predict("unet", image, tile=20)
+
+
+def test_the_usual_tile_grows_with_what_the_network_sees():
+    trained = _of_depth(6, "same")
+    client = Client("http://127.0.0.1:1")  # 768 over REST, where the context alone takes 896
+    local = client._transport = _Local(trained)
+    image = np.random.default_rng(0).integers(0, 255, (1800, 3), dtype=np.uint8)
+    tiled = client.predict("any", image)
+    assert 1 < len(local.sent) < 4
+    np.testing.assert_allclose(tiled, predict(trained, image), atol=1e-5)
+
+
+def test_a_model_that_cannot_be_asked_is_sent_whole_or_refused(client):
+    """Exports of older versions have no such signature."""
+    image = np.zeros((70, 9), np.uint8)
+    for tile in (64, 69):
+        with pytest.raises(ServingError, match=r"does not say how.*70 x 9.*depth=4.*tile=70"):
+            client.predict("toy", image, tile=tile)
+    assert client.predict("toy", image, tile=70).shape == (70, 9, 2)
+    assert client.predict("toy", image).shape == (70, 9, 2)
+    assert client.predict("toy", image, tile=64, depth=1).shape == (70, 9, 2)
+    with pytest.raises(ServingError, match="NOT_FOUND"):
+        client.predict("nope", image, tile=64)
+
+
+@pytest.mark.parametrize("normalization", ["group", None])
+def test_what_depends_on_the_whole_image_is_said(normalization):
+    trained = _of_depth(2, "same", normalization=normalization)
+    if normalization is None:
+        trained = make_trained("image", "same")
+    client = Client("http://127.0.0.1:1")
+    client._transport = _Local(trained)
+    with pytest.warns(UserWarning, match="tiles give other values than the whole"):
+        client.predict("any", np.eye(120), tile=100)
+
+
+def test_one_version_answers_for_all_tiles():
+    trained = _of_depth(1, "same")
+
+    class Publishing(_Local):
+        def predict(self, model, signature, inputs, seconds):
+            self.versions = [*getattr(self, "versions", []), model[1]]
+            return super().predict(model, signature, inputs, seconds)
+
+        def status(self, name, seconds):
+            states = {5: "LOADING", 4: "AVAILABLE", 3: "AVAILABLE", 2: "END"}
+            return [{"version": n, "state": state, "error": ""} for n, state in states.items()]
+
+    client = Client("http://127.0.0.1:1")
+    local = client._transport = Publishing(trained)
+    client.predict("any", np.zeros((80, 3)), tile=48)
+    assert set(local.versions[1:]) == {4} and len(local.versions) > 2
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -221,8 +436,53 @@ def test_a_password_file_does_not_replace_the_token(server, tmp_path, monkeypatc
         assert client.status("toy")[0]["version"] == 1
 
 
+def test_a_url_without_a_port_means_the_usual_one(monkeypatch):
+    for url, address in [
+        ("grpc://127.0.0.1", "127.0.0.1:8500"),
+        ("GRPC://LocalHost/", "localhost:8500"),
+        ("grpc://[::1]", "[::1]:8500"),
+        ("grpcs://unet.example", "unet.example:8500"),
+        ("grpc://[fe80::1]:9", "[fe80::1]:9"),
+    ]:
+        with Client(url) as client:
+            assert client._transport._address == address
+    with (
+        Client("http://127.0.0.2", retries=0, seconds=5) as client,
+        pytest.raises(ServingError, match=r"no port in the URL.*8501"),
+    ):
+        client.status("m")
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_no_proxy_is_asked_for_this_machine(server, monkeypatch, protocol):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    address = server.grpc_address if protocol == "grpc" else server.rest_address
+    with Client(f"{protocol}://{address}", token="a long token") as client:
+        assert client.status("toy")
+    with (
+        Client("grpc://192.0.2.1", retries=0, seconds=5) as client,
+        pytest.raises(ServingError, match="the proxy that https_proxy names"),
+    ):
+        client.status("toy")
+
+
+def test_the_server_on_ipv6(root):
+    with toy_models.serving(root, host="::1") as server:
+        for url in (f"grpc://{server.grpc_address}", f"http://{server.rest_address}"):
+            with Client(url) as client:
+                assert client.predict("toy", IMAGE).shape == (5, 7, 2)
+
+
 def test_wrong_arguments():
-    for url in ("127.0.0.1:8500", "ftp://x", "grpc://"):
+    for url in (
+        "127.0.0.1:8500",
+        "ftp://x",
+        "grpc://",
+        "grpc://h:99999",
+        "http://[::1",
+        "grpc://::1",
+    ):
         with pytest.raises(ConfigError, match="expected grpc://"):
             Client(url)
     client = Client("http://127.0.0.1:1")
@@ -243,7 +503,9 @@ def test_files_are_segmented_on_a_server(client, server, tmp_path):
     pages = [Image.fromarray(IMAGE + n) for n in (0, 1)]
     pages[0].save(tmp_path / "in" / "stack.tif", save_all=True, append_images=pages[1:])
     (tmp_path / "in" / "notes.txt").write_text("no image")
-    written = segment_files(client, "toy", tmp_path / "in", tmp_path / "out")
+    said: list[str] = []
+    written = segment_files(client, "toy", tmp_path / "in", tmp_path / "out", say=said.append)
+    assert len(said) == 1 and "1 other entry left out: notes.txt" in said[0]
     names = ["a_mask.png", "stack_0000_mask.png", "stack_0001_mask.png"]
     assert [file.name for file in written] == names
     np.testing.assert_array_equal(np.asarray(Image.open(written[2])), 254 - IMAGE)
@@ -261,8 +523,8 @@ def test_files_are_segmented_on_a_server(client, server, tmp_path):
     assert CliRunner().invoke(app, [*typed, "--overwrite"]).exit_code == 0
     again = (tmp_path / "typed" / names[2]).read_bytes()
     assert again == written[2].read_bytes()
-    with pytest.raises(DataError, match="no image here"):
+    with pytest.raises(DataError, match="does not exist"):
         segment_files(client, "toy", tmp_path / "out" / "nothing", tmp_path / "out")
     Image.fromarray(IMAGE).save(tmp_path / "in" / "a.tif")
-    with pytest.raises(DataError, match="would share the mask"):
+    with pytest.raises(DataError, match="has the same name as a.png"):
         segment_files(client, "toy", tmp_path / "in", tmp_path / "out")

@@ -38,8 +38,9 @@ def test_it_serves_while_a_model_is_available_and_needs_no_token(tmp_path, model
         while check(ask(), timeout=20).status != SERVING:
             assert time.monotonic() < until
             time.sleep(0.02)
-        service = "tensorflow.serving.PredictionService"
-        assert check(ask(service), timeout=20).status == SERVING
+        for service in ("PredictionService", "ModelService"):  # as TensorFlow Serving, and gRPC
+            assert check(ask(service), timeout=20).status == SERVING
+            assert check(ask(f"tensorflow.serving.{service}"), timeout=20).status == SERVING
         with pytest.raises(grpc.RpcError) as caught:
             check(ask("m"), timeout=20)
         assert caught.value.code().name == "NOT_FOUND"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import gzip
 import json
 import os
 import socket
@@ -113,9 +114,42 @@ def test_what_is_no_http_is_refused(server, data):
     assert serves(server)
 
 
-def test_compressed_bodies_are_refused(server):
+def test_what_is_no_gzip_is_refused(server):
     response = post(server, zlib.compress(b" " * 10_000_000), headers={"Content-Encoding": "gzip"})
     assert response.status_code == 400 and "compressed" in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (gzip.compress(bytes(64 << 20)), 413),  # 64 KB
+        (gzip.compress(bytes(1 << 19)) * 3, 413),
+        (gzip.compress(b"") * 5000, 400),
+        (gzip.compress(b'{"instances": [[[[0.5]]]]}')[:-9], 400),
+        (gzip.compress(b'{"instances": [[[[0.5]]]]}')[:-8] + bytes(8), 400),  # its checksum
+        (gzip.compress(b"{}") + b"tail", 400),
+        (b"", 400),
+    ],
+    ids=["bomb", "members", "many members", "torn", "checksum", "tail", "nothing"],
+)
+def test_gzip_bombs_and_torn_gzip_are_refused(server, body, status):
+    held = server.budget.held
+    chunks = (body[at : at + 1000] for at in range(0, len(body), 1000))
+    for sent in (body, chunks):
+        response = post_bytes(server, sent, "gzip")
+        assert response.status_code == status, response.text
+    assert server.budget.held == held and serves(server)
+
+
+def test_gzip_that_unpacks_to_nothing_is_counted_as_it_comes(server):
+    start, block = gzip.compress(b"")[:10], b"\x00\x00\x00\xff\xff" * 20_000
+    response = post_bytes(server, iter([start, *[block] * 30]), "gzip")
+    assert response.status_code == 413 and serves(server)
+
+
+def post_bytes(server, data, encoding):
+    url = f"http://{server.rest_address}/v1/models/m:predict"
+    return requests.post(url, data, headers={"Content-Encoding": encoding}, timeout=20)
 
 
 def test_compressed_messages_are_not_unpacked_beyond_the_limit(server):

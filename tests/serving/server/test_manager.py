@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import pytest
 
 from keras_unet.errors import ConfigError
+from keras_unet.serving.folders import numbered
 from keras_unet.serving.server.codes import Code, Refused
 from keras_unet.serving.server.manager import Manager
-from keras_unet.serving.server.models import ServedModel, discover, read_config, scan
+from keras_unet.serving.server.models import ServedModel, discover, read_config
 from keras_unet.serving.server.versions import State
 
 
@@ -105,6 +107,78 @@ def test_a_broken_version_is_tried_a_few_times_only(tmp_path):
     assert patient.states() == {1: "END"}
 
 
+def given_up(tmp_path, **settings):
+    """A bench whose version m/2 is broken, and has been tried as often as it may be."""
+    versions(tmp_path, "m/1")
+    bench = Bench(tmp_path, retries=1, **settings)
+    bench.broken.add("m/2")
+    bench.manager.poll()
+    versions(tmp_path, "m/2/variables")
+    (tmp_path / "m/2/saved_model.pb").write_text("torn")
+    for _ in range(4):
+        bench.manager.poll()
+    assert len(bench.events) == 3 and bench.states() == {2: "END", 1: "AVAILABLE"}
+    bench.broken.clear()
+    bench.manager.poll()
+    assert bench.states() == {2: "END", 1: "AVAILABLE"}
+    return bench
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_version_that_goes_and_comes_back_is_a_new_one(tmp_path, alone):
+    bench = given_up(tmp_path)
+    shutil.rmtree(tmp_path / "m/2")
+    if alone:  # nothing is left of the model for a while
+        (tmp_path / "m/1").rmdir()
+    bench.manager.poll()
+    versions(tmp_path, "m/2")
+    bench.manager.poll()
+    assert bench.states() == {2: "AVAILABLE", 1: "END"}
+
+
+def _mended(folder):
+    (folder / "saved_model.pb").write_text("whole")
+
+
+def _replaced(folder):  # between two polls
+    shutil.rmtree(folder)
+    folder.mkdir()
+    _mended(folder)
+
+
+def _completed(folder):
+    (folder / "variables/variables.index").write_text("late")
+
+
+def _same_size(folder):
+    (folder / "saved_model.pb").write_text("good")
+
+
+@pytest.mark.parametrize("change", [_mended, _replaced, _completed, _same_size])
+def test_a_version_whose_folder_changes_is_tried_again(tmp_path, change):
+    bench = given_up(tmp_path)
+    change(tmp_path / "m/2")
+    bench.manager.poll()
+    assert bench.states() == {2: "AVAILABLE", 1: "END"}
+
+
+def test_a_version_that_is_being_copied_is_not_tried_at_every_look(tmp_path):
+    bench = given_up(tmp_path)
+    bench.manager._retry_seconds = 3600
+    bench.broken.add("m/2")
+    part = tmp_path / "m/2/variables/variables.data"
+    part.write_text("begun")
+    bench.manager.poll()
+    assert len(bench.events) == 4  # the first look: long ago that it was tried
+    for size in range(5):
+        part.write_text("." * size)
+        bench.manager.poll()
+    assert len(bench.events) == 4
+    bench.broken.clear()  # the copy is complete
+    bench.manager.poll()
+    assert bench.states() == {2: "AVAILABLE", 1: "END"}
+
+
 def test_models_and_folders_may_come_and_go(tmp_path):
     versions(tmp_path, "a/1", "b/00000123", "not/a-version", ".hidden/1")
     bench = Bench(tmp_path)
@@ -157,9 +231,9 @@ def test_a_folder_that_may_not_be_read_is_no_model(tmp_path, monkeypatch):
     def guarded(path):
         if path.name == "lost+found":
             raise PermissionError(13, "Permission denied", str(path))
-        return scan(path)
+        return numbered(path)
 
-    monkeypatch.setattr("keras_unet.serving.server.models.scan", guarded)
+    monkeypatch.setattr("keras_unet.serving.server.models.numbered", guarded)
     assert [model.name for model in discover(tmp_path)] == ["m"]
 
 
@@ -254,7 +328,7 @@ def test_stopping_waits_for_requests(tmp_path):
 def test_names_that_are_no_versions(tmp_path):
     versions(tmp_path, "1", "٣", "-2", "3.0", "9" * 19, "9" * 60, "0002")
     (tmp_path / "5").write_text("a file")
-    assert sorted(scan(tmp_path)) == [1, 2]
+    assert sorted(numbered(tmp_path)) == [1, 2]
 
 
 def test_the_config_file_of_tensorflow_serving_is_read(tmp_path):
@@ -279,6 +353,10 @@ def test_the_config_file_of_tensorflow_serving_is_read(tmp_path):
         ("", "expected a model_config_list"),
         (f"model_config_list {{ {one} {one} }}", "named twice"),
         ('model_config_list { config { name: "a" } }', "without a name or a base_path"),
+        (
+            'model_config_list { config { name: "a" base_path: "s3://bucket/a" } }',
+            "base_path is s3://bucket/a; expected a folder of this machine",
+        ),
     ]:
         file.write_text(text)
         with pytest.raises(ConfigError, match=message):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from keras_unet.errors import ConfigError
-from keras_unet.serving.server import Limits, ServerSettings, binary
+from keras_unet.serving.server import EmbeddedServer, Limits, ServerSettings, binary
 
 # what stands for the real server: it writes down how it was called, and the files it was given
 FAKE = """#!{python}
@@ -43,7 +45,7 @@ def command(*arguments, **environment):
         [sys.executable, "-c", code, "serve", *map(str, arguments)],
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         text=True,
     )
 
@@ -67,6 +69,9 @@ def test_it_serves_until_it_is_told_to_stop(root, tmp_path):
         assert serving["models"] == ["m"] and serving["token"] is True
         url = f"http://{serving['rest']}/v1/models/m"
         assert requests.get(url, timeout=20).status_code == 401
+        assert process.stdout.readline() == f"Loading the models of {root} ...\n"
+        at = f"http://{serving['rest']}/ and grpc://{serving['grpc']}"
+        assert process.stdout.readline() == f"Serving m at {at}\n"
         headers = {"Authorization": "Bearer a long token"}
         assert requests.get(url, headers=headers, timeout=20).status_code == 200
         process.send_signal(signal.SIGTERM)
@@ -78,6 +83,54 @@ def test_it_serves_until_it_is_told_to_stop(root, tmp_path):
     asked = [e for e in rest if e["event"] == "request"]
     assert [(e["model"], e["status"]) for e in asked] == [("(unknown)", "401"), ("m", "200")]
     assert rest[-1]["event"] == "stopping"
+
+
+def said(folder, **settings):
+    """What `serve` says to people of a folder: its last line."""
+    lines, given = [], {"grpc_port": 0, "rest_port": 0, "load_retries": 0, **settings}
+    server = EmbeddedServer(ServerSettings(folder=folder, **given))
+    thread = threading.Thread(target=lambda: asyncio.run(server._serve(ready=stop)))
+
+    def stop():
+        lines.append(server._ready())
+        server._stop.set()
+
+    thread.start()
+    thread.join(60)
+    return lines[-1]
+
+
+def test_it_says_where_it_is_and_what_is_missing(root, tmp_path):
+    (tmp_path / "models").mkdir()
+    line = said(tmp_path / "models")
+    assert line.startswith("Serving no model yet at http://127.0.0.1:") and "\n" not in line
+    assert f"keras-unet export RUN {tmp_path / 'models'}/NAME" in line
+    torn = tmp_path / "models" / "cells" / "3"
+    torn.mkdir(parents=True)
+    (torn / "saved_model.pb").write_text("torn")
+    assert "cells/3 does not load: " in said(tmp_path / "models")
+    everywhere = said(root, host="0.0.0.0", rest_port=None)
+    assert everywhere.startswith("Serving m at grpc://127.0.0.1:")
+
+
+def test_a_folder_that_is_no_folder_of_models_is_refused_with_the_cure(root, tmp_path):
+    version = root / "m" / "1"
+    config = tmp_path / "models.config"
+    config.write_text(f'model_config_list {{ config {{ name: "m" base_path: "{version}" }} }}')
+    run, bare = tmp_path / "run", tmp_path / "exported"
+    for folder, file in ((run, "model.keras"), (bare, "saved_model.pb")):
+        folder.mkdir()
+        (folder / file).touch()
+    for settings, message in [
+        ({"folder": version}, f"is a SavedModel.*keras-unet serve {root / 'm'}$"),
+        ({"folder": bare}, f"is a SavedModel.*move it to {bare}/1$"),
+        ({"folder": run}, f"holds model.keras.*keras-unet export {run} saved_models/NAME"),
+        ({"folder": root, "model_config_file": config}, f"models.config: {version}: is a SavedM"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            EmbeddedServer(ServerSettings(**settings))
+    (run / "1").mkdir()  # a model's folder may hold other things, too
+    assert EmbeddedServer(ServerSettings(folder=run))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +205,8 @@ def test_the_real_server_is_used_where_it_is_installed(root, tmp_path, fake):
         ({"log_requests": True}, "it does not log requests"),
         ({"host": "127.0.0.1"}, "it listens on every address"),
         ({"token": "a long token"}, "it knows no bearer token"),
+        ({"allowed_hosts": ("a.b",)}, "it does not ask whose name"),
+        ({"cors": True}, None),
         ({"rest_port": 0}, "it needs ports that are known"),
         ({"tls_certificate": Path("c"), "tls_key": Path("k")}, "its REST port has no TLS"),
     ],
@@ -171,6 +226,10 @@ def test_a_config_file_is_read_again_and_needs_absolute_paths(tmp_path):
     for path, fits in (("/models/m", True), ("gs://bucket/m", True), ("m", False)):
         file.write_text(f"model_config_list {{ {line.format(path)} }}")
         assert (binary.cannot(given) is None) is fits
+    open_to_pages = given.model_copy(update={"cors": True})
+    assert "--rest_api_enable_cors_support=true" in binary.command(
+        "server", open_to_pages, tmp_path, batching=False
+    )
     flag = "--model_config_file_poll_wait_seconds=7"
     assert flag in binary.command("server", given, tmp_path, batching=False)
     (tmp_path / "m" / "1").mkdir(parents=True)
@@ -184,12 +243,14 @@ def test_tls_is_handed_on(root, tmp_path, fake):
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).write_text(pem)
     options = ["--tls-certificate", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem"]
+    options += ["--tls-client-authority", tmp_path / "cert.pem"]
     process = command(root, "--host", "0.0.0.0", "--rest-port", -1, *options, PATH=str(path))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     given = json.loads(record.read_text())["files"]["--ssl_config_file"]
     escaped = pem.replace("\n", "\\n")
     assert f'server_key: "{escaped}"' in given and f'server_cert: "{escaped}"' in given
+    assert f'custom_ca: "{escaped}"' in given and "client_verify: true" in given
     for argument in json.loads(record.read_text())["arguments"]:
         if argument.startswith("--ssl_config_file="):
             assert Path(argument.partition("=")[2]).stat().st_mode & 0o077 == 0

@@ -42,7 +42,25 @@ def write(folder: Path, scale: float = 1.0) -> Path:
     def two_inputs(a, b):
         return {"sum": tf.cast(a, tf.float32) + b, "name": tf.as_string(a)}
 
+    @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.string, "text")])
+    def words(text):
+        length = tf.strings.length(text, "UTF8_CHAR")
+        return {
+            "text": tf.strings.upper(text),
+            "text_bytes": tf.strings.join([b"\xff\0", text]),
+            "length": tf.cast(length, tf.int64) + 2**53,
+            "long": length > 1,
+            "half": tf.cast(length, tf.float16),
+            "double": tf.cast(length, tf.float64) / 3,
+        }
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+    def counted(text):
+        return {"count": tf.size(text)}
+
     signatures = {
+        "words": words,
+        "counted": counted,
         "serving_default": serving_default,
         "segment_bytes": segment_bytes,
         "two_inputs": two_inputs,

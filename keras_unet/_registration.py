@@ -1,0 +1,87 @@
+"""Makes Keras find this package's classes in saved models, whichever of the two is imported first.
+
+Keras looks a saved class up by its registered name and never imports a module for it. To import
+ours with `import keras_unet` would cost TensorFlow's import, so that a stand-in is registered for
+each; it imports the class when a model file asks for it, and the class then takes its own place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from keras_unet._import_hook import around_import
+
+# Registered name -> module and class: what the decorators say of modules that are not imported yet.
+CLASSES = {
+    "AdamW": "training.adamw.AdamW",
+    "Attention": "diffusion.attention.Attention",
+    "Augment": "augment.layer.Augment",
+    "Autoencoder": "diffusion.autoencoder.Autoencoder",
+    "BatchNormalization": "models.normalization.BatchNormalization",
+    "BilinearUpSampling2D": "models.blocks.BilinearUpSampling2D",
+    "CropLike": "models.cropping.CropLike",
+    "Cropping2D": "models.cropping.Cropping2D",
+    "DiceLoss": "losses.overlap.Dice",
+    "DiceScore": "metrics.Dice",
+    "DiffusionModel": "diffusion.model.DiffusionModel",
+    "DiffusionUNet": "diffusion.unet.DiffusionUNet",
+    "Downsample": "diffusion.blocks.Downsample",
+    "EmbeddingMLP": "diffusion.blocks.EmbeddingMLP",
+    "FocalLoss": "losses.focal.Focal",
+    "GroupNorm": "diffusion.blocks.GroupNorm",
+    "IoU": "metrics.IoU",
+    "JoinAdded": "diffusion.unet.JoinAdded",
+    "LegalSize": "models.legal_size.LegalSize",
+    "MeanIoU": "metrics.MeanIoU",
+    "PixelAccuracy": "metrics.PixelAccuracy",
+    "PixelError": "metrics.PixelError",
+    "Pool": "diffusion.text_encoder.Pool",
+    "ResidualBlock": "diffusion.blocks.ResidualBlock",
+    "SelfAttentionBlock": "diffusion.attention.SelfAttentionBlock",
+    "Sinusoid": "diffusion.blocks.Sinusoid",
+    "SpatialTransformer": "diffusion.attention.SpatialTransformer",
+    "SumLoss": "losses.total.Sum",
+    "TextBlock": "diffusion.text_encoder.TextBlock",
+    "TextEncoder": "diffusion.text_encoder.TextEncoder",
+    "TokenEmbeddings": "diffusion.text_encoder.TokenEmbeddings",
+    "TransformerBlock": "diffusion.attention.TransformerBlock",
+    "Upsample": "diffusion.blocks.Upsample",
+    "WeightedCrossEntropy": "losses.cross_entropy.WeightedCrossEntropy",
+}
+PACKAGE = "keras_unet"
+
+
+class StandIn:
+    """What Keras finds under a registered name until the class itself is imported."""
+
+    def __init__(self, path: str) -> None:
+        self._module, _, self.__name__ = f"{PACKAGE}.{path}".rpartition(".")
+
+    def from_config(self, config: dict[str, Any]) -> Any:
+        return getattr(importlib.import_module(self._module), self.__name__).from_config(config)
+
+
+def register() -> None:
+    """Tells Keras of this package's classes: now if it is imported, else as soon as it is."""
+    keras = sys.modules.get("keras")
+    if keras is None or not hasattr(keras, "saving"):  # or only half imported
+        around_import("keras", _registering)
+    else:
+        _stand_in(keras)
+
+
+@contextmanager
+def _registering() -> Iterator[None]:
+    yield
+    _stand_in(sys.modules["keras"])
+
+
+def _stand_in(keras: ModuleType) -> None:
+    known = keras.saving.get_custom_objects()
+    for name, path in CLASSES.items():
+        known.setdefault(f"{PACKAGE}>{name}", StandIn(path))
