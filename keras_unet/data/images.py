@@ -128,6 +128,16 @@ class ImageFile(AbstractContextManager["ImageFile"]):
         """The colours that label numbers are shown in, uint8 [N, 3]; None if as grey levels."""
         return self._picture.palette() if self._stack is None else self._stack.palette(page or 0)
 
+    def orientation(self, page: int | None = None) -> int:
+        """How the stored pixels are turned to be displayed, 1 to 8; see `upright`."""
+        if self._stack is None:
+            return self._picture.orientation
+        return self._stack.orientation(page or 0)
+
+    def inverted(self, page: int | None = None) -> bool:
+        """Whether labels of one bit are read as shown, the other way round than bits are stored."""
+        return self._stack is not None and self._stack.inverted(page or 0)
+
     def image(self, page: int | None = None) -> np.ndarray:
         """Page `page` as [H, W, C]; see `read_image`."""
         array, missing = self.measured(page)

@@ -38,16 +38,18 @@ class Picture:
 
     Attributes:
       lossy: whether it is a JPEG, which changes label values.
+      orientation: 1 to 8, as EXIF states it; see `upright`.
 
     Raises:
       DataError: cannot be opened, or a kind of JPEG that few programs read.
     """
 
     lossy: bool
+    orientation: int
 
     def __init__(self, path: Path, data: bytes | None = None) -> None:
         self._path = path
-        self._orientation, self._palette = UPRIGHT, b""
+        self.orientation, self._palette = UPRIGHT, b""
         self._bits, self._colours = 8, _GREY
         self._inverted = False  # inks, as Adobe writes them
         try:
@@ -69,7 +71,7 @@ class Picture:
         """
         with self._telling(), self._picture() as picture:
             width, height = picture.size
-        return upright_shape((height, width, 1), self._orientation)[:2]
+        return upright_shape((height, width, 1), self.orientation)[:2]
 
     def read(self, *, stored: bool = False) -> tuple[np.ndarray, bool]:
         """The pixels [H, W, C], upright, and whether the last channel is opacity.
@@ -91,7 +93,7 @@ class Picture:
         with self._telling(), self._picture() as picture:
             picture.load()
             array, opacity = self._pixels(picture, stored)
-        return upright(array, self._orientation), opacity
+        return upright(array, self.orientation), opacity
 
     def palette(self) -> np.ndarray | None:
         """Colours of a palette, uint8 [N, 3]; None if there is none."""
@@ -149,8 +151,8 @@ class Picture:
                 self._bits, self._colours = body[8], body[9]
             elif name == b"PLTE":
                 self._palette = body
-            elif name == b"eXIf" and self._orientation == UPRIGHT:
-                self._orientation = _stated(body)
+            elif name == b"eXIf" and self.orientation == UPRIGHT:
+                self.orientation = _stated(body)
             if name in _PIXELS:
                 kept.append(data[at : at + 12 + length])
             at += 12 + length
@@ -173,7 +175,7 @@ class Picture:
             if marker in FRAMES:
                 self._refuse_frame(marker, segment)
             if marker == _APP1 and segment[4:10] == _EXIF and not exif:
-                exif, self._orientation = True, _stated(segment[10:])
+                exif, self.orientation = True, _stated(segment[10:])
             self._inverted |= marker == _ADOBE and segment[4:9] == b"Adobe"
             if (not _APP1 <= marker <= _LAST_APP and marker != _COMMENT) or marker == _ADOBE:
                 kept.append(segment)

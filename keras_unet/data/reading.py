@@ -73,6 +73,8 @@ class RawPair:
     left_out: tuple[str, ...] = ()  # see `TiffStack`
     missing: np.ndarray | None = None  # see `Sample`; `values` are those of the other pixels
     colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of values, by a palette
+    inverted: bool = False  # labels of one bit, see `ImageFile.inverted`
+    turned_apart: bool = False  # image and labels state different orientations
 
     @property
     def share_missing(self) -> float:
@@ -119,9 +121,19 @@ class PairReader(AbstractContextManager["PairReader"]):
         image = partial(self._image, pair.image, pair.image_page)
         labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
         raw = check_pair(pair, image, labels, rule)
-        beside = () if raw.image is None else self._open["image"].left_out
-        colours = {} if raw.labels is None else self._colours(pair, raw.values)
-        return replace(raw, left_out=beside, colours=colours)
+        if raw.image is not None:
+            raw = replace(raw, left_out=self._open["image"].left_out)
+        if raw.labels is None:
+            return raw
+        file = self._open["label"]
+        return replace(
+            raw,
+            colours=self._colours(pair, raw.values),
+            inverted=file.inverted(pair.label_page),
+            turned_apart=raw.image is not None
+            and self._open["image"].orientation(pair.image_page)
+            != file.orientation(pair.label_page),
+        )
 
     def _colours(self, pair: Pair, values: Iterable[int]) -> dict[int, tuple[int, ...]]:
         palette = self._open["label"].palette(pair.label_page)
@@ -186,9 +198,12 @@ def check_pair(
                 values = count_values(labels)
             _require_sharp(values, rule)
             if image is not None and labels.shape != image.shape[:2]:
+                across = labels.shape == image.shape[1::-1]
                 raise DataError(
                     f"is {size(labels)} (height x width); expected {size(image)}, as its image "
                     f"{pair.image_shown}"
+                    + " is displayed, turned by its orientation if it states one (EXIF)"
+                    * across
                 )
     except DataError as error:
         labels, values = None, {}

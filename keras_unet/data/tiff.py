@@ -61,6 +61,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
       axes: what the pages are counted by, outermost first, as (("T", 3), ("Z", 10)); empty for a
         single image, ("Z", n) where the file leaves open what its pages are.
       left_out: what is in the file and no image of its own, as "reduced image 24x24".
+      series: tifffile's, which the slots count.
 
     Raises:
       DataError: not a TIFF file, or cut off.
@@ -70,6 +71,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     slots: tuple[Slot, ...]
     axes: tuple[tuple[str, int], ...]
     left_out: tuple[str, ...] = ()
+    series: list[Any]
     _masks: tuple[Any, ...] = ()
 
     def __init__(self, path: str | Path, channels: int | None = None) -> None:
@@ -83,6 +85,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                     f"{self.path}: cannot be read as TIFF ({error}); the file is damaged"
                 ) from error
             try:
+                self.series = _every_series(self.file)
                 self.slots = self._arrange()
             except DataError:
                 self.close()
@@ -122,6 +125,15 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         """The colours that the numbers of an image are shown in, see `photometric.palette`."""
         return palette(self.keyframes(self.slots[number])[0])
 
+    def orientation(self, number: int) -> int:
+        """How the stored pixels of an image are turned to be displayed, 1 to 8."""
+        return of_page(self.keyframes(self.slots[number])[0])
+
+    def inverted(self, number: int) -> bool:
+        """Whether an image is of black and white with white stored as 0."""
+        page = self.keyframes(self.slots[number])[0]
+        return page.bitspersample == 1 and page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+
     def read(self, number: int, *, stored: bool = False) -> np.ndarray:
         """Image `number` as [H, W, C], upright; opacity is its last channel if there is any.
 
@@ -146,7 +158,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
         Empty where one entry in the file stands for many planes (ImageJ beyond 4 GB).
         """
-        series = self.file.series[slot.series]
+        series = self.series[slot.series]
         pages: Any = series.pages
         if len(pages) <= max(slot.planes):
             return []
@@ -162,7 +174,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
           DataError: of colours that aren't known, or planes of one image turned differently.
         """
         found = [page.keyframe for page in self.pages(slot)]
-        found = found or [self.file.series[slot.series].keyframe]
+        found = found or [self.series[slot.series].keyframe]
         for keyframe in found:
             refuse_unknown(self.path, keyframe)
         if len(turned := {of_page(keyframe) for keyframe in found}) > 1:
@@ -212,7 +224,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 self.guard(keyframe.nbytes)
             planes = [self.tidy(self.decode(page), page.keyframe, stored) for page in pages]
         else:
-            series = self.file.series[slot.series]
+            series = self.series[slot.series]
             self.guard(series.size * series.dtype.itemsize)
             whole = self.decode(series).reshape(-1, *series.keyframe.shape)
             planes = [self.tidy(whole[k], series.keyframe, stored) for k in slot.planes]
@@ -221,12 +233,12 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
     def _arrange(self) -> tuple[Slot, ...]:
         """Which planes make up each image."""
-        member = self.file.is_ome and self.file.series[0].kind == "generic"
+        member = self.file.is_ome and self.series[0].kind == "generic"
         own = self._own_images() if member else None
         slots: list[Slot] = []
         outer: list[tuple[str, int]] = []
         count = 0  # of the series or images that are taken
-        for number, series in enumerate(self.file.series) if own is None else ():
+        for number, series in enumerate(self.series) if own is None else ():
             if "Y" not in series.axes or "X" not in series.axes:
                 raise DataError(f"{self.path}: has axes {series.axes}; expected Y and X among them")
             outer = [
@@ -248,7 +260,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             count += 1
         if not slots:
             raise DataError(f"{self.path}: holds no image")
-        if all(series.kind == "generic" for series in self.file.series) and own is None:
+        if all(series.kind == "generic" for series in self.series) and own is None:
             slots.sort(key=self._place)  # a series is of pages alike, wherever they are
         told = count == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
         self.axes = tuple(outer) if told else (("Z", len(slots)),) if len(slots) > 1 else ()
@@ -256,7 +268,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
     def _place(self, slot: Slot) -> tuple[int, ...]:
         """Of a page in the file: its number, and of one within another page its number there."""
-        pages: Any = self.file.series[slot.series].pages
+        pages: Any = self.series[slot.series].pages
         index = pages[slot.planes[0]].index
         return index if isinstance(index, tuple) else (index,)
 
@@ -266,9 +278,9 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         Planes that the metadata promise and the file lacks (an acquisition that was ended early) go
         to `left_out`.
         """
-        pages: Any = self.file.series[series].pages
+        pages: Any = self.series[series].pages
         found = there = self._images(series, outer, order)
-        if self.file.series[series].kind == "ome":
+        if self.series[series].kind == "ome":
             there = [slot for slot in found if all(pages[k] is not None for k in slot.planes)]
         if len(there) < len(found):
             self.left_out += (f"{len(found) - len(there)} images that it names and does not hold",)
@@ -295,7 +307,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         what = [""] * len(heads)
         if series.kind in _SLIDES and series.name.casefold() in _BESIDE:
             what = [series.name.casefold()] * len(heads)
-        elif any(not page.subfiletype & 0b101 for s in self.file.series for page in _heads(s)):
+        elif any(not page.subfiletype & 0b101 for s in self.series for page in _heads(s)):
             what = [_KINDS[page.subfiletype & 0b101] for page in heads]
             self._masks += tuple(page for page in heads if page.subfiletype & 0b101 == 0b100)
         self.left_out += tuple(
@@ -307,10 +319,9 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
     def _own_images(self) -> list[tuple[int, list[tuple[str, int]], np.ndarray]] | None:
         """Of a file of an OME-TIFF set: series, axes and planes of each image, its own alone."""
-        kinds: list[Any] = list(self.file.series)
         places = {
             page.index: (number, k)
-            for number, series in enumerate(kinds)
+            for number, series in enumerate(self.series)
             for k, page in enumerate(series.pages)
         }
         found = []
@@ -384,6 +395,24 @@ def _opened(path: Path) -> tifffile.TiffFile:
         file.close()
         file = tifffile.TiffFile(path, _multifile=False, is_mmstack=False, is_ndtiff=False)
     return file
+
+
+def _every_series(file: tifffile.TiffFile) -> list[Any]:
+    """The series of a file, with what tifffile takes for levels of a pyramid by its size alone.
+
+    Pages half as large as the first may be images all the same: levels are said to be reduced
+    (NewSubfileType) or lie within the page they belong to (SubIFDs).
+    """
+    found: list[Any] = []
+    for series in file.series:
+        found.append(series)
+        if series.kind == "generic":
+            found += [level for level in series.levels[1:] if _stands_alone(level.keyframe)]
+    return found
+
+
+def _stands_alone(page: Any) -> bool:
+    return not (page.is_reduced or page.is_subifd)
 
 
 def _heads(series: Any) -> list[Any]:

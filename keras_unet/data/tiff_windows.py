@@ -115,7 +115,7 @@ class TiffWindows(WindowedFile):
         if pages:
             found = [_offset(page) for page in pages]
             offsets = [offset for offset in found if offset is not None]
-        elif (start := self.stack.file.series[slot.series].dataoffset) is not None:
+        elif (start := self.stack.series[slot.series].dataoffset) is not None:
             offsets = [start + k * plane for k in slot.planes]
         else:
             return (height, width), None

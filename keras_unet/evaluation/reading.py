@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_unet.data.label_check import label_notes, nodata_notes, settle, single_class
+from keras_unet.data.label_check import (
+    label_notes,
+    nodata_notes,
+    orientation_notes,
+    palette_notes,
+    settle,
+    single_class,
+)
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.reading import RawPair, Sample
 from keras_unet.data.report import Problem, beside_images
@@ -91,6 +98,8 @@ class LabelledImages:
             *map(str, single_class(seen, mapping)),
             *label_notes(seen, mapping),
             *nodata_notes(shares),
+            *palette_notes(seen, rule.ignore),
+            *orientation_notes(seen),
             *beside_images(beside),
         )
 

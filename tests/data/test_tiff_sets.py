@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from keras_unet.data import check_data, find_pairs, ome
 from keras_unet.data.images import ImageFile, count_pages, read_image
@@ -186,6 +187,23 @@ def test_pyramids_are_one_image(tmp_path):
             for step in (2, 4):
                 file.write(scan[::step, ::step], subfiletype=1, tile=(16, 16), photometric="rgb")
         np.testing.assert_array_equal(read_image(tmp_path / name), scan)
+
+
+@pytest.mark.parametrize("sizes", [(64, 32), (64, 32, 16), (64, 16), (64, 32, 64, 32)])
+def test_images_half_as_large_are_no_levels_of_a_pyramid_unless_they_say_so(tmp_path, sizes):
+    images = [RNG.integers(0, 255, (size, size + 32)).astype(np.uint8) for size in sizes]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for image in images:
+            file.write(image, metadata=None)
+    first, *rest = map(Image.fromarray, images)
+    first.save(tmp_path / "b.tif", save_all=True, append_images=rest)
+    for name in ("a.tif", "b.tif"):
+        assert count_pages(tmp_path / name) == len(images)
+        with TiffWindows(tmp_path / name) as windows:
+            for page, image in enumerate(images):
+                np.testing.assert_array_equal(read_image(tmp_path / name, page)[..., 0], image)
+                whole = tuple(slice(0, length) for length in image.shape)
+                np.testing.assert_array_equal(windows.page(page).read(*whole)[..., 0], image)
 
 
 def test_a_slide_is_its_scan_and_the_rest_is_named(tmp_path):
