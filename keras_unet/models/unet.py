@@ -172,6 +172,11 @@ def structure(model: keras.Model) -> Structure:
     )
 
 
+def whole_image_statistics(network: keras.Model) -> bool:
+    """Whether each pixel depends on all of an input, so that tiles give other values than it."""
+    return any(isinstance(one, keras.layers.GroupNormalization) for one in network.layers)
+
+
 def _check(
     input_shape: Any,
     num_classes: int,

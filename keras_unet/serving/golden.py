@@ -30,8 +30,8 @@ from keras_unet.data.records import encode_example
 from keras_unet.errors import ExportError
 from keras_unet.inference.prediction import predict, to_classes
 from keras_unet.models.bundle import TrainedModel
-from keras_unet.models.unet import structure
-from keras_unet.serving.graph import mask_values, whole_image_statistics
+from keras_unet.models.unet import structure, whole_image_statistics
+from keras_unet.serving.graph import mask_values
 from keras_unet.serving.overlap import tiling
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
