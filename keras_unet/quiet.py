@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import faulthandler
-import importlib.util
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+
+from keras_unet._import_hook import around_import
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # "I0000 00:00:1796037703.612113 7542 port.cc:153] …" and "2026-11-30 12:00:00.1: I tensorflow/…"
@@ -31,28 +29,7 @@ def quiet_tensorflow() -> None:
     """
     os.environ.setdefault(LEVEL, "3")
     if "tensorflow" not in sys.modules:
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder(MetaPathFinder):
-    """Finds the module as Python does, and holds notices back while it is run."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != "tensorflow":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                with without_notices():
-                    run(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+        around_import("tensorflow", without_notices)
 
 
 @contextmanager

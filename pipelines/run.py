@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from keras_unet.cli.local_paths import LocalPaths
 from keras_unet.cli.report import say
 from keras_unet.console import take_every_character
 from keras_unet.errors import KerasUnetError
+from keras_unet.quiet import quiet_tensorflow
 from keras_unet.training.explanations import describe
 from pipelines.config import PipelineConfig, load_pipeline_config
 
@@ -79,7 +79,7 @@ def run(
 
 def main() -> None:
     """Errors that a user can mend end with exit code 1 and a message, no trace."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
     take_every_character()
     try:
         app()

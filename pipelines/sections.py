@@ -119,7 +119,7 @@ class EvaluationSettings(EvaluationPolicy):
 
     thresholds: tuple[Threshold, ...] = Field(
         (Threshold(score="mean_dice", at_least=0.5, min_gain=-0.01),),
-        description="scores with at_least, at_most, min_gain (on the latest blessed), slice",
+        description="scores with at_least, at_most, min_gain (on the baseline), slice",
     )
 
 

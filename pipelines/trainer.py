@@ -182,7 +182,7 @@ def code() -> dict[str, str]:
     """
     from tfx.version import __version__ as tfx_version
 
-    from keras_unet.training.prepare import versions
+    from keras_unet.models.bundle import versions
 
     found = {**versions(), "tfx": tfx_version}
     try:

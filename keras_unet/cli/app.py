@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from keras_unet._version import __version__
 from keras_unet.cli.augment import augment
 from keras_unet.cli.compare import compare
 from keras_unet.cli.convert import convert
@@ -29,9 +31,9 @@ from keras_unet.quiet import quiet_tensorflow
 
 app = typer.Typer(
     name="keras-unet",
-    help="U-Net for Keras: train on your images, predict, evaluate, publish for TF Serving.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
     demo,
@@ -51,6 +53,21 @@ for command in (
 ):
     app.command(cls=LocalPaths)(command)
 app.add_typer(diffusion)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"keras-unet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it, and end.")
+    ] = False,
+) -> None:
+    """U-Net for Keras: train on your images, predict, evaluate, publish for TF Serving."""
 
 
 def main() -> None:

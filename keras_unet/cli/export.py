@@ -47,13 +47,16 @@ def export(
     fields = card_fields(description, author, licence, data_licence, citation, pixel_size)
 
     from keras_unet.cli.report import console, say
+    from keras_unet.models.bundle import AS_THEY_ARE, load_model
     from keras_unet.serving.publish import export as run
 
     options: dict[str, Any] = {"precision": precision, "tile": tile, "keep": keep}
-    options |= {"normalization": normalization, "class_names": class_names}
     if max_pixels is not None:
         options["max_pixels"] = max_pixels
     with console.status("writing, loading and comparing"):
-        version = run(model, folder, fields=fields, **options)
+        trained = load_model(model, normalization=normalization, class_names=class_names)
+        version = run(trained, folder, fields=fields, **options)
+    if normalization is None and trained.card.normalization.method == "none":
+        say(AS_THEY_ARE)
     say(f"Published {version}")
     say(f"Look at it  keras-unet info {version}")

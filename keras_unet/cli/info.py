@@ -27,6 +27,8 @@ def info(
     """Show what a model takes and gives, what it was trained on, and its scores."""
     place = as_path(model)
     kept = next((file for file in (place, place / "best.keras") if file.is_file()), None)
+    if kept is None and place.name.endswith(".keras"):
+        kept = place  # which says that it is not there
     if kept is not None:
         from keras_unet.models.description import describe_model
 

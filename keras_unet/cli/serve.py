@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -74,8 +76,6 @@ def serve(
     ] = Engine.auto,
 ) -> None:
     """Serve published models over gRPC and REST, as TensorFlow Serving does; a page is at /."""
-    import contextlib
-    import sys
     import tempfile
 
     from pydantic import ValidationError
@@ -84,12 +84,6 @@ def serve(
     from keras_unet.errors import ConfigError
     from keras_unet.remote_path import RemotePath, as_path
     from keras_unet.serving.server import binary, logs
-
-    def say(line: str) -> None:
-        with contextlib.suppress(OSError, UnicodeError):  # nobody reads it, or cannot
-            typer.echo(line)
-            sys.stdout.flush()
-
     from keras_unet.serving.server.batching_file import read_batching
     from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
 
@@ -148,15 +142,22 @@ def serve(
             work = Path(tempfile.mkdtemp(prefix="keras-unet-serve-"))
             batching = batching_parameters_file is not None
             arguments = binary.command(program, settings, work, batching=batching)
-            say(f"Starting {program} ...")
+            _say(f"Starting {program} ...")
             logs.event("starting", program=program, arguments=arguments[1:])
             binary.replace_process(arguments)
         if engine is Engine.tensorflow_model_server:
             raise ConfigError(f"{binary.NAME} cannot be used: {reason}")
         logs.event("embedded", reason=f"{binary.NAME} is on PATH, but {reason}")
-    say(f"Loading the models of {folder} ...")
+    _say(f"Loading the models of {folder} ...")
     try:
         from keras_unet.serving.server.embedded import EmbeddedServer
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
-    EmbeddedServer(settings).run(say)
+    EmbeddedServer(settings).run(_say)
+
+
+def _say(line: str) -> None:
+    """For people, if any read it: a server goes on without them, and without room for its log."""
+    with contextlib.suppress(OSError, UnicodeError):
+        typer.echo(line)
+        sys.stdout.flush()

@@ -189,7 +189,7 @@ def nearest(x: Any, height: Any, width: Any) -> Any:
     if static and height - 2 * sizes[0] in (-1, 0) and width - 2 * sizes[1] in (-1, 0):
         return double(x)[:, :height, :width]  # the same pixels, without a gather
     for axis, old, new in ((1, sizes[0], height), (2, sizes[1], width)):
-        x = ops.take(x, ops.arange(new) * old // new, axis=axis)
+        x = ops.take(x, ops.arange(new, dtype="int32") * old // new, axis=axis)
     return x
 
 

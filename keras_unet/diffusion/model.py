@@ -320,7 +320,9 @@ class DiffusionModel(keras.Model):
         if mask.shape[-1] != channels:
             raise ConfigError(f"a mask of {mask.shape[-1]} channels; expected {channels}")
         if mask.shape[1] != like.shape[1] and self.autoencoder is not None:
-            mask = ops.average_pool(mask, self.autoencoder.stride, padding="valid")
+            mask = ops.average_pool(
+                mask, self.autoencoder.stride, padding="valid", data_format="channels_last"
+            )
         return mask
 
     def _empty(self, like: Tensor) -> dict[str, Tensor]:

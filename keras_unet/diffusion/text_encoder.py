@@ -160,7 +160,9 @@ class TokenEmbeddings(layers.Layer):
         length = ops.shape(ids)[1]
         if isinstance(length, int) and length > self.max_length:
             raise ConfigError(f"{length} tokens; this text encoder takes at most {self.max_length}")
-        return self.token_embedding(ids) + self.position_embedding(ops.arange(length))
+        return self.token_embedding(ids) + self.position_embedding(
+            ops.arange(length, dtype="int32")
+        )
 
     def compute_output_shape(self, ids_shape: Any) -> tuple[Any, ...]:
         return (*ids_shape, self.size)

@@ -18,10 +18,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
-from rich.console import Console
 from skimage.segmentation import find_boundaries
 
 from keras_unet.augment import Augment, preset_settings
+from keras_unet.console import Console
 from keras_unet.data.bank import ImageBank
 from keras_unet.data.pairs import natural_key
 from keras_unet.data.pipeline import tile_dataset, tile_entries, tile_requests
@@ -36,8 +36,9 @@ from keras_unet.diffusion.schedule import NoiseSchedule
 from keras_unet.diffusion.unet import build_diffusion_unet
 from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.evaluation.pictures import save_png
-from keras_unet.models.bundle import write_with_card
+from keras_unet.models.bundle import versions, write_with_card
 from keras_unet.models.precision import dtype_policy
+from keras_unet.pictures import COLORS
 from keras_unet.training import run_folder
 from keras_unet.training.adamw import AdamW
 from keras_unet.training.callbacks import Budget
@@ -46,7 +47,7 @@ from keras_unet.training.config import to_tree
 from keras_unet.training.interruption import Interrupted, StopRequest
 from keras_unet.training.logs import History
 from keras_unet.training.loop import Position, restore, run_loop, snapshot
-from keras_unet.training.prepare import environment, versions
+from keras_unet.training.prepare import environment
 from keras_unet.training.progress import ShowProgress
 from keras_unet.training.team import Team
 from keras_unet.training.watch import StopWhereNotFinite
@@ -96,7 +97,7 @@ def train_diffusion(
         DataError: images or labels cannot be used; names every bad file. Nothing is written then.
         TrainingError: a number stopped being finite, or the disk is full.
     """
-    console = console or Console(highlight=False)
+    console = console or Console()
     if config is not None and not isinstance(config, DiffusionConfig):
         config = make_diffusion_config(config)
     if resume is not None:
@@ -436,7 +437,6 @@ def contact_sheet(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray] | None = None
 ) -> np.ndarray:
     """Images -1 … 1 [H, W, C] in a row, their masks above them, as uint8 [H, W, 3]."""
-    from keras_unet.evaluation.pictures import COLORS
 
     def rgb(image: np.ndarray) -> np.ndarray:
         pixels = (np.clip(np.asarray(image) / 2 + 0.5, 0, 1) * 255).astype(np.uint8)
@@ -454,7 +454,7 @@ def contact_sheet(
 
 def curves(history: Path, picture: Path) -> None:
     """Draws the loss over the steps."""
-    with history.open(newline="") as file:
+    with history.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
         return

@@ -451,6 +451,8 @@ def _resolved(options: dict[str, Any]) -> dict[str, Any]:
     kinds = {*o["attention"], *o["up_attention"], o["mid_block"]}
     if "cross" in kinds and not o["context_dim"]:
         raise ConfigError('attention "cross" needs context_dim, the width of the context\'s tokens')
+    if "cross" in kinds and o["num_heads"] is None and o["head_dim"] is None:
+        o["num_heads"] = [1] * levels
     if o["num_heads"] is not None:
         for channels, heads in zip(o["filters"], o["num_heads"], strict=True):
             if channels < heads:

@@ -20,8 +20,14 @@ from keras_unet.inference.source import ArraySource, Source, check_source
 from keras_unet.inference.tile_row import Networks, compute_row
 from keras_unet.inference.working_set import SHARE, free_memory
 from keras_unet.models.bundle import ModelCard, Stated
+from keras_unet.models.unet import whole_image_statistics
 
 Progress = Callable[[int, int], None]
+_BY_GROUPS = (
+    "the network normalises by groups of channels, over all of its input: what a pixel is given "
+    "depends on the tile that it lies in. State one size of tiles (tile=…) wherever results are to "
+    "be alike, or train with normalization batch or layer"
+)
 
 
 class MemoryWarning(UserWarning):
@@ -130,6 +136,8 @@ class Predictor:
         check_source(source, self.channels)
         size = source.shape[:2]
         plan = self.plan(size)
+        if plan.tiles > 1 and any(whole_image_statistics(one.network) for one in self._members):
+            warnings.warn(_BY_GROUPS, stacklevel=2)
         origin, index = _start(first_row, plan, size, self._layout.stride, self.options.blend)
         if origin:
             plan = self.plan((size[0] - origin, size[1]))

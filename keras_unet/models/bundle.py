@@ -33,6 +33,7 @@ from keras_unet.models.wrapped import unet_in
 from keras_unet.remote_path import RemotePath, as_path, fetched, local_path
 
 CARD = "keras_unet.json"
+AS_THEY_ARE = "Grey values go in as they are; if the script prepared them: --normalization"
 _UNFINISHED = ".writing-"
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)  # by the zip archive
 

@@ -34,7 +34,7 @@ def build_unet(
 
     Args:
         input_shape: (height, width, channels). Height and width may be None: any legal size at
-            run time, see `keras_unet.geometry`.
+            run time, see `keras_unet.geometry`. Another one is an error that names the nearest.
         num_classes: channels of the output K; 1 makes a binary (sigmoid) head.
         filters: feature channels of the first level; each level below has twice as many.
         depth: number of poolings and of up-convolutions.
@@ -48,8 +48,10 @@ def build_unet(
         dropout: rate of the drop-out "at the end of the contracting path" (section 3.1): after
             the deepest level's convolutions and after the bridge, as in the authors' release.
         activation: of every 3x3 convolution.
-        output_activation: None returns logits; "softmax" or "sigmoid" adds a last layer
-            `probabilities`.
+        output_activation: None returns logits, for losses that take them: those of this package, or
+            Keras's with `from_logits=True` ("sparse_categorical_crossentropy" by its name takes
+            probabilities, and learns badly from logits). "softmax" or "sigmoid" adds a last layer
+            `probabilities`; then give this package's losses `from_logits=False`.
         dtype: a dtype or Keras dtype policy for all layers, such as "mixed_bfloat16"; None is
             Keras's global policy. The output stays float32.
         name: of the model: letters, digits and _ . - of ASCII, with no _ or - at the start.
@@ -168,6 +170,11 @@ def structure(model: keras.Model) -> Structure:
         output=None if last is None else keras.activations.serialize(last.activation),
         upsampling="transpose" if resize is None else resize.interpolation,
     )
+
+
+def whole_image_statistics(network: keras.Model) -> bool:
+    """Whether each pixel depends on all of an input, so that tiles give other values than it."""
+    return any(isinstance(one, keras.layers.GroupNormalization) for one in network.layers)
 
 
 def _check(

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -31,7 +30,7 @@ from keras_unet.data.records import encode_example
 from keras_unet.errors import ExportError
 from keras_unet.inference.prediction import predict, to_classes
 from keras_unet.models.bundle import TrainedModel
-from keras_unet.models.unet import structure
+from keras_unet.models.unet import structure, whole_image_statistics
 from keras_unet.serving.graph import mask_values
 from keras_unet.serving.overlap import tiling
 
@@ -77,7 +76,7 @@ def requests(model: TrainedModel, tile: int | None = None) -> list[Request]:
     normalization, trained = model.card.normalization, np.dtype(model.card.image_dtype)
     rng = np.random.default_rng(0)
     sizes = [(61, 83), (7, tiles.largest - tiles.form.lost + 30)]
-    if any(isinstance(one, keras.layers.GroupNormalization) for one in model.network.layers):
+    if whole_image_statistics(model.network):
         del sizes[1]  # its statistics are a tile's: several tiles give what their places make of it
     # An untouched input is small: of large ones a network's rounding is more than `TOLERANCE`.
     brightest = normalization.scale or (1.0 if normalization.method == "none" else 255.0)

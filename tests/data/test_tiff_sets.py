@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from keras_unet.data import check_data, find_pairs
+from keras_unet.data import check_data, find_pairs, ome
 from keras_unet.data.images import ImageFile, count_pages, read_image
 from keras_unet.data.tiff import TiffStack
 from keras_unet.data.tiff_windows import TiffWindows
@@ -247,3 +247,11 @@ def test_planes_that_the_metadata_name_and_the_file_lacks(tmp_path):
         assert len(file) == 2 and "2 images that it names and does not hold" in file.left_out
         for t, plane in enumerate(planes):
             np.testing.assert_array_equal(file.image(t)[..., 0], plane)
+
+
+def test_a_plane_count_beyond_the_set_ends_with_it(tmp_path):
+    planes = [("a", 0, {"Z": 0})]
+    text = _ome([({"X": 4, "Y": 4, "Z": 2}, planes)], "a", {"a": "a.ome.tif"})
+    text = text.replace('PlaneCount="1"', f'PlaneCount="{10**12}"')
+    (image,) = ome.own_images(text, tmp_path / "a.ome.tif")
+    assert image.planes == {(0, 0, 0): 0, (0, 1, 0): 1}

@@ -69,8 +69,7 @@ def test_other_inputs_are_refused():
         unet(np.zeros((2, 8, 8, 1)))
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 12), (13, 6)])
-@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize(("size", "padding"), [((8, 8), 1), ((7, 10), 1), ((13, 6), 0)])
 def test_any_size_compiled_once_or_not(size, padding):
     """Sizes that do not divide; the same numbers whether sizes are known in advance or not."""
     import tensorflow as tf
@@ -160,13 +159,23 @@ def test_channels_are_last_whatever_the_configuration_says():
         keras.config.set_image_data_format("channels_last")
 
 
-def test_trains():
+def test_a_step_down_the_gradient_lowers_the_loss():
+    import tensorflow as tf
+
     keras.utils.set_random_seed(0)
-    unet = build_diffusion_unet((8, 8, 1), **EVERYTHING, dropout=0.1, scale_shift=True)
-    unet.compile(keras.optimizers.Adam(3e-3), "mse")
-    target = np.random.default_rng(1).standard_normal((2, 8, 8, 1))
-    losses = unet.fit(inputs(unet), target, epochs=25, verbose=0).history["loss"]
-    assert losses[-1] < 0.6 * losses[0]
+    unet = build_diffusion_unet((8, 8, 1), **EVERYTHING, scale_shift=True)
+    target = np.random.default_rng(1).standard_normal((2, 8, 8, 1)).astype("float32")
+
+    def loss():
+        return tf.reduce_mean((unet(inputs(unet), training=True) - target) ** 2)
+
+    with tf.GradientTape() as tape:
+        before = loss()
+    weights = [weight.value for weight in unet.trainable_weights]
+    for weight, gradient in zip(weights, tape.gradient(before, weights), strict=True):
+        assert gradient is not None, weight.name
+        weight.assign_sub(1e-3 * tf.convert_to_tensor(gradient))
+    assert loss() < 0.999 * before
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
 from keras_unet.data import LabelRule, load_samples
+from keras_unet.data.report import Problem
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.data.targets import targets
 from keras_unet.errors import ConfigError, DataError
@@ -125,6 +126,14 @@ def test_bad_images_are_counted_named_and_in_no_split(spoilt, tmp_path):
     assert [letters.get_int_custom_property(name) for name in ("images", "bad")] == [12, 3]
     names = {s.name for split in ("train", "eval") for s in read(examples, split)}
     assert names == {path.stem for path in (folder / "images").iterdir()} - {p.stem for p in bad}
+
+
+def test_one_torn_upload_among_many_stops_no_run(tmp_path):
+    torn = [[Problem(file="a.png", found="is truncated", expected="an image")]]
+    judge, most = Executor()._judge, ExampleOptions(rule=RULE).max_bad_share
+    judge(torn, {"train": 56, "eval": 14}, str(tmp_path), most)
+    with pytest.raises(DataError, match=r"1 of 31 .*\(data\.max_bad_share; 0\.04 goes on without"):
+        judge(torn, {"train": 24, "eval": 6}, str(tmp_path), most)
 
 
 def test_more_bad_ones_than_tolerated_fail_the_run(spoilt, tmp_path):

@@ -11,7 +11,6 @@ import pytest
 
 from keras_unet.errors import ConfigError, ExportError
 from keras_unet.serving import folders
-from keras_unet.serving.server.models import scan
 
 
 def fill(path):
@@ -46,7 +45,7 @@ def test_a_number_beyond_int64_hides_no_later_version(tmp_path):
     with folders.unfinished(tmp_path) as beside:
         fill(beside)
         assert folders.place(beside) == tmp_path / "42"
-    assert sorted(scan(tmp_path)) == [41, 42]
+    assert sorted(folders.numbered(tmp_path)) == [41, 42]
 
 
 def test_a_version_appears_only_when_it_is_placed(tmp_path):

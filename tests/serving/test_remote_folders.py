@@ -229,3 +229,20 @@ def test_a_server_fetches_the_newest_versions(folder, made):
     put(folder, made)
     one = Mirror(folder, 60.0)
     assert (one.start() / "unet" / "1" / "saved_model.pb").is_file()
+
+
+def test_a_model_that_cannot_be_fetched_keeps_no_other_from_it(folder, made, monkeypatch):
+    put(folder, made)
+    put(folder.parent / "a", made)  # comes first
+    get = RemotePath.get
+
+    def denied(self, local):
+        if self.parent.name == "a":
+            raise RemoteError(f"{self}: PermissionDenied")
+        get(self, local)
+
+    monkeypatch.setattr(RemotePath, "get", denied)
+    mirror = Mirror(folder.parent, 60.0)
+    with pytest.raises(RemoteError, match="a/1: PermissionDenied"):
+        mirror.poll()
+    assert versions(mirror.folder / "unet") == [1]

@@ -25,12 +25,20 @@ FORMS = [
     {"num_classes": 4, "output_activation": "softmax", "normalization": "layer", "channels": 5},
     {"upsampling": "nearest", "dtype": "mixed_bfloat16", "channels": 3, "depth": 1},
     {
-        "num_classes": 3, "output_activation": "sigmoid", "upsampling": "bilinear",
-        "normalization": "batch", "dtype": "float16", "channels": 2, "name": "my-U.net",
+        "num_classes": 3,
+        "output_activation": "sigmoid",
+        "upsampling": "bilinear",
+        "normalization": "batch",
+        "dtype": "float16",
+        "channels": 2,
+        "name": "my-U.net",
     },
     {
-        "num_classes": 1, "padding": "same", "normalization": "group",
-        "dtype": "float64", "size": (48, 60),
+        "num_classes": 1,
+        "padding": "same",
+        "normalization": "group",
+        "dtype": "float64",
+        "size": (48, 60),
     },
 ]
 

@@ -24,7 +24,13 @@ from keras_unet.inference.files.workplace import Workplace
 from keras_unet.inference.members import Model, listed
 from keras_unet.inference.options import make_options
 from keras_unet.inference.rows import MemoryWarning, Predictor
-from keras_unet.models.bundle import Stated, TrainedModel, model_file, trained_model
+from keras_unet.models.bundle import (
+    AS_THEY_ARE,
+    Stated,
+    TrainedModel,
+    model_file,
+    trained_model,
+)
 from keras_unet.remote_path import local_path
 
 
@@ -101,6 +107,8 @@ def predict_files(
     ]
     _check(trained, chosen)
     stated = chosen.identity()
+    if normalization is None and trained[0].card.normalization.method == "none":
+        report(AS_THEY_ARE)
     if normalization is not None:
         stated["normalization"] = trained[0].card.normalization.model_dump(mode="json")
     if class_names is not None:

@@ -44,24 +44,37 @@ class Mirror:
         return self.folder
 
     def poll(self) -> None:
-        """Fetches what is new, and deletes what the poll before has replaced."""
+        """Fetches what is new, and deletes what the poll before has replaced.
+
+        Raises:
+            RemoteError: the folder, or one of its models, cannot be read; the others are fetched.
+        """
         models = self._models()
         for model in self.folder.iterdir():
             if model.name not in models:
                 shutil.rmtree(model, ignore_errors=True)
+        failed: RemoteError | None = None
         for name, versions in models.items():
-            newest, local = max(versions), self.folder / name
-            local.mkdir(exist_ok=True)
-            here = numbered(local)
-            if newest in here:
-                for number in here.keys() - {newest}:
-                    shutil.rmtree(here[number], ignore_errors=True)
-            else:
-                beside = local / f"{UNFINISHED}{newest}"
-                shutil.rmtree(beside, ignore_errors=True)
-                versions[newest].get(beside)
-                beside.rename(local / str(newest))
-                logs.event("fetched", model=name, version=newest, source=str(versions[newest]))
+            try:
+                self._follow_model(name, versions)
+            except RemoteError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def _follow_model(self, name: str, versions: dict[int, RemotePath]) -> None:
+        newest, local = max(versions), self.folder / name
+        local.mkdir(exist_ok=True)
+        here = numbered(local)
+        if newest in here:
+            for number in here.keys() - {newest}:
+                shutil.rmtree(here[number], ignore_errors=True)
+            return
+        beside = local / f"{UNFINISHED}{newest}"
+        shutil.rmtree(beside, ignore_errors=True)
+        versions[newest].get(beside)
+        beside.rename(local / str(newest))
+        logs.event("fetched", model=name, version=newest, source=str(versions[newest]))
 
     def _models(self) -> dict[str, dict[int, RemotePath]]:
         own = complete(self._remote)

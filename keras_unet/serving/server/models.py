@@ -30,20 +30,11 @@ class ServedModel(BaseModel):
         Raises:
             OSError: the folder is not there, or cannot be read.
         """
-        found = scan(self.base_path)
+        found = numbered(self.base_path)
         if self.specific:
             return {n: found[n] for n in self.specific if n in found}
         numbers = sorted(found)
         return {n: found[n] for n in (numbers if self.latest is None else numbers[-self.latest :])}
-
-
-def scan(base_path: Path) -> dict[int, Path]:
-    """Folders with an integer name, as TensorFlow Serving reads them (00000123 is 123).
-
-    Raises:
-        OSError: the folder is not there, or cannot be read: which is not the same as empty.
-    """
-    return numbered(base_path)
 
 
 def discover(folder: Path) -> list[ServedModel]:
@@ -55,13 +46,13 @@ def discover(folder: Path) -> list[ServedModel]:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected one that holds published models")
-    if scan(folder):
+    if numbered(folder):
         return [ServedModel(name=folder.resolve().name, base_path=folder)]
     found = []
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
             try:
-                there = scan(entry)
+                there = numbered(entry)
             except (PermissionError, FileNotFoundError):  # "lost+found", or deleted just now
                 continue
             if there:
@@ -78,7 +69,7 @@ def _refuse_other(folder: Path) -> None:
         ConfigError: it is a version itself, or what training left.
     """
     try:
-        if scan(folder):
+        if numbered(folder):
             return
     except OSError:  # it may come
         return
