@@ -396,3 +396,17 @@ def test_bad_shapes_say_what_was_received():
         Dice()(labels, logits[..., 0])
     with pytest.raises(DataError, match=r"sample_weight .*\(5, 7\)"):
         WeightedCrossEntropy()(labels, logits, np.ones((5, 7), np.float32))
+
+
+@pytest.mark.parametrize("loss", [WeightedCrossEntropy, Focal, Dice])
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
+def test_ignored_pixels_under_a_floatx_of_half(loss, floatx):
+    labels = np.array([[[0, 1], [255, 1]]])
+    scores = np.random.default_rng(0).normal(size=(1, 2, 2, 2)).astype("float32")
+    expected = float(loss(ignore_class=255)(labels, scores))
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        assert float(loss(ignore_class=255)(labels, scores)) == pytest.approx(expected, rel=1e-5)
+    finally:
+        keras.config.set_floatx(before)

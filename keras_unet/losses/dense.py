@@ -127,7 +127,8 @@ class DenseLoss(keras.losses.Loss):
             by_class = ops.take(table, ops.clip(ops.cast(labels, "int32"), 0, count - 1))
             weight = by_class if weight is None else weight * by_class
         if counted is not None:
-            weight = ops.where(counted, 1.0 if weight is None else weight, 0.0)
+            shares = ops.cast(counted, self.dtype)  # two numbers in `where` would be of floatx
+            weight = shares if weight is None else ops.where(counted, weight, 0.0)
         return weight
 
 
