@@ -154,13 +154,17 @@ def _load_pipeline(folder: Path, dtype: Any, variant: str | None) -> Any:
     unet, autoencoder, text_encoder = (
         _load_component(folder / name, dtype, variant) for name in _PARTS[:3]
     )
-    return TextToImage(
-        unet=unet,
-        autoencoder=autoencoder,
-        text_encoder=text_encoder,
-        tokenizer=Tokenizer.load(folder / "tokenizer"),
-        scheduler_config=_read(folder / "scheduler" / "scheduler_config.json"),
-    )
+    scheduler = _read(folder / "scheduler" / "scheduler_config.json")
+    try:
+        return TextToImage(
+            unet=unet,
+            autoencoder=autoencoder,
+            text_encoder=text_encoder,
+            tokenizer=Tokenizer.load(folder / "tokenizer"),
+            scheduler_config={"_class_name": parts["scheduler"][-1], **scheduler},
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from None
 
 
 def _save_pipeline(pipeline: Any, folder: Path) -> Path:

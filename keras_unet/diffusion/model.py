@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -140,7 +141,7 @@ class DiffusionModel(keras.Model):
         Returns:
             A scalar.
         """
-        turn = ops.cast(self.draws if training else -1, "uint32")
+        turn = ops.cast(self.draws if training else np.uint32(noises.START), "uint32")
         words = noises.split(noises.seed_words(self.seed), turn)
         clean = self._encode(x, words)
         shape = ops.shape(clean)
@@ -160,9 +161,9 @@ class DiffusionModel(keras.Model):
         target = self.schedule.target(clean, noise, times, self.prediction)
         error = ops.square(ops.cast(answer, target.dtype) - target)
         loss = ops.mean(error, axis=tuple(range(1, len(error.shape))))
-        loss = loss * ops.take(ops.convert_to_tensor(self._weights), times)
+        loss = loss * ops.take(ops.convert_to_tensor(self._weights, dtype=loss.dtype), times)
         if sample_weight is not None:
-            loss = loss * ops.cast(sample_weight, loss.dtype)
+            loss = loss * ops.reshape(ops.cast(sample_weight, loss.dtype), (-1,))
         if training:
             self.draws.assign_add(1)
         return ops.mean(loss)
@@ -219,8 +220,9 @@ class DiffusionModel(keras.Model):
             guidance: 1 takes the condition as it was learned; more exaggerates it.
             seed: of the noise; the same gives the same images. None draws one.
             count: how many images, where there is no condition.
-            size: (height, width) of the images; None: the U-Net's own.
-            sampler: a name in `keras_unet.diffusion.SAMPLERS`, or a configured one.
+            size: (height, width) of the images; None: that of a mask, else the U-Net's own.
+            sampler: a name in `keras_unet.diffusion.SAMPLERS`, or a configured one. One that is
+                named does not clip latents.
             guidance_rescale: see `keras_unet.diffusion.guide`.
             progress: called with (steps done, steps in all).
 
@@ -233,7 +235,10 @@ class DiffusionModel(keras.Model):
         network = self.unet if self.averaged is None else self.averaged
         if self._trajectory is None or self._trajectory.unet is not network:
             self._trajectory = Trajectory(network)
-        plan = make_sampler(sampler).plan(self.schedule, steps, self.prediction)
+        chosen = make_sampler(sampler)
+        if self.autoencoder is not None and isinstance(sampler, str) and hasattr(chosen, "clip"):
+            chosen = chosen.model_copy(update={"clip": None})  # latents go beyond -1 … 1
+        plan = chosen.plan(self.schedule, steps, self.prediction)
         if condition is not None:
             first = next(iter(condition.values())) if isinstance(condition, Mapping) else condition
             count = int(np.shape(first)[0])
@@ -241,6 +246,11 @@ class DiffusionModel(keras.Model):
             raise ConfigError(f"count {count}: expected at least 1")
         if guidance > 1 and condition is None and self._given:
             raise ConfigError("guidance above 1 leads towards a condition; found none")
+        if guidance > 1 and "class_labels" in self._given and self.unconditional is None:
+            warnings.warn(
+                "no class stands for none (unconditional=): guidance leads away from class 0",
+                stacklevel=2,
+            )
         height, width = self._latent_size(size, condition)
         words = noises.seed_words(check_seed(seed))
         start = noises.normal(words, noises.START, (count, height, width, self._channels))
@@ -264,6 +274,9 @@ class DiffusionModel(keras.Model):
 
     def _encode(self, images: Tensor, words: Tensor) -> Tensor:
         images = ops.convert_to_tensor(images)
+        if not keras.backend.is_float_dtype(images.dtype):
+            found = keras.backend.standardize_dtype(images.dtype)
+            raise ConfigError(f"images of {found}; expected float, from -1 to 1")
         if self.autoencoder is None:
             return images
         mean, log_variance = ops.split(self.autoencoder.moments(images), 2, axis=-1)
@@ -284,7 +297,10 @@ class DiffusionModel(keras.Model):
         if size is None:
             height, width = _sample_input(self.unet).shape[1:3]
             if height is None or width is None:
-                raise ConfigError("the U-Net takes any size; expected size=(height, width)")
+                meant = getattr(self.unet, "options", {}).get("sample_size")
+                if meant is None:
+                    raise ConfigError("the U-Net takes any size; expected size=(height, width)")
+                height, width = (meant, meant) if isinstance(meant, int) else meant
             return int(height), int(width)
         if any(n < 1 or n % factor for n in size):
             raise ConfigError(f"size {size}: expected multiples of {factor}")
@@ -319,7 +335,9 @@ class DiffusionModel(keras.Model):
         mask = ops.cast(mask, like.dtype)
         if mask.shape[-1] != channels:
             raise ConfigError(f"a mask of {mask.shape[-1]} channels; expected {channels}")
-        if mask.shape[1] != like.shape[1] and self.autoencoder is not None:
+        size = tuple(mask.shape[1:3])
+        same = size == tuple(like.shape[1:3]) and None not in size
+        if not same and self.autoencoder is not None:
             mask = ops.average_pool(
                 mask, self.autoencoder.stride, padding="valid", data_format="channels_last"
             )

@@ -200,18 +200,22 @@ class Sampler(BaseModel):
             prediction: what the network answers.
 
         Raises:
-            ConfigError: `steps` or the prediction do not fit.
+            ConfigError: `steps` or the prediction do not fit; what would not be finite is refused.
         """
         if not 1 <= steps <= schedule.steps:
             raise ConfigError(
                 f"{steps} sampling steps; expected 1 to {schedule.steps}, the schedule's own"
             )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            plan = self._plan(schedule, steps, prediction)
+        if np.isfinite(plan.table).all():
+            return plan
         if schedule.zero_snr and prediction == "epsilon":
             raise ConfigError(
                 "a schedule with zero_snr shows no image at its last time, so predicted noise "
                 "says nothing there; expected a network that predicts v or sample"
             )
-        return self._plan(schedule, steps, prediction)
+        raise ConfigError(f"{steps} sampling steps lie too close for {type(self).__name__}")
 
     def _plan(self, schedule: NoiseSchedule, steps: int, prediction: Prediction) -> Plan:
         raise NotImplementedError
@@ -393,7 +397,9 @@ class DPMSolver(Sampler):
                     first = slope + r / (r + r1) * (slope - slope1)
                     second = (slope - slope1) / (r + r1)
                     weights += first * by_heun
-                    weights -= second * ((decay - 1 + sharpness * h) / (sharpness * h) ** 2 - 0.5)
+                    curve = (decay - 1 + sharpness * h) / (sharpness * h) ** 2
+                    # diffusers adds the half in the SDE's solver, against its own derivation
+                    weights -= second * (curve + 0.5 if self.stochastic else curve - 0.5)
             out["b"][k], out["h1"][k], out["h2"][k] = alphas[k + 1] * weights
         return out
 
@@ -465,7 +471,9 @@ class PNDM(Sampler):
         gap = schedule.steps // steps
         twice = steps > 1
         calls = np.concatenate([times[:2], times[1:]]) if twice else times
-        told = np.concatenate([times[:1], times[:1], times[1:]]) if twice else times
+        told = calls.copy()
+        if twice:  # the first step anew, from one gap before the second time
+            told[1] += gap
         left, before = _pairs(schedule, told, told - gap, one=self.ends_at_one)
         _, _, r, s = _readings(np.sqrt(left), np.sqrt(1 - left), prediction)
         pull = (before - left) / (left * np.sqrt(1 - before) + np.sqrt(left * (1 - left) * before))
@@ -478,8 +486,9 @@ class PNDM(Sampler):
         }
         usual = (55 / 24, -59 / 24, 37 / 24, -9 / 24, 0)
         weights = np.array([mixes.get(k, usual) for k in range(len(calls))]) * o[:, None]
-        if twice:  # back to where the first step began: x - o past_1, and on with the mean
-            a[1], weights[1] = 1.0, (o[0] / 2, -o[0] / 2, 0, 0, 0)
+        if twice:  # back to where it began, (x - o past_1) / a, and on with the mean of both
+            a[1] /= a[0]
+            weights[1] = (o[1] / 2, o[1] / 2 - a[1] * o[0], 0, 0, 0)
         past = {f"h{k}": weights[:, k] for k in range(1, 5)}
         rows = _rows(p=np.zeros(len(calls)), a=a, c=weights[:, 0], **past)
         return _plan(calls, rows, remembers="out")

@@ -6,7 +6,7 @@ x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise (Ho, Jain, Abbeel 2020, 2006.11239, eq
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -61,25 +61,15 @@ class NoiseSchedule(BaseModel):
                 raise ValueError("betas_given holds values outside of 0 to 1 (exclusive)")
         return self
 
-    @cached_property
+    @property
     def betas(self) -> np.ndarray:
-        """float64 [T]."""
-        if self.betas_given is not None:
-            betas = np.asarray(self.betas_given, np.float64)
-        elif self.kind == "linear":
-            betas = np.linspace(self.beta_start, self.beta_end, self.steps)
-        elif self.kind == "scaled_linear":
-            betas = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps) ** 2
-        else:
-            times = np.arange(self.steps + 1) / self.steps
-            left = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
-            betas = np.minimum(1 - left[1:] / left[:-1], MOST_BETA)
-        return _without_signal_at_the_end(betas) if self.zero_snr else betas
+        """float64 [T], read-only."""
+        return _tables(self)[0]
 
-    @cached_property
+    @property
     def alphas_cumprod(self) -> np.ndarray:
-        """a_t: float64 [T], from nearly 1 down to nearly (or, with zero_snr, exactly) 0."""
-        return np.cumprod(1 - self.betas)
+        """a_t: float64 [T], from nearly 1 to nearly (with zero_snr exactly) 0; read-only."""
+        return _tables(self)[1]
 
     def _rates(self, times: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(a_t) and sqrt(1 - a_t) of each image of a batch, to be multiplied with it."""
@@ -137,7 +127,32 @@ class NoiseSchedule(BaseModel):
         snr = left / (1 - left)
         if prediction == "sample":
             return np.minimum(snr, gamma)
-        return np.minimum(snr, gamma) / (snr if prediction == "epsilon" else snr + 1)
+        if prediction == "epsilon":
+            with np.errstate(divide="ignore"):  # without any signal, 1
+                return np.minimum(gamma / snr, 1.0)
+        return np.minimum(snr, gamma) / (snr + 1)
+
+
+@lru_cache(maxsize=64)
+def _tables(schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
+    """betas and alphas_cumprod; not kept in the object, where `model_copy` would copy them too."""
+    steps, ends = schedule.steps, (schedule.beta_start, schedule.beta_end)
+    if schedule.betas_given is not None:
+        betas = np.asarray(schedule.betas_given, np.float64)
+    elif schedule.kind == "linear":
+        betas = np.linspace(*ends, steps)
+    elif schedule.kind == "scaled_linear":
+        betas = np.linspace(ends[0] ** 0.5, ends[1] ** 0.5, steps) ** 2
+    else:
+        times = np.arange(steps + 1) / steps
+        left = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - left[1:] / left[:-1], MOST_BETA)
+    if schedule.zero_snr:
+        betas = _without_signal_at_the_end(betas)
+    tables = betas, np.cumprod(1 - betas)
+    for table in tables:
+        table.setflags(write=False)
+    return tables
 
 
 def _without_signal_at_the_end(betas: np.ndarray) -> np.ndarray:

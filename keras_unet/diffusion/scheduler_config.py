@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from keras_unet.diffusion.samplers import DDIM, DDPM, PNDM, DPMSolver, Euler, Sampler
 from keras_unet.diffusion.schedule import NoiseSchedule, Prediction
 from keras_unet.errors import ConfigError
@@ -104,6 +106,16 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "beta_schedule": tuple(KINDS),
     "prediction_type": tuple(PREDICTIONS),
 }
+# Our samplers' names in diffusers' terms: what is told apart from a folder's own options.
+NAMED: dict[str, dict[str, Any]] = {
+    "ddim": {"_class_name": "DDIMScheduler"},
+    "ddpm": {"_class_name": "DDPMScheduler"},
+    "dpm++": {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": False},
+    "dpm++karras": {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True},
+    "euler": {"_class_name": "EulerDiscreteScheduler"},
+    "euler_ancestral": {"_class_name": "EulerAncestralDiscreteScheduler"},
+    "pndm": {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
+}
 _VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}
 
 
@@ -147,15 +159,22 @@ def read_scheduler_config(
                 + " or ".join(repr(value) for value in values)
             )
     betas = at["trained_betas"]
-    schedule = NoiseSchedule(
-        steps=len(betas) if betas else at["num_train_timesteps"],
-        kind=KINDS[at["beta_schedule"]],
-        beta_start=at["beta_start"],
-        beta_end=at["beta_end"],
-        zero_snr=at.get("rescale_betas_zero_snr", False),
-        betas_given=tuple(betas) if betas else None,
-    )
-    return SchedulerConfig(schedule, _sampler(name, at, where), PREDICTIONS[at["prediction_type"]])
+    try:
+        schedule = NoiseSchedule(
+            steps=len(betas) if betas else at["num_train_timesteps"],
+            kind=KINDS[at["beta_schedule"]],
+            beta_start=at["beta_start"],
+            beta_end=at["beta_end"],
+            zero_snr=at.get("rescale_betas_zero_snr", False),
+            betas_given=tuple(betas) if betas else None,
+        )
+        sampler = _sampler(name, at, where)
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigError(f"{where}: {name} has a value that does not fit: {found}") from None
+    return SchedulerConfig(schedule, sampler, PREDICTIONS[at["prediction_type"]])
 
 
 def _sampler(name: str, at: Mapping[str, Any], where: str) -> Sampler:

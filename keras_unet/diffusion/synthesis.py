@@ -90,7 +90,7 @@ def synthesize(
             set's folder, or a folder of labels. None: tiles of the labels it was trained with.
         count: how many images; the masks are used in turn.
         steps, guidance, sampler: see `DiffusionModel.sample`.
-        seed: of places and noise: the same gives the same images.
+        seed: of places and noise: the same gives the same images, of another none the same.
         size: (height, width), where there are no masks of their own size; None: the run's tile.
         batch_size: images drawn at once.
         progress: called with (images done, images in all).
@@ -120,7 +120,7 @@ def synthesize(
     try:
         for first in range(0, count, batch_size):
             part = given[first : first + batch_size]
-            for same in _alike(part):
+            for number, same in _alike(part):
                 condition = None
                 if card.condition == "labels":
                     condition = np.stack([one.condition for one in same])
@@ -130,15 +130,15 @@ def synthesize(
                     condition,
                     steps,
                     guidance,
-                    seed + first,
+                    _seed_of(seed, first + number),
                     count=len(same),
                     size=None if card.condition == "labels" else size,
                     sampler=sampler,
                 )
                 for one, image in zip(same, images, strict=True):
-                    _write(beside, one, _stored(image, card))
-                    records.append({"image": f"images/{one.name}", "from": one.source})
-                    if len(shown) < SHOWN and image.shape[:2] == np.shape(images)[1:3]:
+                    name = _write(beside, one, _stored(image, card))
+                    records.append({"image": f"images/{name}", "from": one.source})
+                    if len(shown) < SHOWN:
                         shown.append((image, one.condition))
             if progress is not None:
                 progress(min(first + batch_size, count), count)
@@ -154,9 +154,11 @@ def synthesize(
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "model": str(run),
             "model_trained_on": card.config.get("data", {}).get("images"),
+            "sampler": sampler if isinstance(sampler, str) else repr(sampler),
             "steps": steps,
             "guidance": guidance,
             "seed": seed,
+            "batch_size": batch_size,
             "images": records,
         }
         write_text(beside / PROVENANCE, json.dumps(note, indent=1) + "\n")
@@ -257,12 +259,17 @@ def _tile(sample: Sample, size: tuple[int, int], random: np.random.Generator) ->
     return Sample(sample.name, sample.image, cut(sample.classes), cut(sample.instances))
 
 
-def _alike(part: list[_Given]) -> Iterator[list[_Given]]:
-    """Those of one size together, in order."""
-    sizes: dict[Any, list[_Given]] = {}
-    for one in part:
-        sizes.setdefault(np.shape(one.condition), []).append(one)
+def _alike(part: list[_Given]) -> Iterator[tuple[int, list[_Given]]]:
+    """Those of one size together, in order, and the place of the first of them."""
+    sizes: dict[Any, tuple[int, list[_Given]]] = {}
+    for number, one in enumerate(part):
+        sizes.setdefault(np.shape(one.condition), (number, []))[1].append(one)
     yield from sizes.values()
+
+
+def _seed_of(seed: int, first: int) -> int:
+    """The seed of a batch that begins with image `first`."""
+    return int(np.random.SeedSequence([seed, first]).generate_state(1, np.uint64)[0])
 
 
 def _stored(image: np.ndarray, card: DiffusionCard) -> np.ndarray:
@@ -276,13 +283,16 @@ def _stored(image: np.ndarray, card: DiffusionCard) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _write(folder: Path, one: _Given, image: np.ndarray) -> None:
+def _write(folder: Path, one: _Given, image: np.ndarray) -> str:
+    """Writes an image and its labels; returns the name of the image's file."""
+    path = folder / "images" / one.name
     if image.dtype == np.uint8 and image.shape[-1] in (1, 3):
-        save_png(folder / "images" / one.name, image[..., 0] if image.shape[-1] == 1 else image)
+        save_png(path, image[..., 0] if image.shape[-1] == 1 else image)
     else:
-        path = (folder / "images" / one.name).with_suffix(".tif")
+        path = path.with_suffix(".tif")
         tifffile.imwrite(path, image[..., 0] if image.shape[-1] == 1 else image)
     if one.labels is not None:
         labels = np.maximum(one.labels, 0)
         kind = np.uint8 if labels.max() < 256 else np.uint16
         save_png(folder / "labels" / one.name, labels.astype(kind))
+    return path.name

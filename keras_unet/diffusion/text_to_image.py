@@ -12,8 +12,12 @@ from keras import ops
 from keras_unet.diffusion import noise as noises
 from keras_unet.diffusion.samplers import Sampler, make_sampler
 from keras_unet.diffusion.sampling import Trajectory, check_seed
-from keras_unet.diffusion.scheduler_config import read_scheduler_config
+from keras_unet.diffusion.scheduler_config import NAMED, read_scheduler_config
 from keras_unet.errors import ConfigError
+
+# What diffusers' StableDiffusionPipeline sets whatever the scheduler's file says.
+_ALWAYS = {"steps_offset": 1, "clip_sample": False}
+_INPUTS = {"sample", "timestep", "context"}
 
 
 class TextToImage:
@@ -25,7 +29,8 @@ class TextToImage:
         text_encoder: token ids [B, T] -> {"last_hidden_state": [B, T, D], …}; None: `generate`
             takes embeddings only.
         tokenizer: texts -> int32 [B, T]; None: likewise.
-        scheduler_config: what the folder's scheduler_config.json holds.
+        scheduler_config: what the folder's scheduler_config.json holds. As in diffusers'
+            StableDiffusionPipeline, `steps_offset` is 1 and latents are never clipped.
 
     Attributes:
         schedule, sampler, prediction: what the scheduler's configuration says; the sampler may
@@ -45,12 +50,24 @@ class TextToImage:
     ) -> None:
         if "context" not in unet.input:
             raise ConfigError("text to image needs a U-Net with cross-attention; found none")
+        if set(unet.input) != _INPUTS:
+            further = ", ".join(sorted(set(unet.input) - _INPUTS))
+            raise ConfigError(
+                f"text to image has nothing for the U-Net's further inputs: {further}"
+            )
+        takes, returns = int(unet.input["sample"].shape[-1]), int(unet.outputs[0].shape[-1])
+        if takes != returns:
+            raise ConfigError(
+                f"the U-Net takes {takes} channels and returns {returns}; expected the same number"
+            )
         self.unet = unet
         self.autoencoder = autoencoder
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.scheduler_config = dict(scheduler_config or {})
-        self.schedule, sampler, self.prediction = read_scheduler_config(self.scheduler_config)
+        self.schedule, sampler, self.prediction = read_scheduler_config(
+            {**self.scheduler_config, **_ALWAYS}
+        )
         self.sampler: Sampler = sampler
         self._trajectory = Trajectory(unet)
 
@@ -85,7 +102,7 @@ class TextToImage:
             prompt_embeds: [B, T, D], instead of a prompt.
             negative_prompt_embeds: [B, T, D], instead of `negative`.
             output: "image", or the "latents" before the autoencoder.
-            sampler: another than the folder's.
+            sampler: another than the folder's; by its name, with the folder's options.
             progress: called with (steps done, steps in all).
 
         Returns:
@@ -126,7 +143,7 @@ class TextToImage:
                 shape = (count, *latents.shape[1:3], shape[-1])
             if tuple(latents.shape) != shape:
                 raise ConfigError(f"latents of shape {tuple(latents.shape)}; expected {shape}")
-        plan = make_sampler(sampler or self.sampler).plan(self.schedule, steps, self.prediction)
+        plan = self._sampler(sampler).plan(self.schedule, steps, self.prediction)
         x = self._trajectory(
             plan,
             latents,
@@ -147,6 +164,14 @@ class TextToImage:
     def _dtype(self) -> str:
         """Of the trajectory: float64 for a float64 network, else float32."""
         return self.unet.outputs[0].dtype
+
+    def _sampler(self, sampler: str | Sampler | None) -> Sampler:
+        if sampler is None:
+            return self.sampler
+        if sampler in NAMED:
+            config = {**self.scheduler_config, **_ALWAYS, **NAMED[str(sampler)]}
+            return read_scheduler_config(config).sampler
+        return make_sampler(sampler)
 
     def _as_float(self, values: Any) -> Any:
         return ops.convert_to_tensor(values, dtype=self._dtype)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from keras_unet.data.samples import load_samples
 from keras_unet.data.synthetic import write_dataset
+from keras_unet.diffusion import synthesis
 from keras_unet.diffusion.config import make_diffusion_config
 from keras_unet.diffusion.synthesis import load_diffusion, synthesize
 from keras_unet.diffusion.training import condition_classes, train_diffusion
@@ -110,6 +111,17 @@ def test_drawn_images_are_a_data_set_that_says_it_is_synthetic(run, data, tmp_pa
     assert mask.size == Image.open(next((one / "images").iterdir())).size
     with pytest.raises(ConfigError, match="is there already"):
         synthesize(folder, drawn)
+
+
+def test_provenance_names_the_files_and_no_two_seeds_share_noise(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    one = synthesis._Given("0000_a.png", None, np.ones((4, 4), np.int32), "a")
+    for dtype, name in ((np.uint8, "0000_a.png"), (np.uint16, "0000_a.tif")):
+        assert synthesis._write(tmp_path, one, np.zeros((4, 4, 1), dtype)) == name
+        assert (tmp_path / "images" / name).is_file()
+    seeds = {synthesis._seed_of(seed, first) for seed in range(20) for first in range(0, 80, 8)}
+    assert len(seeds) == 200
 
 
 def test_an_outline_tells_touching_objects_apart(data):

@@ -133,6 +133,31 @@ def test_what_does_not_fit_is_said(pipeline, arguments, message):
         pipeline.generate(steps=2, **arguments)
 
 
+def test_a_pipeline_never_clips_latents_and_begins_at_time_one(pipeline):
+    """As diffusers' StableDiffusionPipeline, whatever (old) files say or leave out."""
+    parts = (pipeline.unet, pipeline.autoencoder)
+    for said in ({}, {"clip_sample": True, "steps_offset": 0}):
+        made = diffusion.TextToImage(*parts, scheduler_config=said)
+        assert made.sampler == diffusion.DDIM(offset=1)
+    with pytest.raises(ConfigError, match="no option clip_smaple"):
+        diffusion.TextToImage(*parts, scheduler_config={"clip_smaple": True})
+
+
+def test_a_folder_whose_scheduler_says_no_class(oracles, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(oracles / "sd_pipeline", folder, copy_function=shutil.copyfile)
+    scheduler, index = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    for path in (scheduler, index):
+        path.chmod(0o644)
+    scheduler.write_text(json.dumps({"beta_schedule": "scaled_linear"}))
+    said = json.loads(index.read_text())
+    index.write_text(json.dumps({**said, "scheduler": ["diffusers", "EulerDiscreteScheduler"]}))
+    assert diffusion.load_diffusers(folder).sampler == diffusion.Euler()
+    scheduler.write_text(json.dumps({"beta_start": "much"}))
+    with pytest.raises(ConfigError, match=r"pipeline: scheduler_config.json: Euler.*beta_start"):
+        diffusion.load_diffusers(folder)
+
+
 def test_the_scheduler_that_stable_diffusion_folders_have(oracles, tmp_path):
     folder = tmp_path / "pipeline"
     shutil.copytree(oracles / "sd_pipeline", folder, copy_function=shutil.copyfile)
@@ -142,5 +167,7 @@ def test_the_scheduler_that_stable_diffusion_folders_have(oracles, tmp_path):
     scheduler.write_text(config.read_text())
     made = diffusion.load_diffusers(folder)
     assert isinstance(made.sampler, diffusion.PNDM)
+    assert made._sampler("ddim") == diffusion.DDIM(offset=1, ends_at_one=False)
+    assert made._sampler("dpm++") == diffusion.DPMSolver(spacing="leading", offset=1)
     drawn = made.generate("a cell", steps=3, seed=1)
     assert drawn.shape[0] == 1 and drawn.dtype == np.uint8
