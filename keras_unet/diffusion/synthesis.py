@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tifffile
 from pydantic import ValidationError
+from skimage.segmentation import relabel_sequential
 
 import keras_unet.diffusion.unet  # noqa: F401  the layers that a file names
 from keras_unet import __version__
@@ -29,6 +30,7 @@ from keras_unet.disk import sync, write_text
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.pictures import save_png
 from keras_unet.models.bundle import CARD
+from keras_unet.training import run_folder
 
 SHOWN = 8  # images in the contact sheet
 PROVENANCE = "provenance.json"
@@ -224,7 +226,11 @@ def _label_samples(trained: TrainedDiffusion, masks: Path | None, run: Path) -> 
     """Samples whose labels are to be drawn for."""
     card = trained.card
     if masks is None:
-        data = make_diffusion_config(card.config).data
+        config = make_diffusion_config(card.config)
+        if (run / run_folder.RECORD).is_file():  # its paths start where it was begun
+            record = run_folder.read_record(run, make_diffusion_config)
+            config = run_folder.rooted(config, record.directory)
+        data = config.data
         try:
             return load_samples(data.images, data.labels, data.rule, need_labels=True)[0]
         except DataError as error:
@@ -293,6 +299,8 @@ def _write(folder: Path, one: _Given, image: np.ndarray) -> str:
         tifffile.imwrite(path, image[..., 0] if image.shape[-1] == 1 else image)
     if one.labels is not None:
         labels = np.maximum(one.labels, 0)
+        if labels.max() > np.iinfo(np.uint16).max:  # a PNG holds no larger numbers
+            labels = relabel_sequential(labels)[0]
         kind = np.uint8 if labels.max() < 256 else np.uint16
         save_png(folder / "labels" / one.name, labels.astype(kind))
     return path.name

@@ -74,7 +74,7 @@ class TextToImage:
     def generate(
         self,
         prompt: str | Sequence[str] | None = None,
-        negative: str | Sequence[str] = "",
+        negative: str | Sequence[str] | None = "",
         *,
         steps: int = 50,
         guidance: float = 7.5,
@@ -92,7 +92,7 @@ class TextToImage:
 
         Args:
             prompt: a text, or one for each picture.
-            negative: what guidance leads away from: one text, or one for each picture.
+            negative: what guidance leads away from: one text, or one for each picture; None is "".
             steps: of the sampler.
             guidance: 1 or less takes the prompt alone; more exaggerates what it changes.
             guidance_rescale: see `keras_unet.diffusion.guide`.
@@ -123,7 +123,7 @@ class TextToImage:
         against = None
         if guidance > 1:
             if negative_prompt_embeds is None:
-                against = self._embed(negative)
+                against = self._embed(negative or "")
             else:
                 against = self._as_float(negative_prompt_embeds)
             if against.shape[0] == 1 and count > 1:
