@@ -15,7 +15,7 @@ from keras_unet._version import __version__ as __version__
 register()  # `keras.saving.load_model` opens this package's files from here on
 
 _MODULES = (
-    *("augment", "data", "evaluation", "geometry", "inference"),
+    *("augment", "data", "diffusion", "evaluation", "geometry", "inference"),
     *("losses", "metrics", "models", "serving", "training"),
 )
 _NAMES = {

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from keras_unet.keras_backend import missing_backend
+
 
 def attach(
     package: str, names: Mapping[str, str]
@@ -22,7 +24,10 @@ def attach(
     def __getattr__(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(f"{package}.{names[name] or name}")
+        try:
+            module = importlib.import_module(f"{package}.{names[name] or name}")
+        except ModuleNotFoundError as error:
+            raise missing_backend(error) or error from None
         value = getattr(module, name) if names[name] else module
         setattr(sys.modules[package], name, value)
         return value

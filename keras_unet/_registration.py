@@ -9,28 +9,48 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+from keras_unet._import_hook import around_import
 
 # Registered name -> module and class: what the decorators say of modules that are not imported yet.
 CLASSES = {
     "AdamW": "training.adamw.AdamW",
+    "Attention": "diffusion.attention.Attention",
     "Augment": "augment.layer.Augment",
+    "Autoencoder": "diffusion.autoencoder.Autoencoder",
     "BatchNormalization": "models.normalization.BatchNormalization",
     "BilinearUpSampling2D": "models.blocks.BilinearUpSampling2D",
     "CropLike": "models.cropping.CropLike",
     "Cropping2D": "models.cropping.Cropping2D",
     "DiceLoss": "losses.overlap.Dice",
     "DiceScore": "metrics.Dice",
+    "DiffusionModel": "diffusion.model.DiffusionModel",
+    "DiffusionUNet": "diffusion.unet.DiffusionUNet",
+    "Downsample": "diffusion.blocks.Downsample",
+    "EmbeddingMLP": "diffusion.blocks.EmbeddingMLP",
     "FocalLoss": "losses.focal.Focal",
+    "GroupNorm": "diffusion.blocks.GroupNorm",
     "IoU": "metrics.IoU",
+    "JoinAdded": "diffusion.unet.JoinAdded",
     "LegalSize": "models.legal_size.LegalSize",
     "MeanIoU": "metrics.MeanIoU",
     "PixelAccuracy": "metrics.PixelAccuracy",
     "PixelError": "metrics.PixelError",
+    "Pool": "diffusion.text_encoder.Pool",
+    "ResidualBlock": "diffusion.blocks.ResidualBlock",
+    "SelfAttentionBlock": "diffusion.attention.SelfAttentionBlock",
+    "Sinusoid": "diffusion.blocks.Sinusoid",
+    "SpatialTransformer": "diffusion.attention.SpatialTransformer",
     "SumLoss": "losses.total.Sum",
+    "TextBlock": "diffusion.text_encoder.TextBlock",
+    "TextEncoder": "diffusion.text_encoder.TextEncoder",
+    "TokenEmbeddings": "diffusion.text_encoder.TokenEmbeddings",
+    "TransformerBlock": "diffusion.attention.TransformerBlock",
+    "Upsample": "diffusion.blocks.Upsample",
     "WeightedCrossEntropy": "losses.cross_entropy.WeightedCrossEntropy",
 }
 PACKAGE = "keras_unet"
@@ -50,34 +70,18 @@ def register() -> None:
     """Tells Keras of this package's classes: now if it is imported, else as soon as it is."""
     keras = sys.modules.get("keras")
     if keras is None or not hasattr(keras, "saving"):  # or only half imported
-        sys.meta_path.insert(0, _AfterKeras())
+        around_import("keras", _registering)
     else:
         _stand_in(keras)
+
+
+@contextmanager
+def _registering() -> Iterator[None]:
+    yield
+    _stand_in(sys.modules["keras"])
 
 
 def _stand_in(keras: ModuleType) -> None:
     known = keras.saving.get_custom_objects()
     for name, path in CLASSES.items():
         known.setdefault(f"{PACKAGE}>{name}", StandIn(path))
-
-
-class _AfterKeras(MetaPathFinder):
-    """Finds Keras as Python would, and registers the stand-ins at the end of its import."""
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if name != "keras":
-            return None
-        others = (finder for finder in sys.meta_path if finder is not self)
-        found = (finder.find_spec(name, path, target) for finder in others)
-        spec = next((spec for spec in found if spec is not None), None)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_register(module: ModuleType) -> None:
-                execute(module)
-                if self in sys.meta_path:
-                    sys.meta_path.remove(self)
-                _stand_in(module)
-
-            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
-        return spec

@@ -16,6 +16,8 @@ _WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.B
 def read_text(path: str | Path) -> str:
     """The text of a file that a person wrote: UTF-8, with a byte-order mark or without.
 
+    Lines end in LF, whatever ends them in the file: CR LF, CR or LF.
+
     Raises:
         ConfigError: another encoding, which PowerShell's `>` and some editors write; names it.
         OSError: the file cannot be read.
@@ -23,9 +25,9 @@ def read_text(path: str | Path) -> str:
     data = Path(path).read_bytes()
     wide = next((mark for mark in _WIDE if data.startswith(mark)), None)
     try:
-        if wide is None:
-            return data.decode("utf-8-sig").replace("\r\n", "\n")
-        found = f"UTF-{8 * len(wide)}"
+        if wide is None and 0 not in data:
+            return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        found = f"UTF-{8 * len(wide)}" if wide else "no text, or UTF-16 without a mark (zero bytes)"
     except UnicodeDecodeError as error:
         found = f"no UTF-8 (byte 0x{data[error.start]:02x} at {error.start})"
     raise ConfigError(

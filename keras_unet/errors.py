@@ -21,6 +21,10 @@ class ExportError(KerasUnetError):
     """A model could not be exported or published; nothing was left half-written."""
 
 
+class RemoteError(KerasUnetError):
+    """A place such as gs://… cannot be read or written: its library, credentials or network."""
+
+
 class ServingError(KerasUnetError):
     """A server did not answer a request: its status code and message."""
 

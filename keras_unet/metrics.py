@@ -16,13 +16,17 @@ import numbers
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.losses.labels import class_labels, num_classes, one_hot, tell, values_now
 
 
 class ConfusionMetric(keras.metrics.Metric):
     """Sums the confusion matrix, float32 [K, K], rows = truth; subclasses say what to read from it.
+
+    They also say which way is better, for Keras's callbacks in mode "auto".
 
     Args:
         num_classes: K; None takes it from the first predictions.
@@ -31,9 +35,12 @@ class ConfusionMetric(keras.metrics.Metric):
 
     Raises:
         ConfigError: an argument is out of range.
-        DataError: targets or predictions have the wrong rank or number of classes. Labels that are
-            no class are not counted: a compiled graph cannot raise.
+        DataError: targets or predictions have the wrong rank or number of classes, or a label is
+            neither a class nor ignored: 255, a fraction. In a compiled graph, which cannot raise,
+            the result is NaN then, up to the next reset, and a warning says why.
     """
+
+    _direction = "up"  # where Keras looks for it, up or down
 
     def __init__(
         self,
@@ -65,18 +72,11 @@ class ConfusionMetric(keras.metrics.Metric):
         Args:
             sample_weight: [B, H, W], [B, H, W, 1], [B] or [B, 1]; None counts each pixel once.
         """
-        truth = ops.cast(y_true, "int32")
         y_pred = ops.convert_to_tensor(y_pred)
-        if len(truth.shape) == 4 and truth.shape[-1] == 1:
-            truth = ops.squeeze(truth, axis=-1)
-        channels = y_pred.shape[-1] if len(y_pred.shape) == 4 else None
-        if len(truth.shape) != 3 or channels is None:
-            raise DataError(
-                f"{self.name}: expected targets [batch, height, width] and predictions "
-                f"[batch, height, width, classes], got {tuple(y_true.shape)} and "
-                f"{tuple(y_pred.shape)}"
-            )
-        count = max(int(channels), 2)
+        truth, counted = class_labels(
+            y_true, y_pred, ignore_class=self.ignore_class, dtype=self.dtype, name=self.name
+        )
+        count, channels = num_classes(y_pred, self.name), y_pred.shape[-1]
         if self._confusion is None:
             self._create(count)
         if self._confusion.shape[0] != count:
@@ -88,10 +88,11 @@ class ConfusionMetric(keras.metrics.Metric):
             chosen = ops.cast(y_pred[..., 0] > (0.0 if self.from_logits else 0.5), "int32")
         else:
             chosen = ops.cast(ops.argmax(y_pred, axis=-1), "int32")
-        weight = self._weight(truth, sample_weight)
-        self._confusion.assign_add(_confusion(truth, chosen, weight, count, self.dtype))
+        weight = self._weight(counted, sample_weight)
+        found = _confusion(truth, chosen, weight, count, self.dtype)
+        self._confusion.assign_add(ops.where(ops.any(ops.isnan(truth)), math.nan, found))
 
-    def _weight(self, truth: Any, sample_weight: Any) -> Any | None:
+    def _weight(self, counted: Any | None, sample_weight: Any) -> Any | None:
         weight = None
         if sample_weight is not None:
             weight = ops.cast(sample_weight, self.dtype)
@@ -99,16 +100,18 @@ class ConfusionMetric(keras.metrics.Metric):
                 weight = ops.squeeze(weight, axis=-1)
             elif len(weight.shape) in (1, 2):
                 weight = ops.reshape(weight, (-1, 1, 1))
-        if self.ignore_class is not None:
-            counted = ops.cast(ops.not_equal(truth, self.ignore_class), self.dtype)
-            weight = counted if weight is None else weight * counted
+        if counted is not None:
+            shares = ops.cast(counted, self.dtype)  # also where `weight` is one for each sample
+            weight = shares if weight is None else weight * shares
         return weight
 
     def result(self) -> Any:
         """One number."""
         if self._confusion is None:
             return ops.convert_to_tensor(math.nan, dtype=self.dtype)
-        return self.score(ops.convert_to_tensor(self._confusion))
+        confusion = ops.convert_to_tensor(self._confusion)
+        _explain_nan(confusion)
+        return self.score(confusion)
 
     def score(self, confusion: Any) -> Any:
         """The metric of a confusion matrix [K, K], rows = truth."""
@@ -137,6 +140,8 @@ class PixelAccuracy(ConfusionMetric):
 @keras.saving.register_keras_serializable(package="keras_unet")
 class PixelError(ConfusionMetric):
     """Share of the pixels whose class is wrong: the pixel error of ISBI 2012, at threshold 0.5."""
+
+    _direction = "down"
 
     def __init__(self, name: str = "pixel_error", **kwargs: Any):
         super().__init__(name=name, **kwargs)
@@ -212,15 +217,23 @@ class Dice(ClassMetric):
 
 
 def _confusion(truth: Any, chosen: Any, weight: Any | None, count: int, dtype: str) -> Any:
-    classes = ops.arange(count)
-    one = ops.cast(ops.equal(truth[..., None], classes), dtype)
-    other = ops.cast(ops.equal(chosen[..., None], classes), dtype)
+    one, other = one_hot(truth, count, dtype), one_hot(chosen, count, dtype)
     if weight is not None:
         one = one * weight[..., None]
     # Row by row of the image: a float32 counts exactly only up to 2^24, and sums of exact row
     # counts keep its relative precision beyond.
     rows = [ops.sum(one[..., k, None] * other, axis=2) for k in range(count)]
     return ops.sum(ops.stack(rows, axis=2), axis=(0, 1))
+
+
+def _explain_nan(confusion: Any) -> None:
+    """Where XLA or JAX kept `class_labels` from it; Keras asks for results after each epoch."""
+    found = values_now(confusion)
+    if found is not None and np.isnan(found).any():
+        tell(
+            "metrics are NaN, since a label was neither a class nor ignore_class (or a sample "
+            "weight was NaN): call the metric or the loss on a batch to see which labels"
+        )
 
 
 def _ratio(part: Any, whole: Any) -> Any:

@@ -164,7 +164,15 @@ class Segment(beam.DoFn):
             job = Job(path, name_of(path), identity)
             card = self._model.card
             try:
-                mask = segment(job, self._predictor, card, self._chosen, place, lambda _: None)
+                mask = segment(
+                    job,
+                    self._predictor,
+                    card,
+                    self._chosen,
+                    place,
+                    lambda _: None,
+                    logging.getLogger("absl").info,
+                )
             except DataError as error:
                 yield "failed", (path.name, str(error))
                 return

@@ -26,6 +26,7 @@ from pipelines.sections import (
     EvaluationSettings,
     ExportSettings,
     InfraSettings,
+    LocalPlace,
     Place,
     PushSettings,
     TunerSettings,
@@ -35,6 +36,7 @@ from pipelines.sections import (
 
 LISTING = "python -m pipelines.run --show-settings"
 OF_THE_PIPELINE = ("output", "name")  # of a training: where its files go
+WITHOUT_DATA = "synthetic"  # so that made-up cells are never published as somebody's model
 
 
 class PipelineConfig(Section):
@@ -43,12 +45,13 @@ class PipelineConfig(Section):
     name: str = Field(
         "unet",
         pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
-        description="of the pipeline, and of the model: saved_models/<name>",
+        description="of the pipeline, and of the model: saved_models/<name>; without images, "
+        f"{WITHOUT_DATA}",
     )
     root: Place | None = Field(
         None, description="folder of artifacts, metadata and logs; None: runs/pipelines/<name>"
     )
-    metadata: Place | None = Field(
+    metadata: LocalPlace | None = Field(
         None, description="SQLite file of the metadata store; None: metadata.sqlite in the root"
     )
     runner: Literal["local", "vertex"] = Field(
@@ -104,12 +107,16 @@ def load_pipeline_config(
 ) -> PipelineConfig:
     """Builds a configuration from a TOML file, then `data`, then `section.key=value` settings.
 
+    Without images its name, and so its root and its model's, is another one: `WITHOUT_DATA`.
+
     Raises:
         ConfigError: the file cannot be read, a key is unknown, or a value does not fit; names
             every bad key, what was found and what was expected.
     """
     settings = list(settings)
     tree = read_tree(path, settings, data=data)
+    if not (tree.get("data") or {}).get("images"):
+        tree = {"name": WITHOUT_DATA, **tree}
     try:
         return PipelineConfig.model_validate(tree)
     except ValidationError as error:

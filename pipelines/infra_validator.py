@@ -166,7 +166,7 @@ def real_requests(model: TrainedModel, records: Path, number: int) -> list[golde
         if pair.image is None:
             raise DataError("\n".join(map(str, pair.problems)))
         image = np.ascontiguousarray(pair.image[:SIDE, :SIDE])
-        if image.shape != pair.image.shape:
+        if image.shape != pair.image.shape or pair.missing is not None:  # NaN is refused
             data = encode_example(pair.pair.name, image)
         pixels = image.astype(np.float32)
         found.append(golden.Request("serving_default", "images", pixels[None], [pixels]))

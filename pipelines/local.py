@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from keras_unet.errors import ConfigError
+from keras_unet.remote_path import RemotePath, as_path
 from keras_unet.training.run_folder import RunLock
 from pipelines.config import PipelineConfig
 from pipelines.executions import Step, open_store, runs, steps, tidy
@@ -29,9 +30,13 @@ def run_local(config: PipelineConfig, say: Callable[[str], None]) -> list[Step]:
         ConfigError: another process runs in this root, or the root is no local folder.
         DataError: there are no images, or their labels need a setting.
         PipelineError: a component failed.
+        RemoteError: versions go to a store that cannot be reached.
     """
     if "://" in config.pipeline_root:
         raise ConfigError(f"root is {config.pipeline_root}; a local run needs a local folder")
+    destination = as_path(config.destination)
+    if isinstance(destination, RemotePath):
+        destination.exists()  # a missing library or credentials are told before the training
     root = Path(config.pipeline_root)
     root.mkdir(parents=True, exist_ok=True)
     config.metadata_path.parent.mkdir(parents=True, exist_ok=True)

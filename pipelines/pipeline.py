@@ -15,7 +15,7 @@ from keras_unet.errors import ConfigError
 from keras_unet.training.config import make_config
 from keras_unet.training.setup import class_names
 from keras_unet.training.trees import merged
-from pipelines.blessed import LatestBlessedOther
+from pipelines.blessed import ServedOrLatestBlessed
 from pipelines.bulk_inferrer import MaskInferrer, images_fingerprint
 from pipelines.checks.nodes import DataChecks, data_checks, transform
 from pipelines.checks.settings import CheckSettings
@@ -76,7 +76,7 @@ def components(config: PipelineConfig) -> list[BaseNode]:
     learnt = _training(config, transformed)
     model = learnt[-1].outputs["model"]
     local = config.runner == "local"
-    baseline = _baseline(model, local=local)
+    baseline = _baseline(model, config.destination if local else None)
     evaluator = (SegmentationEvaluator if local else KubeflowEvaluator)(
         examples=records,
         model=model,
@@ -198,18 +198,22 @@ def _training(config: PipelineConfig, transformed: BaseNode) -> list[BaseNode]:
     return [*nodes, trainer]
 
 
-def _baseline(model: BaseChannel, *, local: bool) -> BaseNode:
+def _baseline(model: BaseChannel, destination: str | None) -> BaseNode:
+    """Args: destination: of the versions; None: not on this machine, and Kubeflow's compiler."""
     channels = {
         "model": tfx.dsl.Channel(type=Model),
         "model_blessing": tfx.dsl.Channel(type=ModelBlessing),
     }
-    if not local:  # of custom strategies, Kubeflow's compiler knows none
+    if destination is None:  # of custom strategies, Kubeflow's compiler knows none
         strategy = tfx.dsl.experimental.LatestBlessedModelStrategy
         return tfx.dsl.Resolver(strategy_class=strategy, **channels).with_id(BASELINE)
     channels["infra_blessing"] = tfx.dsl.Channel(type=InfraBlessing)
-    return tfx.dsl.Resolver(strategy_class=LatestBlessedOther, candidate=model, **channels).with_id(
-        BASELINE
-    )
+    return tfx.dsl.Resolver(
+        strategy_class=ServedOrLatestBlessed,
+        config={"destination": destination},
+        candidate=model,
+        **channels,
+    ).with_id(BASELINE)
 
 
 def _policy(config: PipelineConfig) -> EvaluationPolicy:

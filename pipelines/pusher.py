@@ -8,7 +8,6 @@ process, and is renamed to the next integer, under the folder's lock.
 # no `from __future__ import annotations`: TFX reads the annotations of a component as objects
 
 import logging
-from pathlib import Path
 
 from tfx import v1 as tfx
 from tfx.components.evaluator import constants
@@ -17,9 +16,8 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.types import system_executions
 from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing, PushedModel
 
-from keras_unet.errors import ConfigError
 from keras_unet.serving.bundle import fingerprint
-from keras_unet.serving.lineage import FILE, Origin
+from keras_unet.serving.notes import LINEAGE, Origin
 from keras_unet.serving.publish import publish_bundle
 from pipelines import models
 
@@ -46,13 +44,13 @@ def VersionPusher(
         model_blessing, infra_blessing: of this very model.
         pushed_model: as TFX's Pusher: `pushed`, and `pushed_destination` and `pushed_version`, or
             `reason`.
-        destination: such as saved_models/unet.
+        destination: such as saved_models/unet, or gs://bucket/models/unet.
         metadata: the metadata store, which the version remembers for `keras-unet lineage`.
         keep: delete all but the newest so many versions; 0: none.
 
     Raises:
         ExportError: the model does not answer as the Keras model did; nothing is published.
-        ConfigError: the destination is no folder here.
+        RemoteError: the destination cannot be written here.
     """
     reason = refusal(model, model_blessing, infra_blessing)
     if reason is not None:
@@ -60,21 +58,15 @@ def VersionPusher(
         pushed_model.set_string_custom_property(REASON, reason)
         logging.getLogger("absl").warning("Pusher: not pushed: %s", reason)
         return
-    folder = models.mounted(destination)
-    if "://" in folder:
-        raise ConfigError(
-            f"{destination}: versions are published by renaming; expected a local folder, or gs:// "
-            "where /gcs is mounted"
-        )
     with models.local_copy(models.serving_folder(model.uri)) as bundle:
         origin = Origin(
             metadata=metadata, model=model.id, uri=model.uri, fingerprint=fingerprint(bundle)
         )
         version = publish_bundle(
             bundle,
-            Path(folder),
+            destination,
             keep=keep or None,
-            files={FILE: origin.model_dump_json(indent=1) + "\n"},
+            files={LINEAGE.name: origin.model_dump_json(indent=1) + "\n"},
         )
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_destination", str(version.resolve()))

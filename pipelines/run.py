@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from keras_unet.cli.local_paths import LocalPaths
 from keras_unet.cli.report import say
+from keras_unet.console import take_every_character
 from keras_unet.errors import KerasUnetError
+from keras_unet.quiet import quiet_tensorflow
 from keras_unet.training.explanations import describe
 from pipelines.config import PipelineConfig, load_pipeline_config
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command()
+@app.command(cls=LocalPaths)
 def run(
     data: Annotated[
         str | None,
@@ -77,7 +79,8 @@ def run(
 
 def main() -> None:
     """Errors that a user can mend end with exit code 1 and a message, no trace."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
+    take_every_character()
     try:
         app()
     except (KerasUnetError, OSError) as error:

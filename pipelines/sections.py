@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from keras_unet.data.label_rule import Kind, LabelRule
 from keras_unet.data.normalization import Method
 from keras_unet.errors import ConfigError
+from keras_unet.remote_path import local_path, remote_uri
 from keras_unet.training.sections import AnyText, Section
 from pipelines.evaluator.policy import EvaluationPolicy, Threshold
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Place = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]  # a path, or gs://…
+LocalPlace = Annotated[Place, AfterValidator(lambda place: str(local_path(place)))]
 
 
 class DataSettings(Section):
@@ -45,7 +46,7 @@ class DataSettings(Section):
         "dataset", description='z-score learnt by Transform, by "image", or "range"'
     )
     max_bad_share: Share = Field(
-        0.01, description="of the images that may be unusable (dead letters) before a run stops"
+        0.02, description="of the images that may be unusable (dead letters) before a run stops"
     )
 
     @property
@@ -80,7 +81,7 @@ class DataSettings(Section):
             re.compile(self.groups or "")
         except re.error as error:
             raise ValueError(f"groups is no regular expression: {error}") from error
-        if "://" in (self.images or ""):
+        if self.images and remote_uri(self.images):
             raise ValueError(
                 f"images is {self.images}; expected a path: images are read as files, so mount "
                 "the bucket (Vertex AI has gs://bucket at /gcs/bucket)"
@@ -107,7 +108,9 @@ class CheckOptions(Section):
     min_labelled: float = Field(0.9, ge=0.0, le=1.0, description="share of images with a cell")
     skew: bool = Field(True, description="compare the evaluation images with the training images")
     drift: bool = Field(True, description="compare with the last data that passed; local only")
-    min_images: int = Field(50, ge=1, description="fewer: skew and drift are reported, no more")
+    min_images: int = Field(
+        50, ge=1, description="fewer: skew and drift only if they have nothing in common"
+    )
     tolerated: tuple[AnyText, ...] = Field((), description="features whose anomalies stop nothing")
 
 
@@ -116,7 +119,7 @@ class EvaluationSettings(EvaluationPolicy):
 
     thresholds: tuple[Threshold, ...] = Field(
         (Threshold(score="mean_dice", at_least=0.5, min_gain=-0.01),),
-        description="scores with at_least, at_most, min_gain (on the latest blessed), slice",
+        description="scores with at_least, at_most, min_gain (on the baseline), slice",
     )
 
 
@@ -143,14 +146,16 @@ class InfraSettings(Section):
 class PushSettings(Section):
     """Where blessed models go."""
 
-    folder: Place = Field("saved_models", description="versions go to <folder>/<name>/<n>")
+    folder: Place = Field(
+        "saved_models", description="versions go to <folder>/<name>/<n>; here, or gs://…"
+    )
     keep: int | None = Field(None, ge=1, description="newest versions kept; None: all")
 
 
 class BulkSettings(Section):
     """New images to segment with the blessed model."""
 
-    images: Place | None = Field(None, description="folder of new images; None: no such step")
+    images: LocalPlace | None = Field(None, description="folder of new images; None: no such step")
 
     @property
     def folder(self) -> str | None:
@@ -192,4 +197,4 @@ class VertexSettings(Section):
 
 def absolute(place: str) -> str:
     """A local path made absolute; gs://… as it is."""
-    return place if "://" in place else str(Path(place).expanduser().resolve())
+    return remote_uri(place) or str(local_path(place).expanduser().resolve())

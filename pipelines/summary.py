@@ -9,6 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from keras_unet.remote_path import as_path
 from keras_unet.serving import versions
 from pipelines.config import PipelineConfig
 from pipelines.executions import Step
@@ -56,20 +57,19 @@ def _published(config: PipelineConfig, pushed: Any | None) -> Iterator[str]:
         reason = _text(pushed, "reason") if pushed is not None else ""
         yield f"Not published: {reason or 'the Pusher did not run'}"
         return
-    version = _text(pushed, "pushed_destination")
-    if not Path(version).is_dir():
+    version = as_path(_text(pushed, "pushed_destination"))
+    if not version.is_dir():
         yield f"Published {version}, which is not there any more; --set cache=false makes it anew"
         return
     own = _program("keras-unet")
-    newest = max(versions(Path(version).parent))
-    if newest != int(Path(version).name):
+    newest = max(versions(str(version.parent)))
+    if newest != int(version.name):
         yield f"Published {version} in an earlier run; a server takes the newest, {newest}"
-        folder, number = Path(version).parent, Path(version).name
-        yield f"Go back   {own} rollback {quote(str(folder))} --to {number}"
+        yield f"Go back   {own} rollback {quote(str(version.parent))} --to {version.name}"
     else:
         yield f"Published {version}"
-    yield f"Serve it  {own} serve {quote(str(Path(config.destination).parent))}"
-    yield f"Origin    {own} lineage {quote(version)}"
+    yield f"Serve it  {own} serve {quote(str(as_path(config.destination).parent))}"
+    yield f"Origin    {own} lineage {quote(str(version))}"
 
 
 def _program(name: str) -> str:

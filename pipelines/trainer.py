@@ -182,7 +182,7 @@ def code() -> dict[str, str]:
     """
     from tfx.version import __version__ as tfx_version
 
-    from keras_unet.training.prepare import versions
+    from keras_unet.models.bundle import versions
 
     found = {**versions(), "tfx": tfx_version}
     try:
@@ -202,7 +202,7 @@ def _git(*arguments: str) -> str:
         ["git", *arguments],
         cwd=Path(__file__).parent,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="surrogateescape",
         timeout=30,
         check=True,

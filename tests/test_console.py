@@ -1,12 +1,16 @@
-"""Where lines end that do not fit: at a terminal's width, and nowhere else."""
+"""Where lines end, characters that a stream lacks, and readers that are gone."""
 
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
+import pytest
 from rich.table import Table
 
-from keras_unet.console import Console
+from keras_unet.console import Console, take_every_character
 
 
 def written(**options):
@@ -31,3 +35,52 @@ def test_a_terminal_has_its_width(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     lines = written(force_terminal=True, color_system=None, _environ={"COLUMNS": "60"})
     assert len(lines) > 6 and max(map(len, lines)) <= 60
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [
+        ("ascii", "112 -> 96 px x 4, 3 um, <= 5, sigma, cafe, ? 12"),
+        ("cp1252", "112 -> 96 px × 4, 3 µm, <= 5, sigma, café, ? 12"),
+        ("latin-1", "112 -> 96 px × 4, 3 µm, <= 5, sigma, café, ? 12"),
+        ("cp437", "112 -> 96 px x 4, 3 µm, ≤ 5, σ, café, ? 12"),
+        ("utf-8", "112 → 96 px × 4, 3 µm, ≤ 5, σ, café, 核 12"),
+    ],
+)
+def test_what_an_encoding_lacks_is_written_by_stand_ins(encoding, expected, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    said = "112 → 96 px × 4, 3 µm, ≤ 5, σ, café, 核 12"
+    Console().print(said)
+    print(said)
+    stream.flush()
+    lines = stream.buffer.getvalue().decode(encoding).splitlines()
+    assert lines == [expected, expected]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_file_name_that_is_no_text_keeps_its_bytes(encoding, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    take_every_character()
+    print(os.fsdecode(b"cell\xff.png"))
+    stream.flush()
+    assert stream.buffer.getvalue().strip() == b"cell\xff.png"
+
+
+def test_work_goes_on_when_nobody_reads_any_more():
+    code = """
+import sys
+from keras_unet.console import Console
+console = Console()
+for number in range(20000):
+    console.print(f"line {number}")
+print("done", file=sys.stderr)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipe) as process:
+        assert process.stdout.readline() == b"line 0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b"done\n"
+    assert process.returncode == 0

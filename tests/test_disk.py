@@ -55,9 +55,10 @@ def test_all_of_a_folder_is_synced(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_text_of_a_person(tmp_path, encoding):
-    (tmp_path / "a.toml").write_bytes("name = 'é'\r\n".encode(encoding))
-    assert disk.read_text(tmp_path / "a.toml") == "name = 'é'\n"
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_text_of_a_person(tmp_path, encoding, end):
+    (tmp_path / "a.toml").write_bytes(f"name = 'é'{end}x = 1{end}".encode(encoding))
+    assert disk.read_text(tmp_path / "a.toml") == "name = 'é'\nx = 1\n"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,7 @@ def test_text_of_a_person(tmp_path, encoding):
         ("é".encode("utf-16"), "UTF-16"),
         (codecs.BOM_UTF16_BE + "é".encode("utf-16-be"), "UTF-16"),
         ("é".encode("utf-32"), "UTF-32"),
+        ("a".encode("utf-16-le"), "no text, or UTF-16 without a mark (zero bytes)"),
         ("aé".encode("cp1252"), "no UTF-8 (byte 0xe9 at 1)"),
     ],
 )

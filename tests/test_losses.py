@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -139,12 +143,103 @@ def test_targets_and_weights_may_have_a_channel():
         assert number(a) == pytest.approx(number(b), rel=1e-7)
 
 
-def test_a_label_that_is_no_class_makes_the_loss_nan():
+def compiled(function):
+    """As a compiled graph runs it, where nothing can be raised."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    tf = pytest.importorskip("tensorflow")
+    return tf.function(function)
+
+
+NO_CLASS = [
+    (255, "uint8", "hold 255, .*ignore_class=255"),
+    (3, "int32", "hold 3, "),
+    (-1, "int64", "hold -1, "),
+    (2**32 + 1, "int64", "hold 4294967297"),  # as int32 it would be 1
+    (2**32 - 1, "uint32", "hold 4294967295"),  # as int32 it would be -1
+    (254 / 255, "float32", "hold 0.99607.*nearest"),
+    (0.5, "float16", "hold 0.5, .*nearest"),
+    (255.0, "float64", "hold 255, "),
+    (float("nan"), "float32", "hold nan"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:the labels hold")
+@pytest.mark.parametrize("make", [WeightedCrossEntropy, Focal, Dice])
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize(("bad", "dtype", "said"), NO_CLASS)
+def test_a_label_that_is_no_class_is_an_error_and_nan_in_a_graph(make, classes, bad, dtype, said):
+    if keras.backend.backend() == "jax" and np.dtype(dtype).itemsize > 4:
+        pytest.skip("JAX makes 32 bits of 64 before anything can look")
+    labels, logits, _ = batch(classes)
+    labels = np.minimum(labels, 1).astype(dtype)
+    labels[0, 0, 0] = bad
+    for loss in (make(), make(ignore_class=7, reduction="sum")):
+        with pytest.raises(DataError, match=f"{loss.name}: the labels {said.partition(',')[0]}"):
+            loss(labels, logits)
+    with pytest.raises(DataError, match=said):
+        make()(labels, logits)
+    with pytest.raises(DataError, match=said):  # 0 times NaN is no number either
+        make()(labels, logits, np.zeros(SHAPE, np.float32))
+    weighted, zero = make(reduction="mean_with_sample_weight"), np.zeros(SHAPE, np.float32)
+    both = compiled(lambda *given: (make()(*given), weighted(*given, zero)))
+    assert np.isnan([number(value) for value in both(labels, logits)]).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float16", "bool"])
+def test_whole_numbers_of_any_type_are_classes(dtype):
+    labels, logits, weight = batch(2)
+    for make in (WeightedCrossEntropy, Focal, Dice):
+        expected = number(make()(labels, logits, weight))
+        assert number(make()(labels.astype(dtype), logits, weight)) == pytest.approx(expected)
+
+
+def test_ignored_is_what_ignore_class_says_in_any_type():
     labels, logits, _ = batch(3)
-    for bad in (3, -1):
-        labels[0, 0, 0] = bad
-        for make in (WeightedCrossEntropy, Focal, Dice):
-            assert np.isnan(number(make()(labels, logits)))
+    labels[:, 1] = 255
+    expected = number(WeightedCrossEntropy(ignore_class=255)(labels, logits))
+    for dtype in ("uint8", "float32", "int64"):
+        loss = WeightedCrossEntropy(ignore_class=255)
+        assert number(loss(labels.astype(dtype), logits)) == pytest.approx(expected)
+    with pytest.raises(DataError, match="classes 0 to 2 and ignore_class=-1"):  # no wrapping round
+        WeightedCrossEntropy(ignore_class=-1)(labels.astype("uint8"), logits)
+
+
+def test_a_broken_weight_of_an_ignored_pixel_does_not_count():
+    labels, logits, weight = batch(3)
+    labels[0, 0] = 255
+    weight[0, 0] = np.nan
+    for make in (WeightedCrossEntropy, Focal, Dice):
+        assert np.isfinite(number(make(ignore_class=255)(labels, logits, weight)))
+
+
+def test_fit_says_which_labels_are_no_class():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("other backends say nothing while a graph runs")
+    labels, logits, _ = batch(2)
+    labels[1, 2, 3] = 255
+    model = small_model()
+    model.compile("sgd", Sum([WeightedCrossEntropy(), Dice()]), jit_compile=False)
+    with pytest.warns(UserWarning, match="labels hold 255, .*set ignore_class=255") as caught:
+        history = model.fit(logits[..., :1], labels, verbose=0)
+    assert len(caught) == 2  # one a loss
+    assert np.isnan(history.history["loss"]).all()
+
+
+def test_two_devices_give_the_loss_and_the_gradient_of_one():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("strategies are TensorFlow's")
+    driver = Path(__file__).with_name("losses_on_two_devices.py")
+    done = subprocess.run([sys.executable, str(driver)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:].decode()
+    found = json.loads(done.stdout)
+    wrong = {case: apart for case, apart in found["grid"].items() if max(apart) > 2e-6}
+    assert len(found["grid"]) == 28
+    assert not wrong
+    for name in ("fit", "evaluate"):
+        assert found["two"][name] == pytest.approx(found["one"][name], rel=1e-5)
 
 
 def test_far_logits_stay_finite():
@@ -301,3 +396,17 @@ def test_bad_shapes_say_what_was_received():
         Dice()(labels, logits[..., 0])
     with pytest.raises(DataError, match=r"sample_weight .*\(5, 7\)"):
         WeightedCrossEntropy()(labels, logits, np.ones((5, 7), np.float32))
+
+
+@pytest.mark.parametrize("loss", [WeightedCrossEntropy, Focal, Dice])
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
+def test_ignored_pixels_under_a_floatx_of_half(loss, floatx):
+    labels = np.array([[[0, 1], [255, 1]]])
+    scores = np.random.default_rng(0).normal(size=(1, 2, 2, 2)).astype("float32")
+    expected = float(loss(ignore_class=255)(labels, scores))
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        assert float(loss(ignore_class=255)(labels, scores)) == pytest.approx(expected, rel=1e-5)
+    finally:
+        keras.config.set_floatx(before)

@@ -114,6 +114,59 @@ def test_nothing_counted_is_nan():
     assert np.isnan(number(metric))
 
 
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize(
+    ("bad", "dtype"),
+    [(255, "uint8"), (-1, "int32"), (254 / 255, "float32"), (0.5, "float32"), (np.nan, "float32")],
+)
+def test_a_label_that_is_no_class_is_an_error_and_nan_in_fit(classes, bad, dtype):
+    labels, logits = next(batches(classes))
+    labels = np.minimum(labels, 1).astype(dtype)
+    labels[0, 0, 0] = bad
+    for metric in every_metric(classes).values():
+        with pytest.raises(DataError, match=f"{metric.name}: the labels hold {bad:.5g}"[:-1]):
+            metric.update_state(labels, logits)
+        with pytest.raises(DataError, match="the labels hold"):
+            metric.update_state(labels, logits, np.zeros(labels.shape, np.float32))
+
+
+def test_in_fit_a_label_that_is_no_class_makes_every_metric_nan_and_is_said():
+    labels, logits = next(batches(2))
+    labels[0, 0, 0] = 255
+    inputs = keras.Input((None, None, 2))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(inputs))
+    model.compile(
+        "sgd",
+        loss=lambda truth, given: ops.mean(given),
+        metrics=[PixelError(), MeanIoU(), Dice(1)],
+        weighted_metrics=[PixelAccuracy()],
+        jit_compile=True,
+    )
+    weight = np.ones(labels.shape, np.float32)
+    with pytest.warns(UserWarning, match="metrics are NaN, since a label was neither"):
+        seen = model.fit(logits, labels, sample_weight=weight, batch_size=2, epochs=2, verbose=0)
+    del seen.history["loss"]
+    assert len(seen.history) == 4
+    assert all(np.isnan(values).all() for values in seen.history.values())
+    labels[0, 0, 0] = 0  # the next epoch begins anew
+    scores = model.evaluate(logits, labels, sample_weight=weight, verbose=0)
+    assert np.isfinite(scores).all()
+
+
+def test_callbacks_in_mode_auto_know_what_is_better():
+    up = [PixelAccuracy(), IoU(1), IoU(0, name="cells"), MeanIoU(), Dice(), Dice(2)]
+    down = [PixelError(), PixelError(name="wrong")]
+    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(3, 1)])
+    model.compile("sgd", WeightedCrossEntropy(), metrics=[*up, *down])
+    x, y = np.zeros((2, 4, 4, 1), np.float32), np.array([0, 1])[:, None, None] * np.ones((4, 4))
+    watches = [keras.callbacks.EarlyStopping(monitor=f"val_{m.name}") for m in (*up, *down)]
+    model.fit(x, y, validation_data=(x, y), callbacks=watches, verbose=0)
+    for metric, watch in zip((*up, *down), watches, strict=True):
+        better, worse = (0.9, 0.1) if metric in up else (0.1, 0.9)
+        assert bool(watch._is_improvement(better, worse)), metric.name
+        assert not bool(watch._is_improvement(worse, better)), metric.name
+
+
 def test_one_channel_is_thresholded_by_kind():
     labels = np.array([[[1, 0]]])
     values = np.array([[[[0.4], [0.6]]]], np.float32)

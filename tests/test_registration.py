@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import keras_unet
-from keras_unet import losses, metrics
+from keras_unet import diffusion, losses, metrics
 from keras_unet._registration import CLASSES, PACKAGE, StandIn
 from keras_unet.augment import Augment
 from keras_unet.models import build_unet
@@ -69,6 +71,8 @@ def test_each_class_has_a_stand_in_and_takes_its_place():
     """None is forgotten, and none is there that no longer exists."""
     keras_unet.build_unet(filters=2, depth=1, upsampling="bilinear")
     assert {losses.Focal, metrics.IoU, AdamW, Augment}  # all modules are imported
+    for module in pkgutil.iter_modules(diffusion.__path__):
+        importlib.import_module(f"keras_unet.diffusion.{module.name}")
     known = {k: v for k, v in keras.saving.get_custom_objects().items() if k.startswith("keras_un")}
     assert set(known) == {f"{PACKAGE}>{name}" for name in CLASSES}
     for name, path in CLASSES.items():

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from keras_unet._version import __version__
 from keras_unet.cli.augment import augment
 from keras_unet.cli.compare import compare
 from keras_unet.cli.convert import convert
 from keras_unet.cli.demo import demo
+from keras_unet.cli.diffusion import diffusion
 from keras_unet.cli.evaluate import evaluate
 from keras_unet.cli.export import export
 from keras_unet.cli.info import info
 from keras_unet.cli.lineage import lineage
+from keras_unet.cli.local_paths import LocalPaths
 from keras_unet.cli.objects import objects
 from keras_unet.cli.plan import plan
 from keras_unet.cli.predict import predict
-from keras_unet.cli.quiet import quiet_tensorflow
 from keras_unet.cli.rollback import rollback
 from keras_unet.cli.serve import serve
 from keras_unet.cli.train import train
+from keras_unet.console import take_every_character
 from keras_unet.errors import KerasUnetError
+from keras_unet.keras_backend import use_tensorflow
+from keras_unet.quiet import quiet_tensorflow
 
 app = typer.Typer(
     name="keras-unet",
-    help="U-Net for Keras: train on your images, predict, evaluate, publish for TF Serving.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
     demo,
@@ -45,7 +51,23 @@ for command in (
     augment,
     serve,
 ):
-    app.command()(command)
+    app.command(cls=LocalPaths)(command)
+app.add_typer(diffusion)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"keras-unet {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it, and end.")
+    ] = False,
+) -> None:
+    """U-Net for Keras: train on your images, predict, evaluate, publish for TF Serving."""
 
 
 def main() -> None:
@@ -54,6 +76,8 @@ def main() -> None:
     Among them those of the file system: a full disk, a folder that may not be written.
     """
     quiet_tensorflow()
+    use_tensorflow()  # whatever the shell or keras.json says
+    take_every_character()
     try:
         app()
     except (KerasUnetError, OSError) as error:

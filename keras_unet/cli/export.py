@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,8 +20,10 @@ from keras_unet.cli.card_options import (
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file.")],
-    folder: Annotated[Path, typer.Argument(help="Where versions are, e.g. saved_models/unet.")],
+    model: Annotated[str, typer.Argument(help="A run folder or a .keras file.")],
+    folder: Annotated[
+        str, typer.Argument(help="Where versions are, e.g. saved_models/unet or gs://bucket/unet.")
+    ],
     normalization: Normalization = None,
     class_names: ClassNames = None,
     precision: Annotated[

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from keras_unet.remote_path import as_path, fetched
 
 if TYPE_CHECKING:
     from keras_unet.models.card import ModelCard
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def info(
     model: Annotated[
-        Path,
+        str,
         typer.Argument(
             help="A published version, e.g. saved_models/unet/3, a run folder or a .keras file."
         ),
@@ -24,11 +25,16 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show what a model takes and gives, what it was trained on, and its scores."""
-    if model.is_file() or model.suffix == ".keras" or (model / "best.keras").is_file():
+    place = as_path(model)
+    kept = next((file for file in (place, place / "best.keras") if file.is_file()), None)
+    if kept is None and place.name.endswith(".keras"):
+        kept = place  # which says that it is not there
+    if kept is not None:
         from keras_unet.models.description import describe_model
 
-        kept = describe_model(model)
-        lines, text = _kept_lines(model, kept), kept.model_dump_json(indent=1)
+        with fetched(kept) as file:
+            described = describe_model(file)
+        lines, text = _kept_lines(model, described), described.model_dump_json(indent=1)
     else:
         from keras_unet.serving.describe import describe
 
@@ -37,7 +43,7 @@ def info(
     typer.echo(text if as_json else "\n".join(lines))
 
 
-def _kept_lines(path: Path, found: ModelDescription) -> list[str]:
+def _kept_lines(path: str, found: ModelDescription) -> list[str]:
     network = found.network
     legal = ", ".join(f"{size} -> {given}" for size, given in found.sizes)
     sizes = f"{legal} …; keras_unet.predict takes any" if legal else "any"

@@ -16,7 +16,7 @@ _LONGEST = 160  # characters of a value
 
 
 def lineage(
-    version: Annotated[Path, typer.Argument(help="A published version, e.g. saved_models/unet/3.")],
+    version: Annotated[str, typer.Argument(help="A published version, e.g. saved_models/unet/3.")],
     metadata: Annotated[
         Path | None,
         typer.Option(help="The pipeline's metadata store; default: the one the version names."),

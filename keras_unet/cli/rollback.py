@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
 def rollback(
-    folder: Annotated[Path, typer.Argument(help="Where versions are, e.g. saved_models/unet.")],
+    folder: Annotated[
+        str, typer.Argument(help="Where versions are, e.g. saved_models/unet or gs://bucket/unet.")
+    ],
     to: Annotated[
         int | None, typer.Option(help="Version to go back to; default: the one before.")
     ] = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +20,9 @@ class Engine(str, Enum):
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="saved_models/, or one model's folder in it.")],
+    folder: Annotated[
+        str, typer.Argument(help="saved_models/, or one model's folder in it; gs://… is fetched.")
+    ],
     grpc_port: Annotated[int, typer.Option(help="0: a free one; -1: no gRPC.")] = 8500,
     rest_port: Annotated[int, typer.Option(help="0: a free one; -1: no REST.")] = 8501,
     host: Annotated[
@@ -72,27 +76,25 @@ def serve(
     ] = Engine.auto,
 ) -> None:
     """Serve published models over gRPC and REST, as TensorFlow Serving does; a page is at /."""
-    import contextlib
-    import sys
     import tempfile
 
     from pydantic import ValidationError
 
     from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
+    from keras_unet.remote_path import RemotePath, as_path
     from keras_unet.serving.server import binary, logs
-
-    def say(line: str) -> None:
-        with contextlib.suppress(OSError, UnicodeError):  # nobody reads it, or cannot
-            typer.echo(line)
-            sys.stdout.flush()
-
     from keras_unet.serving.server.batching_file import read_batching
     from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
 
+    place = as_path(folder)
+    if isinstance(place, RemotePath) and model_config_file is not None:
+        raise ConfigError(
+            f"{folder}: with a model config file, its base_path says where models are"
+        )
     try:
         settings = ServerSettings(
-            folder=folder,
+            folder=Path() if isinstance(place, RemotePath) else place,
             model_config_file=model_config_file,
             host=host,
             grpc_port=None if grpc_port < 0 else grpc_port,
@@ -123,6 +125,14 @@ def serve(
         raise ConfigError("; ".join(said)) from None
 
     logs.to_stderr()
+    if isinstance(place, RemotePath):
+        if engine is Engine.tensorflow_model_server:
+            raise ConfigError(f"{binary.NAME} takes {folder} from a --model-config-file: base_path")
+        from keras_unet.serving.server.mirror import Mirror
+
+        mirror = Mirror(place, poll_seconds)
+        settings = settings.model_copy(update={"folder": mirror.start()})
+        engine = Engine.embedded
     program = binary.find() if engine is not Engine.embedded else None
     if engine is Engine.tensorflow_model_server and program is None:
         raise ConfigError(f"{binary.NAME} is not on PATH")
@@ -132,14 +142,22 @@ def serve(
             work = Path(tempfile.mkdtemp(prefix="keras-unet-serve-"))
             batching = batching_parameters_file is not None
             arguments = binary.command(program, settings, work, batching=batching)
-            say(f"Starting {program} ...")
+            _say(f"Starting {program} ...")
             logs.event("starting", program=program, arguments=arguments[1:])
             binary.replace_process(arguments)
         if engine is Engine.tensorflow_model_server:
             raise ConfigError(f"{binary.NAME} cannot be used: {reason}")
         logs.event("embedded", reason=f"{binary.NAME} is on PATH, but {reason}")
+    _say(f"Loading the models of {folder} ...")
     try:
         from keras_unet.serving.server.embedded import EmbeddedServer
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
-    EmbeddedServer(settings).run(say)
+    EmbeddedServer(settings).run(_say)
+
+
+def _say(line: str) -> None:
+    """For people, if any read it: a server goes on without them, and without room for its log."""
+    with contextlib.suppress(OSError, UnicodeError):
+        typer.echo(line)
+        sys.stdout.flush()

@@ -71,6 +71,7 @@ class ImageBank:
         weights: Sequence[np.ndarray] | None = None,
         shift: np.ndarray | None = None,
         scale: np.ndarray | None = None,
+        missing: Sequence[np.ndarray | None] | None = None,
     ) -> ImageBank:
         """Pack arrays into a bank.
 
@@ -79,6 +80,7 @@ class ImageBank:
             labels: N integer arrays [H_i, W_i], or None.
             weights: N arrays [H_i, W_i], stored as float32, or None.
             shift, scale: what broadcasts to [N, C], or None for 0 and 1.
+            missing: N times bool [H_i, W_i], or None: pixels that the statistics leave out.
 
         Raises:
             DataError: names the image and says what was found and what was expected.
@@ -109,7 +111,7 @@ class ImageBank:
             width=tf.constant(sizes[:, 1].astype(np.int32)),
             shift=tf.constant(np.broadcast_to(np.float32(0 if shift is None else shift), full)),
             scale=tf.constant(np.broadcast_to(np.float32(1 if scale is None else scale), full)),
-            statistics=tuple(tf.constant(value) for value in _statistics(images)),
+            statistics=tuple(tf.constant(value) for value in _statistics(images, missing)),
             pitch=shelves.pitch,
             small=bool(sizes[:, 0].max() * shelves.pitch < 2**23 and kind == np.int32),
         )
@@ -200,10 +202,13 @@ class _Shelves:
         return run
 
 
-def _statistics(images: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+def _statistics(
+    images: list[np.ndarray], missing: Sequence[np.ndarray | None] | None
+) -> tuple[np.ndarray, ...]:
     """Mean, standard deviation, minimum and maximum, each float32 [N, C]."""
     rows = []
-    for image in images:
+    for image, left_out in zip(images, missing or [None] * len(images), strict=True):
+        image = image if left_out is None else image[~left_out][:, None]
         rows.append([f(image, axis=(0, 1)) for f in (_mean, _std, np.min, np.max)])
     return tuple(np.array([row[k] for row in rows], np.float32) for k in range(4))
 

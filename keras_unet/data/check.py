@@ -10,6 +10,8 @@ import numpy as np
 from keras_unet.data.label_check import (
     count_regions,
     label_notes,
+    nodata_notes,
+    orientation_notes,
     palette_notes,
     settle,
     single_class,
@@ -79,7 +81,9 @@ def check_and_read(
             problems += content
         notes += label_notes(raws, mapping)
         notes += _object_notes(raws, mapping)
-    notes += palette_notes(raws)
+    notes += nodata_notes({raw.pair.image_shown: raw.share_missing for raw in raws})
+    notes += palette_notes(raws, rule.ignore)
+    notes += orientation_notes(raws)
     notes += beside_images({raw.pair.image: raw.left_out for raw in raws})
     notes += _image_notes(raws, summary)
     report = DataReport(

@@ -10,16 +10,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_unet.data.jpeg_markers import COMPONENTS, EXPECTED, READABLE
 from keras_unet.data.orientation import orientation, upright
 from keras_unet.data.segments import frame
 
 MAX_PIXELS = 2**26  # 8192 x 8192: what is decoded unless told otherwise
 OF_SIZE = "image of {} x {} pixels; expected 1 to {} in all"
-_OF_JPEG = (
-    "JPEG of {} bits and {} components, kind SOF{}; expected 8 bits, 1, 3 or 4 components, "
-    "baseline or progressive"
-)
-_READABLE = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # baseline, extended, progressive
+_OF_JPEG = f"JPEG of {{}} bits and {{}} components, kind SOF{{}}; expected {EXPECTED}"
 _INKS = 4
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = 26  # bytes: signature, length and name of the first chunk, size, depth, colour type
@@ -46,8 +43,8 @@ def header(data: Any) -> tuple[Any, Any, Any]:
 
     def jpeg() -> Any:
         kind, bits, components = tf.unstack(frame(data))
-        known = tf.reduce_any(kind == _READABLE) & (bits == 8)
-        known &= tf.reduce_any(components == [1, 3, _INKS])
+        known = tf.reduce_any(kind == READABLE) & (bits == 8)
+        known &= tf.reduce_any(components == COMPONENTS)
         known |= kind == 0  # damaged, as the decoder will say
         whole = checked(data, known, _OF_JPEG, bits, components, kind - 0xC0)
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(whole, tf.int64), num=3)

@@ -8,6 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
+from keras_unet.data.nodata import as_nan
 from keras_unet.data.png_jpeg import Picture
 from keras_unet.data.tiff import TiffStack
 from keras_unet.data.windows import pixel_type, refuse_transparency
@@ -24,6 +25,8 @@ def read_image(path: str | Path, page: int | None = None) -> np.ndarray:
     Images of 1, 2 and 4 bits become uint8 from 0 to 255; where white is 0 (a TIFF's MinIsWhite),
     levels are inverted; float64 becomes float32. A channel of opacity (alpha) is dropped if
     everything is opaque, and refused otherwise. Images come upright (EXIF, a TIFF's Orientation).
+    Pixels that were never measured (GDAL_NODATA, a transparency mask) are NaN in floating point
+    images; integers stay as they are.
 
     Args:
       path: PNG, JPEG or TIFF; what the file holds decides, not its name.
@@ -125,10 +128,32 @@ class ImageFile(AbstractContextManager["ImageFile"]):
         """The colours that label numbers are shown in, uint8 [N, 3]; None if as grey levels."""
         return self._picture.palette() if self._stack is None else self._stack.palette(page or 0)
 
+    def orientation(self, page: int | None = None) -> int:
+        """How the stored pixels are turned to be displayed, 1 to 8; see `upright`."""
+        if self._stack is None:
+            return self._picture.orientation
+        return self._stack.orientation(page or 0)
+
+    def inverted(self, page: int | None = None) -> bool:
+        """Whether labels of one bit are read as shown, the other way round than bits are stored."""
+        return self._stack is not None and self._stack.inverted(page or 0)
+
     def image(self, page: int | None = None) -> np.ndarray:
         """Page `page` as [H, W, C]; see `read_image`."""
+        array, missing = self.measured(page)
+        return as_nan(array, missing) if array.dtype.kind == "f" else array
+
+    def measured(self, page: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Page `page` as [H, W, C] as it is stored, and which of its pixels are none.
+
+        Those are bool [H, W] (see `keras_unet.data.nodata`), or None if all were measured.
+        """
         array = self._read(page, stored=False)
-        return np.ascontiguousarray(array, pixel_type(self.path, array.dtype))
+        with np.errstate(over="ignore"):  # of float64, whose least number may mark missing pixels
+            array = np.ascontiguousarray(array, pixel_type(self.path, array.dtype))
+        if self._stack is None:
+            return array, None
+        return array, self._stack.missing(page or 0, array)
 
     def labels(self, page: int | None = None) -> np.ndarray:
         """Page `page` as int32 [H, W]; see `read_labels`."""
@@ -180,10 +205,10 @@ class ImageFile(AbstractContextManager["ImageFile"]):
             array, alpha = self._picture.read(stored=stored)
         else:
             array = self._stack.read(number, stored=stored)
-            alpha = self._stack.opacity(self._stack.slots[number])
+            alpha = array.shape[2] in (2, 4) and self._stack.opacity(self._stack.slots[number])
         if array.size == 0:
             raise DataError(f"{self.path}: is {array.shape[0]}x{array.shape[1]}; expected pixels")
-        if alpha and array.shape[2] in (2, 4):
+        if alpha:
             hint = " (pages of a stack? save them as pages)" if self._stack else ""
             refuse_transparency(self.path, array[..., -1], hint)
             array = array[..., :-1]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_unet.data.label_rule import INSTANCES, MOST_UNSTATED, LabelMapping, LabelRule, as_setting
+from keras_unet.data.nodata import WHAT
 from keras_unet.data.reading import RawPair
 from keras_unet.data.report import Problem, listed
 from keras_unet.errors import DataError
@@ -27,6 +28,8 @@ def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | Non
     if not labelled:
         return None, []
     holders = Counter(value for raw in labelled for value in raw.values)
+    if mixed := _mixed_masks(labelled, rule):
+        return None, [mixed]
     try:
         mapping = rule.resolve(holders)
     except DataError as error:
@@ -68,13 +71,36 @@ def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | Non
     return mapping, []
 
 
+def _mixed_masks(labelled: Sequence[RawPair], rule: LabelRule) -> Problem | None:
+    """What is wrong with a set of masks, some of 0 and 1, others of 0 and 255."""
+    if rule.kind != "semantic" or rule.values is not None or rule.ignore in (1, 255):
+        return None
+    values = [set(raw.values) - {0, rule.ignore} for raw in labelled]
+    if not (
+        {1} in values and {255} in values and all(each in ({1}, {255}, set()) for each in values)
+    ):
+        return None
+    small, large = (
+        [raw.pair.label_shown for raw, each in zip(labelled, values, strict=True) if each == {top}]
+        for top in (1, 255)
+    )
+    return Problem(
+        file="",
+        found=f"{len(small)} masks are of 0 and 1 ({listed(small, 3)}), {len(large)} of 0 and 255 "
+        f"({listed(large, 3)})",
+        expected="one of the two in the whole set: save them alike (where 255 marks pixels that "
+        f"shall not count, set {as_setting('label_ignore', 255)})",
+    )
+
+
 def single_class(raws: Sequence[RawPair], mapping: LabelMapping) -> list[Problem]:
     """What is wrong with a set whose labels hold one class only; nothing is, with more."""
     counts = _class_counts(raws, mapping)
     held = np.flatnonzero(counts.sum(axis=0))
     if len(held) > 1 or not len(counts):
         return []
-    what = "nothing but background" if held.tolist() == [0] else f"a single class ({listed(held)})"
+    what = f"a single class ({listed(held)})" if len(held) else "no pixel that counts"
+    what = "nothing but background" if held.tolist() == [0] else what
     ignored = sum(raw.values.get(mapping.ignore, 0) for raw in raws if mapping.ignore is not None)
     if ignored:
         share = ignored / (ignored + counts.sum())
@@ -97,7 +123,7 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     notes = []
     labelled = [raw for raw in raws if raw.values]
     counts = _class_counts(raws, mapping)
-    empty = counts[:, 1:].sum(axis=1) == 0
+    empty = (counts[:, 1:].sum(axis=1) == 0) & (counts[:, 0] > 0)
     if empty.any():
         names = [raw.pair.name for raw, bare in zip(labelled, empty, strict=True) if bare]
         notes.append(f"{len(names)} of {len(labelled)} images are all background: {listed(names)}")
@@ -106,7 +132,13 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
         if ignored.any():
             share = ignored.sum() / (ignored.sum() + counts.sum())
             notes.append(f"{share:.1%} of the pixels do not count (value {mapping.ignore})")
-        strange = empty & (ignored > 0) & (counts[:, 0] > 0)
+        bare = counts.sum(axis=1) == 0
+        if bare.any():
+            names = [raw.pair.name for raw, none in zip(labelled, bare, strict=True) if none]
+            notes.append(
+                f"{len(names)} of {len(labelled)} images hold no pixel that counts: {listed(names)}"
+            )
+        strange = empty & (ignored > 0)
         if strange.any() and not empty.all():
             names = [raw.pair.name for raw, odd in zip(labelled, strange, strict=True) if odd]
             notes.append(
@@ -119,14 +151,43 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     return notes
 
 
-def palette_notes(raws: Sequence[RawPair]) -> list[str]:
-    """Where labels are shown otherwise than their numbers say: numbers count, colours may not."""
+def orientation_notes(raws: Sequence[RawPair]) -> list[str]:
+    """A note on images that are turned to be displayed while their labels are not, or otherwise."""
+    apart = [raw.pair.image_shown for raw in raws if raw.turned_apart]
+    if not apart:
+        return []
+    return [
+        f"{len(apart)} of {len(raws)} images state another orientation (EXIF) than their labels, "
+        "and each is turned as it states: do the labels lie over the image as displayed? If they "
+        f"were drawn on the pixels as stored, remove the orientation: {listed(apart)}"
+    ]
+
+
+def nodata_notes(shares: Mapping[str, float]) -> list[str]:
+    """A note on images, by name, of which a share of the pixels was never measured."""
+    found = {name: share for name, share in shares.items() if share}
+    if not found:
+        return []
+    share = np.mean(list(found.values()))
+    many = "1 image" if len(found) == 1 else f"{len(found)} images"
+    return [
+        f"{share:.1%} of the pixels of {many} were never measured ({WHAT}) and do not count: "
+        f"{listed(found)}"
+    ]
+
+
+def palette_notes(raws: Sequence[RawPair], ignore: int | None = None) -> list[str]:
+    """Where labels are shown otherwise than their numbers say: numbers count, colours may not.
+
+    Args:
+      ignore: the label value that does not count; its colour says nothing.
+    """
     shown = [raw for raw in raws if raw.colours]
-    notes = []
-    white = [raw for raw in shown if _white_first(raw.colours)]
+    notes = _inverted_notes(raws)
+    white = [raw for raw in shown if _background_elsewhere(raw.colours, ignore)]
     if white:
         colours = white[0].colours
-        order = sorted(colours, key=lambda value: colours[value])
+        order = sorted(set(colours) - {ignore}, key=lambda value: colours[value])
         said = ", ".join(f"{value} {_named(colours[value])}" for value in sorted(colours)[:4])
         cure = f": if bright is foreground, set data.label_values = {order}" * (len(order) == 2)
         notes.append(
@@ -148,11 +209,31 @@ def palette_notes(raws: Sequence[RawPair]) -> list[str]:
     return notes
 
 
-def _white_first(colours: Mapping[int, tuple[int, ...]]) -> bool:
-    """Whether a palette is of grey alone, as far as it is used, and 0 its brightest."""
-    grey = all(len(set(colour)) == 1 for colour in colours.values())
-    others = [colour for value, colour in colours.items() if value != 0]
-    return grey and 0 in colours and bool(others) and colours[0] > max(others)
+def _inverted_notes(raws: Sequence[RawPair]) -> list[str]:
+    """A note on masks of one bit that show mostly white, though few of their bits are set."""
+    inverted = [raw for raw in raws if raw.inverted]
+    white = sum(raw.values.get(255, 0) for raw in inverted)
+    total = sum(sum(raw.values.values()) for raw in inverted)
+    if white <= 0.5 * total:
+        return []
+    return [
+        f"{len(inverted)} of {len(raws)} label images are of one bit and stored white as 0 "
+        f"(MinIsWhite): read as they are shown, {white / total:.1%} of their pixels are white, 255 "
+        f"({listed(raw.pair.label_shown for raw in inverted)}): if they were saved from boolean "
+        "arrays, as tifffile does it, foreground is what is black: set data.label_values = [255, 0]"
+    ]
+
+
+def _background_elsewhere(colours: Mapping[int, tuple[int, ...]], ignore: int | None) -> bool:
+    """Whether a palette, as far as it is used, shows another value than 0 as background is shown.
+
+    That is black, or in a palette of grey alone any value if 0 is the brightest.
+    """
+    others = [colour for value, colour in colours.items() if value not in (0, ignore)]
+    if 0 not in colours or not others:
+        return False
+    grey = all(len(set(colour)) == 1 for colour in (colours[0], *others))
+    return (grey and colours[0] > max(others)) or (any(colours[0]) and not any(min(others)))
 
 
 def _named(colour: tuple[int, ...]) -> str:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from keras_unet.data.nodata import WHAT, missing_pixels
 from keras_unet.errors import ConfigError, DataError
 
 Method = Literal["image", "dataset", "range"]  # what training images are normalised by
@@ -36,6 +37,8 @@ class Normalization(BaseModel):
       point images are expected in [0, 1] and are left as they are).
     - "none": the grey values of the files, as they are: what a network in a script got, unless its
       owner says otherwise.
+
+    Pixels that were never measured, NaN in any channel, count in none of the numbers and become 0.
 
     Make one with `Normalization()` ("image") or `Normalization.fit(method, images)`. It holds
     numbers only and goes to JSON and back (`model_dump_json`, `model_validate_json`).
@@ -101,7 +104,7 @@ class Normalization(BaseModel):
 
         Raises:
           ConfigError: an unknown method.
-          DataError: no images, unequal channel counts, values that aren't finite.
+          DataError: no images, unequal channel counts, infinite values, none that were measured.
         """
         if method == "image":
             return cls()
@@ -135,8 +138,8 @@ class Normalization(BaseModel):
           image: [H, W, C], in the dtype it was stored in: an array, or what is sliced like one.
 
         Raises:
-          DataError: not three-dimensional, empty, not finite, another number of channels than in
-            training ("dataset"), or brighter than the trained range ("range").
+          DataError: not three-dimensional, empty, infinite, nothing measured, another number
+            of channels than in training ("dataset"), or brighter than the trained range ("range").
         """
         if self.method == "image":
             found = _moments(image)
@@ -171,10 +174,17 @@ class Normalization(BaseModel):
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """The normalised image, float32 [H, W, C]; needs no second copy of it."""
         shift, scale = self.parameters(image)
-        out = image.astype(np.float32)
-        out -= shift
-        out *= scale
-        return out
+        return normalized(image, shift, scale)
+
+
+def normalized(image: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(image - shift) * scale, float32 [..., C]; 0 where a pixel was never measured (NaN)."""
+    out = image.astype(np.float32)
+    out -= shift
+    out *= scale
+    if image.dtype.kind == "f":
+        out[np.isnan(out).any(axis=-1)] = 0
+    return out
 
 
 class _Moments(NamedTuple):
@@ -195,12 +205,26 @@ def _require_image(image: np.ndarray | RowArray) -> None:
 
 
 def _bands(image: np.ndarray | RowArray) -> Iterator[np.ndarray]:
-    """About a million values at a time; the bands depend on the shape alone."""
+    """The measured pixels [h, w, C], or [n, 1, C] where some are NaN: a million values at a time.
+
+    The bands depend on the shape alone.
+
+    Raises:
+      DataError: no pixel was measured.
+    """
     _require_image(image)
     height, width, channels = image.shape
     rows = max(1, (1 << 20) // (width * channels))
+    some = False
     for top in range(0, height, rows):
-        yield image[top : min(top + rows, height)]
+        band = image[top : min(top + rows, height)]
+        missing = missing_pixels(band)
+        band = band if missing is None else band[~missing][:, None]
+        some |= band.size > 0
+        if band.size:
+            yield band
+    if not some:
+        raise DataError(f"holds no measured pixel, all are {WHAT}; expected some")
 
 
 def _moments(image: np.ndarray | RowArray) -> _Moments:
@@ -208,13 +232,13 @@ def _moments(image: np.ndarray | RowArray) -> _Moments:
     for band in _bands(image):
         mean = band.mean(axis=(0, 1), dtype=np.float64)
         if not np.all(np.isfinite(mean)):
-            raise DataError("found grey values that are NaN or infinite; expected finite ones")
+            raise DataError("found grey values that are infinite; expected finite ones")
         rest = band.astype(np.float64) - mean
         squares = np.einsum("hwc,hwc->c", rest, rest)
         pixels = band.shape[0] * band.shape[1]
         own = _Moments(pixels, mean, squares, float(band.min()), float(band.max()))
         total = own if total is None else _joined(total, own)
-    assert total is not None  # an image has at least one row
+    assert total is not None  # there is a band
     return total
 
 
@@ -234,7 +258,8 @@ def _full_ranges(images: Iterable[np.ndarray]) -> list[float]:
         if np.issubdtype(image.dtype, np.integer):
             found.append(float(np.iinfo(image.dtype).max))
             continue
-        low, high = float(image.min()), float(image.max())
+        low = min(float(band.min()) for band in _bands(image))
+        high = max(float(band.max()) for band in _bands(image))
         if not (low >= 0 and high <= 1):
             raise DataError(
                 f'found floating point grey values from {low:g} to {high:g}; "range" expects 0 '

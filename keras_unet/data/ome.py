@@ -74,7 +74,8 @@ def _planes(root: ElementTree.Element) -> Iterator[tuple[int, str, _Plane, _File
                     start += first[axis] * step
                     step *= sizes[axis]
                 alone = "IFD" in data.attrib
-                count = int(data.get("PlaneCount", 1 if alone else total - start))
+                left = max(total - start, 0)  # a count beyond it would be of no plane
+                count = min(int(data.get("PlaneCount", 1 if alone else left)), left)
                 file = next(
                     (
                         ((each.text or "").strip(), each.get("FileName", ""))

@@ -13,6 +13,7 @@ from typing import overload
 from keras_unet.data.images import EXTENSIONS, count_pages
 from keras_unet.data.report import Problem, listed, shown
 from keras_unet.errors import DataError
+from keras_unet.remote_path import local_path
 
 NAMED = 8  # of what is left out, so many are named
 # images that are not read: worth a word more than other files
@@ -113,12 +114,12 @@ def match_files(
     Args:
       skip: entries of the folder of images that are read otherwise: neither taken nor noted.
     """
-    images = Path(images)
+    images = local_path(images)
     notes: list[str] = []
     if labels is None and (images / "images").is_dir():
         parent, (images, notes) = images, images_folder(images)
         labels = parent / "labels" if (parent / "labels").is_dir() else None
-    labels = None if labels is None else Path(labels)
+    labels = None if labels is None else local_path(labels)
     for path in (images, labels):
         if path is not None and not path.exists():
             raise DataError(f"{path}: does not exist; expected an image file or a folder of images")

@@ -14,6 +14,7 @@ from keras_unet.augment import Augment, sample_seeds
 from keras_unet.data.bank import ImageBank
 from keras_unet.data.foreground import ForegroundPixels
 from keras_unet.data.label_rule import LabelRule
+from keras_unet.data.nodata import filled
 from keras_unet.data.normalization import Method, Normalization
 from keras_unet.data.samples import Sample, load_samples
 from keras_unet.data.targets import ClassWeights, Target, targets
@@ -59,7 +60,7 @@ def load_dataset(
     samples, report = load_samples(images, labels, rule, need_labels=True)
     assert report.mapping is not None  # there are labels
     if not isinstance(normalization, Normalization):
-        normalization = Normalization.fit(normalization, [s.image for s in samples])
+        normalization = fitted(normalization, samples)
     made = targets(
         samples,
         report.mapping.num_classes,
@@ -75,20 +76,31 @@ def load_dataset(
     return tile_dataset(bank, augment, entries, batch_size=batch_size, seed=seed)
 
 
+def fitted(method: Method, samples: Sequence[Sample]) -> Normalization:
+    """What `method` learns from the measured pixels of a training set."""
+    if method == "range":  # it asks for the type that was stored
+        return Normalization.fit(method, (s.image for s in samples))
+    return Normalization.fit(method, (s.measured for s in samples))
+
+
 def fill_bank(
     samples: Sequence[Sample], made: Sequence[Target], normalization: Normalization
 ) -> ImageBank:
     """Images, classes and weights of a training set as one bank of flat tensors."""
-    parameters = [normalization.parameters(s.image) for s in samples]
+    parameters = [normalization.parameters(s.measured) for s in samples]
     dtypes = {s.image.dtype for s in samples}
     kept = dtypes & {np.dtype(np.uint8), np.dtype(np.uint16)}  # others are held as float32
     common = kept.pop() if len(dtypes) == len(kept) == 1 else np.dtype(np.float32)
     return ImageBank.from_arrays(
-        [s.image.astype(common, copy=False) for s in samples],
+        [
+            filled(s.image.astype(common, copy=False), s.missing, shift)
+            for s, (shift, _) in zip(samples, parameters, strict=True)
+        ],
         [t.classes for t in made],
         [t.weight for t in made],
         shift=np.stack([shift for shift, _ in parameters]),
         scale=np.stack([scale for _, scale in parameters]),
+        missing=[s.missing for s in samples],
     )
 
 

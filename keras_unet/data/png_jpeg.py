@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from keras_unet.data.jpeg_markers import COMPONENTS, EXPECTED, FRAMES, READABLE
 from keras_unet.data.photometric import from_cmyk
 from keras_unet.data.upright import UPRIGHT, stated, upright, upright_shape
 from keras_unet.errors import DataError
@@ -26,9 +27,6 @@ _GREY, _PALETTE = 0, 3  # colour types
 _EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
 _START, _SCAN, _END = 0xD8, 0xDA, 0xD9  # markers; the pixels come after a scan's
 _APP1, _ADOBE, _LAST_APP, _COMMENT = 0xE1, 0xEE, 0xEF, 0xFE
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_READABLE = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # baseline, extended, progressive
-_GROUPS = (1, 3, 4)  # components: grey, colour, inks
 
 
 class Picture:
@@ -40,16 +38,18 @@ class Picture:
 
     Attributes:
       lossy: whether it is a JPEG, which changes label values.
+      orientation: 1 to 8, as EXIF states it; see `upright`.
 
     Raises:
       DataError: cannot be opened, or a kind of JPEG that few programs read.
     """
 
     lossy: bool
+    orientation: int
 
     def __init__(self, path: Path, data: bytes | None = None) -> None:
         self._path = path
-        self._orientation, self._palette = UPRIGHT, b""
+        self.orientation, self._palette = UPRIGHT, b""
         self._bits, self._colours = 8, _GREY
         self._inverted = False  # inks, as Adobe writes them
         try:
@@ -71,7 +71,7 @@ class Picture:
         """
         with self._telling(), self._picture() as picture:
             width, height = picture.size
-        return upright_shape((height, width, 1), self._orientation)[:2]
+        return upright_shape((height, width, 1), self.orientation)[:2]
 
     def read(self, *, stored: bool = False) -> tuple[np.ndarray, bool]:
         """The pixels [H, W, C], upright, and whether the last channel is opacity.
@@ -93,7 +93,7 @@ class Picture:
         with self._telling(), self._picture() as picture:
             picture.load()
             array, opacity = self._pixels(picture, stored)
-        return upright(array, self._orientation), opacity
+        return upright(array, self.orientation), opacity
 
     def palette(self) -> np.ndarray | None:
         """Colours of a palette, uint8 [N, 3]; None if there is none."""
@@ -151,8 +151,8 @@ class Picture:
                 self._bits, self._colours = body[8], body[9]
             elif name == b"PLTE":
                 self._palette = body
-            elif name == b"eXIf" and self._orientation == UPRIGHT:
-                self._orientation = _stated(body)
+            elif name == b"eXIf" and self.orientation == UPRIGHT:
+                self.orientation = _stated(body)
             if name in _PIXELS:
                 kept.append(data[at : at + 12 + length])
             at += 12 + length
@@ -172,10 +172,10 @@ class Picture:
                 break
             length = 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
             segment = data[at : at + length]
-            if marker in _FRAMES:
+            if marker in FRAMES:
                 self._refuse_frame(marker, segment)
             if marker == _APP1 and segment[4:10] == _EXIF and not exif:
-                exif, self._orientation = True, _stated(segment[10:])
+                exif, self.orientation = True, _stated(segment[10:])
             self._inverted |= marker == _ADOBE and segment[4:9] == b"Adobe"
             if (not _APP1 <= marker <= _LAST_APP and marker != _COMMENT) or marker == _ADOBE:
                 kept.append(segment)
@@ -184,11 +184,10 @@ class Picture:
 
     def _refuse_frame(self, marker: int, segment: bytes) -> None:
         bits, count = (segment[4], segment[9]) if len(segment) > 9 else (8, 1)
-        if marker not in _READABLE or bits != 8 or count not in _GROUPS:
+        if marker not in READABLE or bits != 8 or count not in COMPONENTS:
             raise DataError(
                 f"{self._path}: is a JPEG of {bits} bits and {count} components, kind "
-                f"SOF{marker - 0xC0}; expected 8 bits, 1, 3 or 4 components, baseline or "
-                "progressive: save it as PNG or TIFF"
+                f"SOF{marker - 0xC0}; expected {EXPECTED}: save it as PNG or TIFF"
             )
 
 

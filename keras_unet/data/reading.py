@@ -13,7 +13,8 @@ from types import TracebackType
 import numpy as np
 
 from keras_unet.data.images import ImageFile
-from keras_unet.data.label_rule import LabelMapping, LabelRule
+from keras_unet.data.label_rule import IGNORED, LabelMapping, LabelRule
+from keras_unet.data.nodata import WHAT, as_nan, filled
 from keras_unet.data.pairs import Pair
 from keras_unet.data.report import Problem
 from keras_unet.errors import DataError
@@ -38,7 +39,9 @@ class Sample:
     image: [H, W, C] in the dtype it was stored in; classes: int32 [H, W], -1 where pixels do not
     count, None without labels; instances: int32 [H, W] object numbers, 0 = none, for labels of
     kind "instances" (touching objects keep their numbers and touch). A record may say which group
-    (animal, plate …) it is of, "" if none, and hold the border term.
+    (animal, plate …) it is of, "" if none, and hold the border term. missing: bool [H, W], pixels
+    that were never measured (`keras_unet.data.nodata`), None without any: in `image` they have the
+    mean of the others, to be looked at, in `measured` they are NaN; their class is -1.
     """
 
     name: str
@@ -47,6 +50,12 @@ class Sample:
     instances: np.ndarray | None = None
     group: str = ""
     border: Border | None = None
+    missing: np.ndarray | None = None
+
+    @property
+    def measured(self) -> np.ndarray:
+        """[H, W, C]: `image`, or float32 with NaN in pixels that were never measured."""
+        return as_nan(self.image, self.missing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +71,14 @@ class RawPair:
     border: Border | None = None
     contrast: float = 0.0  # see `_contrast`
     left_out: tuple[str, ...] = ()  # see `TiffStack`
+    missing: np.ndarray | None = None  # see `Sample`; `values` are those of the other pixels
     colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of values, by a palette
+    inverted: bool = False  # labels of one bit, see `ImageFile.inverted`
+    turned_apart: bool = False  # image and labels state different orientations
+
+    @property
+    def share_missing(self) -> float:
+        return 0.0 if self.missing is None else float(self.missing.mean())
 
     def sample(self, mapping: LabelMapping | None) -> Sample | None:
         """The sample whose labels mean what `mapping` says; None if the image is unfit.
@@ -74,9 +90,14 @@ class RawPair:
             return None
         name, group = self.pair.name, self.pair.group
         if self.labels is None or mapping is None:
-            return Sample(name, self.image, group=group)
-        classes, instances = mapping.classes(self.labels), mapping.instances(self.labels)
-        return Sample(name, self.image, classes, instances, group, self.border)
+            return Sample(name, self.image, group=group, missing=self.missing)
+        labels = self.labels
+        if self.missing is not None:  # whatever is stored there means nothing
+            labels = np.where(self.missing, (mapping.values or (0,))[0], labels)
+        classes, instances = mapping.classes(labels), mapping.instances(labels)
+        if self.missing is not None:
+            classes[self.missing] = IGNORED
+        return Sample(name, self.image, classes, instances, group, self.border, self.missing)
 
 
 class PairReader(AbstractContextManager["PairReader"]):
@@ -100,9 +121,19 @@ class PairReader(AbstractContextManager["PairReader"]):
         image = partial(self._image, pair.image, pair.image_page)
         labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
         raw = check_pair(pair, image, labels, rule)
-        beside = () if raw.image is None else self._open["image"].left_out
-        colours = {} if raw.labels is None else self._colours(pair, raw.values)
-        return replace(raw, left_out=beside, colours=colours)
+        if raw.image is not None:
+            raw = replace(raw, left_out=self._open["image"].left_out)
+        if raw.labels is None:
+            return raw
+        file = self._open["label"]
+        return replace(
+            raw,
+            colours=self._colours(pair, raw.values),
+            inverted=file.inverted(pair.label_page),
+            turned_apart=raw.image is not None
+            and self._open["image"].orientation(pair.image_page)
+            != file.orientation(pair.label_page),
+        )
 
     def _colours(self, pair: Pair, values: Iterable[int]) -> dict[int, tuple[int, ...]]:
         palette = self._open["label"].palette(pair.label_page)
@@ -112,8 +143,8 @@ class PairReader(AbstractContextManager["PairReader"]):
             value: tuple(palette[value].tolist()) for value in values if 0 <= value < len(palette)
         }
 
-    def _image(self, path: Path, page: int | None) -> np.ndarray:
-        return self._file("image", path).image(page)
+    def _image(self, path: Path, page: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+        return self._file("image", path).measured(page)
 
     def _labels(self, path: Path, page: int | None) -> np.ndarray:
         return exact_labels(self._file("label", path), page)
@@ -130,7 +161,7 @@ class PairReader(AbstractContextManager["PairReader"]):
 
 def check_pair(
     pair: Pair,
-    read_image: Callable[[], np.ndarray],
+    read_image: Callable[[], tuple[np.ndarray, np.ndarray | None]],
     read_labels: Callable[[], np.ndarray] | None,
     rule: LabelRule,
     border: Border | None = None,
@@ -138,37 +169,58 @@ def check_pair(
     """Reads and checks one pair; what fails is told in `problems`, never raised.
 
     Args:
-      read_image: gives [H, W, C] in its stored dtype, or raises DataError.
+      read_image: gives [H, W, C] in its stored dtype and which pixels were never measured (bool
+        [H, W] or None), or raises DataError.
       read_labels: gives int32 [H, W], or raises DataError; None without labels.
       border: what is stored beside the labels.
     """
     problems: list[Problem] = []
-    image = labels = None
+    image = labels = missing = None
     values: dict[int, int] = {}
     try:
-        image = read_image()
-        if image.dtype.kind == "f" and not np.all(np.isfinite(image)):
-            bad = np.count_nonzero(~np.isfinite(image))
-            raise DataError(f"holds {bad} values that are NaN or infinite; expected finite ones")
+        image, missing = read_image()
+        if missing is not None and missing.all():
+            raise DataError(f"holds no measured pixel, all are {WHAT}; expected some")
+        measured = image if missing is None else image[~missing]
+        if image.dtype.kind == "f" and not np.all(np.isfinite(measured)):
+            bad = np.count_nonzero(~np.isfinite(measured))
+            raise DataError(f"holds {bad} values that are infinite; expected finite ones")
+        image = filled(image, missing)
     except DataError as error:
         image = None
         problems.append(_problem(pair.image, pair.image_shown, error))
     try:
         if read_labels is not None:
             labels = read_labels()
-            values = count_values(labels)
+            if missing is not None and missing.shape == labels.shape:
+                values = count_values(labels[~missing])
+            else:
+                values = count_values(labels)
             _require_sharp(values, rule)
             if image is not None and labels.shape != image.shape[:2]:
+                across = labels.shape == image.shape[1::-1]
                 raise DataError(
                     f"is {size(labels)} (height x width); expected {size(image)}, as its image "
                     f"{pair.image_shown}"
+                    + " is displayed, turned by its orientation if it states one (EXIF)"
+                    * across
                 )
     except DataError as error:
         labels, values = None, {}
         problems.append(_problem(pair.label, pair.label_shown, error))
     digest = "" if image is None else _digest(image)
-    contrast = _contrast(image, labels, set(values) - {rule.ignore})
-    return RawPair(pair, image, labels, values, digest, tuple(problems), border, contrast)
+    contrast = _contrast(image, labels, missing, set(values) - {rule.ignore})
+    return RawPair(
+        pair,
+        image,
+        labels,
+        values,
+        digest,
+        tuple(problems),
+        border,
+        contrast,
+        missing=missing,
+    )
 
 
 def exact_labels(file: ImageFile, page: int | None = None) -> np.ndarray:
@@ -187,6 +239,8 @@ def exact_labels(file: ImageFile, page: int | None = None) -> np.ndarray:
 
 def count_values(labels: np.ndarray) -> dict[int, int]:
     """Distinct values of an int array and how many pixels hold each."""
+    if not labels.size:
+        return {}
     low, high = int(labels.min()), int(labels.max())
     if high - low <= 1 << 16:  # no sorting: several times faster than np.unique
         counts = np.bincount((labels - low).ravel())
@@ -224,7 +278,12 @@ def _require_sharp(values: dict[int, int], rule: LabelRule) -> None:
         )
 
 
-def _contrast(image: np.ndarray | None, labels: np.ndarray | None, values: set[int]) -> float:
+def _contrast(
+    image: np.ndarray | None,
+    labels: np.ndarray | None,
+    missing: np.ndarray | None,
+    values: set[int],
+) -> float:
     """How much brighter the larger of two label values is, in standard deviations of the image.
 
     0 where there are not just two values.
@@ -232,6 +291,8 @@ def _contrast(image: np.ndarray | None, labels: np.ndarray | None, values: set[i
     if image is None or labels is None or len(values) != 2:
         return 0.0
     grey = image.mean(axis=-1, dtype=np.float64)
+    if missing is not None:
+        grey, labels = grey[~missing], labels[~missing]
     low, high = (grey[labels == value] for value in sorted(values))
     spread = np.concatenate([low, high]).std()
     return float((high.mean() - low.mean()) / spread) if spread > 0 else 0.0

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_unet.data.images import EXTENSIONS, ImageFile
 from keras_unet.data.label_rule import LabelRule
+from keras_unet.data.nodata import filled, missing_pixels
 from keras_unet.data.pairs import Pair, natural_key
 from keras_unet.data.reading import Border, RawPair, check_pair, exact_labels
 from keras_unet.data.report import Problem, shown
@@ -135,18 +136,20 @@ def read_record(data: bytes, file: Path, number: int, rule: LabelRule) -> RawPai
     )
 
 
-def _image(feature: Any, file: Path) -> np.ndarray:
+def _image(feature: Any, file: Path) -> tuple[np.ndarray, np.ndarray | None]:
     data, kind = _bytes(feature, "image/encoded"), _bytes(feature, "image/format")
     stated = tuple(_number(feature, f"image/{n}") for n in ("height", "width", "channels"))
+    missing = None
     if kind == b"raw":
         image = _pixels(data, "<f4", stated).astype(np.float32)
+        missing = missing_pixels(image)
         dtype = _bytes(feature, "image/dtype").decode("utf-8", "replace")
-        image = image.astype(dtype) if dtype in _INTEGERS else image
+        image = filled(image, missing).astype(dtype) if dtype in _INTEGERS else image
     else:
         image = ImageFile(file, data).image()
     if any(said not in (0, found) for said, found in zip(stated, image.shape, strict=True)):
         raise DataError(f"holds an image of shape {image.shape}; expected {stated}, as it says")
-    return image
+    return image, missing
 
 
 def _labels(feature: Any, file: Path) -> np.ndarray:

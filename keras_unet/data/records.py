@@ -59,6 +59,7 @@ def encode_example(
     image: np.ndarray,
     labels: np.ndarray | None = None,
     *,
+    dtype: np.dtype | None = None,
     group: str | None = None,
     border: Border | None = None,
     more: Mapping[str, Values] | None = None,
@@ -69,6 +70,8 @@ def encode_example(
         name: see `image/name`.
         image: [H, W, C], as `read_image` returns it. uint8 with 1 or 3 channels and uint16 with
             one are kept as PNG, anything else as float32.
+        dtype: see `image/dtype`; None: the image's own. An image of integers in which some pixels
+            were never measured is given as float32 with NaN, and the type that it was stored in.
         labels: int [H, W] label values, or None.
         group: see `image/group`; None leaves it out.
         border: the border term; None leaves it out.
@@ -91,7 +94,7 @@ def encode_example(
     values: dict[str, Values] = {
         "image/encoded": data,
         "image/format": kind.encode(),
-        "image/dtype": str(image.dtype).encode(),
+        "image/dtype": str(dtype or image.dtype).encode(),
         "image/name": name.encode(),
         "label/encoded": label_data,
         "label/format": label_kind.encode(),

@@ -10,11 +10,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_unet.data.jpeg_markers import FRAMES
+
 PNG, JPEG = 8, 2  # where the first chunk and the first segment are
 PAD = 16  # zeros beyond the end, so that a header may be read anywhere in the file
 MARK = 0xFF
 _SCAN, _END = 0xDA, 0xD9  # markers after which nothing is told
-FRAMES = [n for n in range(0xC0, 0xD0) if n not in (0xC4, 0xC8, 0xCC)]  # size, depth, components
 
 
 def codes_of(data: Any) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from keras_unet.errors import ConfigError
+from keras_unet.remote_path import local_path
 
 MEMBRANE = 1.3  # half width of a membrane, px
 SPLITS = ("train", "val")
@@ -89,7 +90,7 @@ def write_dataset(
     Raises:
       ConfigError: a count is negative, or the size is out of range.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     _size(size)
     for split, count in zip(SPLITS, (train, val), strict=True):
         if count < 0:

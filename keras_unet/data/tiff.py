@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from keras_unet.data import fax, ome
-from keras_unet.data.photometric import has_opacity, numbers, palette, refuse_unknown, shown
+from keras_unet.data import fax, nodata, ome
+from keras_unet.data.photometric import (
+    has_opacity,
+    is_palette,
+    numbers,
+    palette,
+    refuse_unknown,
+    shown,
+)
 from keras_unet.data.upright import of_page, upright
 from keras_unet.errors import DataError
 
@@ -21,7 +28,9 @@ MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved wi
 # of tifffile's names for what slide scanners store, those of pictures beside the scan
 _SLIDES = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "avs")
 _BESIDE = ("thumbnail", "label", "macro", "map", "overview")
+_PLAIN = ("generic", "uniform", "shaped", "imagej", "ome")  # series of pages as they are
 _KINDS = {0b000: "", 0b001: "reduced image", 0b100: "mask", 0b101: "mask"}  # NewSubfileType
+_GDAL_NODATA = 42113
 SAFE_BYTES = 1 << 30  # a page up to this size is read whatever the file's size is
 MOST_EXPANSION = 2000  # beyond that, a page may be so many times larger than its file
 
@@ -52,6 +61,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
       axes: what the pages are counted by, outermost first, as (("T", 3), ("Z", 10)); empty for a
         single image, ("Z", n) where the file leaves open what its pages are.
       left_out: what is in the file and no image of its own, as "reduced image 24x24".
+      series: tifffile's, which the slots count.
 
     Raises:
       DataError: not a TIFF file, or cut off.
@@ -61,6 +71,8 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     slots: tuple[Slot, ...]
     axes: tuple[tuple[str, int], ...]
     left_out: tuple[str, ...] = ()
+    series: list[Any]
+    _masks: tuple[Any, ...] = ()
 
     def __init__(self, path: str | Path, channels: int | None = None) -> None:
         self.path = Path(path)
@@ -73,6 +85,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                     f"{self.path}: cannot be read as TIFF ({error}); the file is damaged"
                 ) from error
             try:
+                self.series = _every_series(self.file)
                 self.slots = self._arrange()
             except DataError:
                 self.close()
@@ -112,6 +125,15 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         """The colours that the numbers of an image are shown in, see `photometric.palette`."""
         return palette(self.keyframes(self.slots[number])[0])
 
+    def orientation(self, number: int) -> int:
+        """How the stored pixels of an image are turned to be displayed, 1 to 8."""
+        return of_page(self.keyframes(self.slots[number])[0])
+
+    def inverted(self, number: int) -> bool:
+        """Whether an image is of black and white with white stored as 0."""
+        page = self.keyframes(self.slots[number])[0]
+        return page.bitspersample == 1 and page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+
     def read(self, number: int, *, stored: bool = False) -> np.ndarray:
         """Image `number` as [H, W, C], upright; opacity is its last channel if there is any.
 
@@ -136,10 +158,13 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
         Empty where one entry in the file stands for many planes (ImageJ beyond 4 GB).
         """
-        pages: Any = self.file.series[slot.series].pages
+        series = self.series[slot.series]
+        pages: Any = series.pages
         if len(pages) <= max(slot.planes):
             return []
         planes = [pages[k] for k in slot.planes]
+        if series.kind not in _PLAIN:  # tifffile mends what these formats say of their pages
+            return planes
         return [page if page.is_virtual else page.aspage() for page in planes]
 
     def keyframes(self, slot: Slot) -> list[tifffile.TiffPage]:
@@ -149,7 +174,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
           DataError: of colours that aren't known, or planes of one image turned differently.
         """
         found = [page.keyframe for page in self.pages(slot)]
-        found = found or [self.file.series[slot.series].keyframe]
+        found = found or [self.series[slot.series].keyframe]
         for keyframe in found:
             refuse_unknown(self.path, keyframe)
         if len(turned := {of_page(keyframe) for keyframe in found}) > 1:
@@ -159,29 +184,61 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             )
         return found
 
+    def nodata(self, slot: Slot) -> float | None:
+        """The value that stands for pixels never measured (GDAL_NODATA), as `read` shows it."""
+        page = self.keyframes(slot)[0]
+        value = nodata.parsed(page.tags.valueof(_GDAL_NODATA, ""))
+        if value is None or np.isnan(value) or is_palette(page):
+            return None
+        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE or page.bitspersample < 8:
+            shape = (1, 1, page.samplesperpixel)
+            return float(shown(np.full(shape, value).astype(page.dtype), page)[0, 0, 0])
+        return value
+
+    def mask(self, slot: Slot) -> tifffile.TiffPage | None:
+        """The transparency mask of an image, the next of its size in the file; 0 is no pixel."""
+        image = self.keyframes(slot)[0]
+        size = (image.imagelength, image.imagewidth)
+        after = (
+            page
+            for page in self._masks
+            if (page.imagelength, page.imagewidth) == size and page.index > image.index
+        )
+        return next(after, None)
+
+    def missing(self, number: int, array: np.ndarray) -> np.ndarray | None:
+        """Which pixels of image `number`, as `read` gives it, are none: see `missing_pixels`."""
+        slot = self.slots[number]
+        found = nodata.missing_pixels(array, self.nodata(slot))
+        if (mask := self.mask(slot)) is not None:
+            outside = self.decode(mask).reshape(mask.imagelength, mask.imagewidth) == 0
+            outside = upright(outside, of_page(self.keyframes(slot)[0]))
+            found = outside if found is None else found | outside
+        return found if found is not None and found.any() else None
+
     def _read(self, slot: Slot, stored: bool) -> np.ndarray:
         keyframes = self.keyframes(slot)
         pages = self.pages(slot)
         if pages:
             for keyframe in keyframes:
                 self.guard(keyframe.nbytes)
-            planes = [self.tidy(self._decode(page), page.keyframe, stored) for page in pages]
+            planes = [self.tidy(self.decode(page), page.keyframe, stored) for page in pages]
         else:
-            series = self.file.series[slot.series]
+            series = self.series[slot.series]
             self.guard(series.size * series.dtype.itemsize)
-            whole = self._decode(series).reshape(-1, *series.keyframe.shape)
+            whole = self.decode(series).reshape(-1, *series.keyframe.shape)
             planes = [self.tidy(whole[k], series.keyframe, stored) for k in slot.planes]
         array = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
         return upright(array, of_page(keyframes[0]))
 
     def _arrange(self) -> tuple[Slot, ...]:
         """Which planes make up each image."""
-        member = self.file.is_ome and self.file.series[0].kind == "generic"
+        member = self.file.is_ome and self.series[0].kind == "generic"
         own = self._own_images() if member else None
         slots: list[Slot] = []
         outer: list[tuple[str, int]] = []
         count = 0  # of the series or images that are taken
-        for number, series in enumerate(self.file.series) if own is None else ():
+        for number, series in enumerate(self.series) if own is None else ():
             if "Y" not in series.axes or "X" not in series.axes:
                 raise DataError(f"{self.path}: has axes {series.axes}; expected Y and X among them")
             outer = [
@@ -203,7 +260,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             count += 1
         if not slots:
             raise DataError(f"{self.path}: holds no image")
-        if all(series.kind == "generic" for series in self.file.series) and own is None:
+        if all(series.kind == "generic" for series in self.series) and own is None:
             slots.sort(key=self._place)  # a series is of pages alike, wherever they are
         told = count == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
         self.axes = tuple(outer) if told else (("Z", len(slots)),) if len(slots) > 1 else ()
@@ -211,7 +268,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
     def _place(self, slot: Slot) -> tuple[int, ...]:
         """Of a page in the file: its number, and of one within another page its number there."""
-        pages: Any = self.file.series[slot.series].pages
+        pages: Any = self.series[slot.series].pages
         index = pages[slot.planes[0]].index
         return index if isinstance(index, tuple) else (index,)
 
@@ -221,9 +278,9 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         Planes that the metadata promise and the file lacks (an acquisition that was ended early) go
         to `left_out`.
         """
-        pages: Any = self.file.series[series].pages
+        pages: Any = self.series[series].pages
         found = there = self._images(series, outer, order)
-        if self.file.series[series].kind == "ome":
+        if self.series[series].kind == "ome":
             there = [slot for slot in found if all(pages[k] is not None for k in slot.planes)]
         if len(there) < len(found):
             self.left_out += (f"{len(found) - len(there)} images that it names and does not hold",)
@@ -250,8 +307,9 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         what = [""] * len(heads)
         if series.kind in _SLIDES and series.name.casefold() in _BESIDE:
             what = [series.name.casefold()] * len(heads)
-        elif any(not page.subfiletype & 0b101 for s in self.file.series for page in _heads(s)):
+        elif any(not page.subfiletype & 0b101 for s in self.series for page in _heads(s)):
             what = [_KINDS[page.subfiletype & 0b101] for page in heads]
+            self._masks += tuple(page for page in heads if page.subfiletype & 0b101 == 0b100)
         self.left_out += tuple(
             f"{kind} {page.imagelength}x{page.imagewidth}"
             for kind, page in zip(what, heads, strict=True)
@@ -261,10 +319,9 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
     def _own_images(self) -> list[tuple[int, list[tuple[str, int]], np.ndarray]] | None:
         """Of a file of an OME-TIFF set: series, axes and planes of each image, its own alone."""
-        kinds: list[Any] = list(self.file.series)
         places = {
             page.index: (number, k)
-            for number, series in enumerate(kinds)
+            for number, series in enumerate(self.series)
             for k, page in enumerate(series.pages)
         }
         found = []
@@ -292,7 +349,8 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 "decompression bomb"
             )
 
-    def _decode(self, source: Any) -> np.ndarray:
+    def decode(self, source: Any) -> np.ndarray:
+        """What a page, or a series of them, holds, as tifffile gives it."""
         try:
             return source.asarray(maxworkers=1)
         except Exception as error:
@@ -302,9 +360,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
                 return fax.decode(source)
             except Exception as error:
                 reason = error
-        raise DataError(
-            f"{self.path}: truncated or damaged: its pixels cannot be read ({reason})"
-        ) from reason
+        raise undecoded(self.path, source.keyframe, reason) from reason
 
     def tidy(self, array: np.ndarray, page: tifffile.TiffPage, stored: bool) -> np.ndarray:
         """What tifffile decodes of a page, or a window of it, as [H, W, C], not turned."""
@@ -314,6 +370,17 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         )
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 and axes[0] == "S" else array
         return (numbers if stored else shown)(np.atleast_3d(array), page)
+
+
+def undecoded(path: Path, page: tifffile.TiffPage, error: Exception) -> DataError:
+    """What to raise where tifffile, which has an error of any kind, cannot decode a page."""
+    reason, kind = str(error), page.compression
+    if "not supported" in reason or "not a known" in reason or "requires the" in reason:
+        return DataError(
+            f"{path}: cannot decode its {getattr(kind, 'name', kind)} compression ({reason}); "
+            "expected one that is in use, as deflate or LZW: save it so"
+        )
+    return DataError(f"{path}: truncated or damaged: its pixels cannot be read ({reason})")
 
 
 def _opened(path: Path) -> tifffile.TiffFile:
@@ -328,6 +395,24 @@ def _opened(path: Path) -> tifffile.TiffFile:
         file.close()
         file = tifffile.TiffFile(path, _multifile=False, is_mmstack=False, is_ndtiff=False)
     return file
+
+
+def _every_series(file: tifffile.TiffFile) -> list[Any]:
+    """The series of a file, with what tifffile takes for levels of a pyramid by its size alone.
+
+    Pages half as large as the first may be images all the same: levels are said to be reduced
+    (NewSubfileType) or lie within the page they belong to (SubIFDs).
+    """
+    found: list[Any] = []
+    for series in file.series:
+        found.append(series)
+        if series.kind == "generic":
+            found += [level for level in series.levels[1:] if _stands_alone(level.keyframe)]
+    return found
+
+
+def _stands_alone(page: Any) -> bool:
+    return not (page.is_reduced or page.is_subifd)
 
 
 def _heads(series: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import tifffile
 from keras_unet.data import fax
 from keras_unet.data.photometric import JPEG, shown
 from keras_unet.data.pixel_size import of_tiff
-from keras_unet.data.tiff import Slot, TiffStack
+from keras_unet.data.tiff import Slot, TiffStack, undecoded
 from keras_unet.data.upright import UPRIGHT, of_page, upright_shape
 from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
@@ -72,6 +72,27 @@ class TiffWindows(WindowedFile):
             load,
             opacity=form.opacity,
             orientation=form.orientation,
+            nodata=self.stack.nodata(slot),
+            mask=self._mask(slot),
+        )
+
+    def _mask(self, slot: Slot) -> WindowedImage | None:
+        """The transparency mask, a byte a pixel; read whole, since it is of bits mostly."""
+        page = self.stack.mask(slot)
+        if page is None:
+            return None
+        size = (page.imagelength, page.imagewidth)
+        pixels: list[np.ndarray] = []
+
+        def load(i: int, j: int) -> np.ndarray:
+            if not pixels:
+                mask = self.stack.decode(page).reshape(*size, 1)
+                pixels.append((mask != 0).astype(np.uint8))
+            return pixels[0]
+
+        turned = of_page(self.stack.keyframes(slot)[0])
+        return WindowedImage(
+            self.path, (*size, 1), np.dtype(np.uint8), size, load, orientation=turned
         )
 
     def _form(self, slot: Slot) -> _Form:
@@ -80,7 +101,7 @@ class TiffWindows(WindowedFile):
         pixel = np.zeros((1, 1, first.samplesperpixel), first.dtype)
         pixel = np.concatenate([shown(pixel, keyframe) for keyframe in keyframes], axis=-1)
         channels = pixel.shape[2] * (len(slot.planes) // len(keyframes))
-        opacity = self.stack.opacity(slot) and channels in (2, 4)
+        opacity = channels in (2, 4) and self.stack.opacity(slot)
         shape = (first.imagelength, first.imagewidth, channels - opacity)
         return _Form(shape, pixel.dtype, opacity, of_page(first))
 
@@ -94,7 +115,7 @@ class TiffWindows(WindowedFile):
         if pages:
             found = [_offset(page) for page in pages]
             offsets = [offset for offset in found if offset is not None]
-        elif (start := self.stack.file.series[slot.series].dataoffset) is not None:
+        elif (start := self.stack.series[slot.series].dataoffset) is not None:
             offsets = [start + k * plane for k in slot.planes]
         else:
             return (height, width), None
@@ -152,9 +173,7 @@ class _Segments:
         try:
             decoded, _, shape = keyframe.decode(data, index, **tables)
         except Exception as error:  # any kind, by the codec
-            raise DataError(
-                f"{self._stack.path}: truncated or damaged: its pixels cannot be read ({error})"
-            ) from error
+            raise undecoded(self._stack.path, keyframe, error) from error
         if decoded is None:  # sparse: a segment that was never written
             return np.full(shape[1:], keyframe.nodata, keyframe.dtype)
         return decoded[0]

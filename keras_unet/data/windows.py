@@ -9,6 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
+from keras_unet.data.nodata import missing_pixels
 from keras_unet.data.pixel_size import PixelSize
 from keras_unet.data.upright import UPRIGHT, stored_window, upright, upright_shape
 from keras_unet.errors import DataError
@@ -29,6 +30,8 @@ class WindowedImage:
         opacity: the last channel of what `load` returns is opacity, one more than C: it is
             dropped if everything is opaque.
         orientation: 1 to 8, how the stored pixels are turned to be displayed (see `upright`).
+        nodata: the value of pixels that were never measured.
+        mask: of one channel and the same size, 0 where there is no pixel.
 
     Attributes:
         shape: (H, W, C) as displayed, as are the windows that `read` gives; `block` is as stored.
@@ -44,6 +47,8 @@ class WindowedImage:
         *,
         opacity: bool = False,
         orientation: int = UPRIGHT,
+        nodata: float | None = None,
+        mask: WindowedImage | None = None,
     ) -> None:
         if 0 in shape:
             raise DataError(f"{path}: is {shape[0]}x{shape[1]}; expected pixels")
@@ -54,6 +59,7 @@ class WindowedImage:
         self._load = load
         self._opacity = opacity
         self._orientation = orientation
+        self._nodata, self._mask = nodata, mask
         self._stored = shape
         self._kept: dict[tuple[int, int], np.ndarray] = {}
 
@@ -66,6 +72,14 @@ class WindowedImage:
         stored = stored_window(rows, columns, self.shape, self._orientation)
         return upright(self._read(*stored), self._orientation)
 
+    def missing(self, rows: slice, columns: slice, window: np.ndarray) -> np.ndarray | None:
+        """Which pixels of what `read` gave were never measured: bool [h, w]; None: all were."""
+        found = missing_pixels(window, self._nodata)
+        if self._mask is None:
+            return found
+        outside = self._mask.read(rows, columns)[..., 0] == 0
+        return outside if found is None else found | outside
+
     def _read(self, rows: slice, columns: slice) -> np.ndarray:
         shape = (rows.stop - rows.start, columns.stop - columns.start, self._stored[2])
         out = np.empty(shape, self.dtype)
@@ -76,7 +90,8 @@ class WindowedImage:
                 if block is None:
                     block = self._checked(i, j)
                 used[i, j] = block
-                out[outside_y, outside_x] = block[inside_y, inside_x]
+                with np.errstate(over="ignore"):  # float64's least number may mark missing pixels
+                    out[outside_y, outside_x] = block[inside_y, inside_x]
         self._kept = used
         return out
 

@@ -16,6 +16,7 @@ from keras_unet.evaluation.counts import Counts, resampled, score, stack
 from keras_unet.evaluation.descriptions import describe, has_interval
 from keras_unet.evaluation.intervals import interval_notes, intervals
 from keras_unet.evaluation.record import Evaluation
+from keras_unet.remote_path import local_path
 
 
 def compare(
@@ -95,7 +96,7 @@ def compare(
         notes=interval_notes(len(names), confidence, resamples, seed),
     )
     if output is not None:
-        write_comparison(comparison, Path(output))
+        write_comparison(comparison, local_path(output))
     return comparison
 
 

@@ -15,16 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from skimage.segmentation import find_boundaries
 
-from keras_unet.pictures import contrast
+from keras_unet.pictures import class_color, contrast
 
-# Okabe & Ito 2008: told apart by colour-blind readers too
-COLORS = np.array(
-    [
-        *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
-        *((240, 228, 66), (213, 94, 0), (0, 114, 178), (204, 121, 167)),
-    ],
-    np.uint8,
-)
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _SIZE = "Picture size"  # a PNG's text: that of the picture above its legend
 # what is marked in a picture of errors; where one pixel must stand for many, the largest wins
@@ -82,11 +74,6 @@ def overlay(image: np.ndarray, classes: np.ndarray, truth: np.ndarray | None = N
         at = marks == mark.kind
         canvas[at] = (1 - mark.strength) * canvas[at] + mark.strength * np.array(mark.color)
     return canvas.astype(np.uint8)
-
-
-def class_color(classes: np.ndarray | int) -> np.ndarray:
-    """The colours of foreground classes, in turn: uint8 [..., 3]."""
-    return COLORS[1 + (np.asarray(classes) - 1) % (len(COLORS) - 1)]
 
 
 def class_entries(classes: np.ndarray, names: Sequence[str]) -> list[Entry]:
@@ -204,7 +191,7 @@ def without_legend(picture: Image.Image) -> Image.Image:
 
 def curves(history: Path, picture: Path) -> None:
     """Draws losses and validation scores over the epochs from the run's history.csv."""
-    with history.open(newline="") as file:
+    with history.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
         return

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_unet.data.label_check import label_notes, settle, single_class
+from keras_unet.data.label_check import (
+    label_notes,
+    nodata_notes,
+    orientation_notes,
+    palette_notes,
+    settle,
+    single_class,
+)
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.reading import RawPair, Sample
 from keras_unet.data.report import Problem, beside_images
@@ -49,11 +56,13 @@ class LabelledImages:
         problems = list(self._source.problems)
         seen: list[RawPair] = []
         beside: dict[Path, tuple[str, ...]] = {}
+        shares: dict[str, float] = {}
         self._count = 0
         for raw in read_source(self._source, rule):
             self._count += 1
             problems += raw.problems
             beside[raw.pair.image] = raw.left_out
+            shares[raw.pair.image_shown] = raw.share_missing
             name = raw.pair.image_shown
             if raw.pair.label is None:
                 problems.append(_problem(name, "has no labels", _LABELS))
@@ -62,7 +71,13 @@ class LabelledImages:
                 problems.append(_problem(name, found, f"{channels}, as the model was trained"))
             if raw.labels is not None:  # only the values are kept
                 seen.append(
-                    replace(raw, image=None, labels=np.empty((0, 0), np.int32), border=None)
+                    replace(
+                        raw,
+                        image=None,
+                        labels=np.empty((0, 0), np.int32),
+                        border=None,
+                        missing=None,
+                    )
                 )
         mapping, strange = settle(seen, rule)
         problems += strange
@@ -82,6 +97,9 @@ class LabelledImages:
             *mapping.notes,
             *map(str, single_class(seen, mapping)),
             *label_notes(seen, mapping),
+            *nodata_notes(shares),
+            *palette_notes(seen, rule.ignore),
+            *orientation_notes(seen),
             *beside_images(beside),
         )
 

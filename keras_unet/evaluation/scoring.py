@@ -20,6 +20,7 @@ from keras_unet.inference.members import Model, members
 from keras_unet.inference.options import make_options
 from keras_unet.inference.rows import Predictor
 from keras_unet.models.bundle import Stated, TrainedModel
+from keras_unet.remote_path import local_path
 
 
 class Samples(Protocol):
@@ -109,13 +110,13 @@ def evaluate_samples(
         notes: on the images, for the evaluation's own.
     """
     predictor = Predictor(model, make_options({**(prediction or {}), "dtype": "float32"}))
-    folder = None if output is None else Path(output)
+    folder = None if output is None else local_path(output)
     chosen = _checked(settings)
     scorer = Scorer(predictor.cards, chosen, len(samples), folder, data, notes)
     for done, sample in enumerate(samples, start=1):
         scores_objects(sample, chosen)  # before time is spent on a prediction
         try:
-            scorer.add(sample, predictor(sample.image))
+            scorer.add(sample, predictor(sample.measured))
         except DataError as error:
             raise DataError(f"{sample.name}: {error}") from error
         if progress is not None:

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_unet.data.normalization import normalized
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.source import Rows, Source
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.models.bundle import Model as Model
 from keras_unet.models.bundle import ModelCard, Stated, TrainedModel, trained_model
 from keras_unet.models.unet import Structure, structure
@@ -34,17 +36,8 @@ class Member(NamedTuple):
             DataError: grey values do not fit those of the training images.
         """
         _same_range(source.dtype, self.card)
-        if self.card.normalization.method == "none":
-            return lambda part: part.astype(np.float32)
         shift, scale = self.card.normalization.parameters(Rows(source))
-
-        def prepare(part: np.ndarray) -> np.ndarray:
-            out = part.astype(np.float32)
-            out -= shift
-            out *= scale
-            return out
-
-        return prepare
+        return lambda part: normalized(part, shift, scale)
 
 
 def members(
@@ -63,8 +56,10 @@ def members(
     Raises:
         DataError: a path holds no model, or an unfinished cross-validation; or the models differ
             in classes, label values, channels, depth, padding or upsampling; names both.
-        ConfigError: a normalisation is given for a trained model, or the sequence is empty.
+        ConfigError: a normalisation is given for a trained model, the sequence is empty, or Keras
+            runs on another backend than TensorFlow.
     """
+    require_tensorflow("predict")
     found = []
     for number, one in enumerate(listed(model), start=1):
         name = str(one) if isinstance(one, (str, Path)) else f"model {number}"

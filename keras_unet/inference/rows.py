@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_unet.errors import ConfigError
+from keras_unet.data.nodata import WHAT
+from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.forward import forward, in_precision
 from keras_unet.inference.members import Model, members
 from keras_unet.inference.options import PredictOptions, Stored
@@ -19,8 +20,14 @@ from keras_unet.inference.source import ArraySource, Source, check_source
 from keras_unet.inference.tile_row import Networks, compute_row
 from keras_unet.inference.working_set import SHARE, free_memory
 from keras_unet.models.bundle import ModelCard, Stated
+from keras_unet.models.unet import whole_image_statistics
 
 Progress = Callable[[int, int], None]
+_BY_GROUPS = (
+    "the network normalises by groups of channels, over all of its input: what a pixel is given "
+    "depends on the tile that it lies in. State one size of tiles (tile=…) wherever results are to "
+    "be alike, or train with normalization batch or layer"
+)
 
 
 class MemoryWarning(UserWarning):
@@ -28,10 +35,14 @@ class MemoryWarning(UserWarning):
 
 
 class Band(NamedTuple):
-    """Rows of an image and their probabilities [h, W, K], in the dtype asked for."""
+    """Rows of an image and their probabilities [h, W, K], in the dtype asked for.
+
+    missing: how many of the pixels were never measured; their class is 0.
+    """
 
     rows: slice
     probabilities: np.ndarray
+    missing: int = 0
 
 
 class Predictor:
@@ -118,12 +129,15 @@ class Predictor:
             progress: called with (tiles done, tiles in all); rows left out count as done.
 
         Raises:
-            DataError: shape or type do not fit the model, or a value is not finite.
+            DataError: shape or type do not fit the model, a value is infinite, or no pixel was
+                measured.
             ConfigError: no band can start at `first_row`, or the tile asked for is too small.
         """
         check_source(source, self.channels)
         size = source.shape[:2]
         plan = self.plan(size)
+        if plan.tiles > 1 and any(whole_image_statistics(one.network) for one in self._members):
+            warnings.warn(_BY_GROUPS, stacklevel=2)
         origin, index = _start(first_row, plan, size, self._layout.stride, self.options.blend)
         if origin:
             plan = self.plan((size[0] - origin, size[1]))
@@ -145,12 +159,13 @@ class Predictor:
     ) -> Iterator[Band]:
         height = source.shape[0]
         count = _Count(index * plan.columns.repeats, plan.tiles, progress)
+        some = origin > 0 or index > 0  # pixels that were measured
         carry: np.ndarray | None = None  # what the row above gives to this one
         pending = index > 0 and plan.rows.used > plan.rows.step  # that row is still to be computed
         while (top := origin + index * plan.rows.step) < height and index < plan.rows.repeats:
             before, number = count.done, index - pending
             try:
-                row = compute_row(
+                row, missing = compute_row(
                     source,
                     origin + number * plan.rows.step,
                     number,
@@ -173,8 +188,15 @@ class Predictor:
                 pending = False
                 continue
             row = row if last else row[: plan.rows.step]
-            yield Band(slice(top, top + len(row)), quantized(row, self.options.dtype))
+            none = 0
+            if missing is not None:
+                missing = missing[: len(row)]
+                row[missing], none = _background(row.shape[-1]), int(missing.sum())
+            some = some or missing is None or not missing.all()
+            yield Band(slice(top, top + len(row)), quantized(row, self.options.dtype), none)
             index += 1
+        if not some:
+            raise DataError(f"image holds no measured pixel, all are {WHAT}; expected some")
 
     def _smaller(self, plan: Plan, size: tuple[int, int], error: Exception) -> Plan:
         """After running out of memory: fewer tiles together, then smaller ones; kept from now on.
@@ -210,6 +232,11 @@ class _Count:
         self.done += tiles
         if self._progress is not None:
             self._progress(self.done, self.total)
+
+
+def _background(classes: int) -> np.ndarray:
+    """What is said of a pixel that was never measured, [K]: class 0, certainly."""
+    return np.zeros(1) if classes == 1 else np.eye(1, classes)[0]
 
 
 def quantized(probabilities: np.ndarray, dtype: Stored) -> np.ndarray:

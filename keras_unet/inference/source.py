@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from keras_unet.data.nodata import as_nan, missing_pixels
 from keras_unet.errors import DataError
 
 STRIP = 512  # rows read together where the whole image is looked through
@@ -79,8 +80,10 @@ class Rows:
 def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
     """Rows start … stop - 1, [stop - start, W, C] in the source's dtype.
 
+    Where pixels were never measured: float32, with NaN in them.
+
     Raises:
-        DataError: a value is not finite, or the source gave another shape than asked for.
+        DataError: a value is infinite, or the source gave another shape than asked for.
     """
     _, width, channels = source.shape
     strip = source.read(slice(start, stop), slice(0, width))
@@ -89,9 +92,21 @@ def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
             f"rows {start} to {stop}: found {strip.shape}, expected "
             f"{(stop - start, width, channels)}"
         )
-    if strip.dtype.kind in "fc" and not np.isfinite(strip).all():
-        raise DataError(f"image holds NaN or infinite values in rows {start} to {stop}")
+    strip = as_nan(strip, missing_of(source, slice(start, stop), slice(0, width), strip))
+    if strip.dtype.kind in "fc" and np.isinf(strip).any():
+        raise DataError(f"image holds infinite values in rows {start} to {stop}")
     return strip
+
+
+def missing_of(
+    source: Source, rows: slice, columns: slice, window: np.ndarray
+) -> np.ndarray | None:
+    """Which pixels of a window were never measured: bool [h, w], None where all were.
+
+    A source may say so itself, in a method `missing`; of others, it is those that are NaN.
+    """
+    told = getattr(source, "missing", None)
+    return missing_pixels(window) if told is None else told(rows, columns, window)
 
 
 def check_source(source: Source, channels: int) -> None:

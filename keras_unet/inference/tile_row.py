@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from keras_unet.data.nodata import missing_pixels
 from keras_unet.inference import rotations, symmetries
 from keras_unet.inference.averaging import Prepare, over_rotations, over_symmetries
 from keras_unet.inference.blending import axis_weights
@@ -28,7 +29,7 @@ def compute_row(
     networks: Networks,
     options: PredictOptions,
     progress: Callable[[int], None],
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Probabilities of row `index` of a plan's tiles, whose first row of output is `top`.
 
     Args:
@@ -37,6 +38,7 @@ def compute_row(
     Returns:
         float32 [h, W, K], h = the rows that the tiles cover. Where tiles are blended the values
         are weighted already, and the rows that the next tiles cover too still lack their share.
+        And which pixels of these rows were never measured: bool [h, W], None where all were.
     """
     height, width, _ = source.shape
     rows, columns = plan.rows, plan.columns
@@ -74,7 +76,7 @@ def compute_row(
                 result[:, start : start + length] += part * down * across[number, :length]
         progress(len(outputs))
     assert result is not None  # an image has at least one column
-    return result
+    return result, missing_pixels(strip[rows.context : rows.context + covered])
 
 
 def _strip(source: Source, start: int, count: int) -> np.ndarray:

@@ -77,7 +77,7 @@ def _control_groups() -> Iterator[int]:
     and its files lie where the controller is mounted.
     """
     try:
-        lines = _MEMBERSHIP.read_text().splitlines()
+        lines = _MEMBERSHIP.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -101,7 +101,10 @@ def _left(folder: Path, kind: _Controller) -> int | None:
     except (OSError, ValueError):  # no such group; "max"
         return None
     try:
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        stat = dict(
+            line.split()
+            for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+        )
         cached = sum(int(stat.get(name, 0)) for name in kind.cached)
     except (OSError, ValueError):
         cached = 0
@@ -111,7 +114,7 @@ def _left(folder: Path, kind: _Controller) -> int | None:
 def _machine() -> int:
     meminfo = Path("/proc/meminfo")
     if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
+        for line in meminfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     # Elsewhere what is free is not told; half of what is built in.

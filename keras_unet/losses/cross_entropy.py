@@ -21,8 +21,9 @@ class WeightedCrossEntropy(PixelLoss):
 
     The weight map is Keras's `sample_weight`, [B, H, W]. Targets are integers [B, H, W] or
     [B, H, W, 1], predictions [B, H, W, K]; with K = 1 the single logit z stands for the logits
-    [0, z] of two classes. Computed in float32 whatever the type of the predictions (float64 if that
-    is floatx).
+    [0, z] of two classes. Pixels that shall not count are told by `ignore_class`: a weight of 0
+    doesn't excuse a label that is no class. Computed in float32 whatever the type of the
+    predictions (float64 if that is floatx).
 
     Args:
         from_logits: False if the predictions are probabilities (they are clipped to 1e-7).
@@ -33,8 +34,9 @@ class WeightedCrossEntropy(PixelLoss):
 
     Raises:
         ConfigError: an argument is out of range, or `class_weights` does not fit the predictions.
-        DataError: targets or predictions have the wrong rank. A label that is no class makes the
-            loss NaN: a compiled graph cannot raise.
+        DataError: targets or predictions have the wrong rank, or a label is neither a class nor
+            ignored: 255, a fraction. In a compiled graph, which cannot raise, the loss is NaN then,
+            and under TensorFlow without XLA a warning names the labels.
     """
 
     def __init__(
@@ -57,15 +59,13 @@ class WeightedCrossEntropy(PixelLoss):
         )
         self.label_smoothing = fraction("label_smoothing", label_smoothing)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """−Σ q log p for each pixel, [B, H, W], without weights."""
+    def values(self, labels: Any, y_pred: Any) -> Any:
+        """−Σ q log p for each pixel, [B, H, W]."""
         count = self.num_classes(y_pred)
-        labels, _ = self.labels(y_true, y_pred)
         if count == 2 and self.from_logits:
             # The same, written with z = log(p1 / p0): −log p0 = softplus(z), −log p1 = that − z.
             z = self.logit(y_pred)[..., 0]
-            one = ops.where(self.known(labels, 2), ops.cast(labels, self.dtype), math.nan)
-            one = one * (1.0 - self.label_smoothing) + self.label_smoothing / 2
+            one = labels * (1.0 - self.label_smoothing) + self.label_smoothing / 2
             return ops.softplus(z) - one * z
         target = self.one_hot(labels, count)
         if self.label_smoothing:

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.losses.labels import class_labels, num_classes, one_hot
 
 
 class DenseLoss(keras.losses.Loss):
@@ -50,14 +51,8 @@ class DenseLoss(keras.losses.Loss):
         }
 
     def num_classes(self, y_pred: Any) -> int:
-        """K of the prediction; one channel is the logit of class 1 against class 0: 2 classes."""
-        channels = y_pred.shape[-1] if len(y_pred.shape) == 4 else None
-        if channels is None:
-            raise DataError(
-                f"{self.name}: predictions must be [batch, height, width, classes] with a known "
-                f"number of classes, got shape {tuple(y_pred.shape)}"
-            )
-        count = max(int(channels), 2)
+        """K of the prediction, which the class weights must fit."""
+        count = num_classes(y_pred, self.name)
         if self.class_weights is not None and len(self.class_weights) != count:
             raise ConfigError(
                 f"{self.name}: class_weights has {len(self.class_weights)} weights, but the "
@@ -66,19 +61,10 @@ class DenseLoss(keras.losses.Loss):
         return count
 
     def labels(self, y_true: Any, y_pred: Any) -> tuple[Any, Any | None]:
-        """(int32 labels [B, H, W] with ignored ones set to 0, mask of counted pixels or None)."""
-        labels = ops.cast(y_true, "int32")
-        if len(labels.shape) == 4 and labels.shape[-1] == 1:
-            labels = ops.squeeze(labels, axis=-1)
-        if len(labels.shape) != 3:
-            raise DataError(
-                f"{self.name}: targets must be class numbers [batch, height, width], got shape "
-                f"{tuple(y_true.shape)} for predictions {tuple(y_pred.shape)}"
-            )
-        if self.ignore_class is None:
-            return labels, None
-        counted = ops.not_equal(labels, self.ignore_class)
-        return ops.where(counted, labels, 0), counted
+        """Labels [B, H, W] and mask of counted pixels, see `class_labels`."""
+        return class_labels(
+            y_true, y_pred, ignore_class=self.ignore_class, dtype=self.dtype, name=self.name
+        )
 
     def logit(self, y_pred: Any) -> Any:
         """log(p1 / p0) of two classes, [B, H, W, 1], from logits with K <= 2.
@@ -109,21 +95,19 @@ class DenseLoss(keras.losses.Loss):
 
     def one_hot(self, labels: Any, count: int) -> Any:
         """[B, H, W, count]; NaN for a label that is no class, so that the mistake is seen."""
-        hot = ops.cast(ops.equal(labels[..., None], ops.arange(count)), self.dtype)
-        return ops.where(self.known(labels, count)[..., None], hot, math.nan)
+        hot = one_hot(labels, count, self.dtype)
+        return ops.where(ops.isnan(labels)[..., None], math.nan, hot)
 
-    def known(self, labels: Any, count: int) -> Any:
-        """Whether each label is a class."""
-        return ops.logical_and(labels >= 0, labels < count)
-
-    def pixel_weight(self, y_true: Any, y_pred: Any, sample_weight: Any, classes: bool) -> Any:
+    def pixel_weight(
+        self, labels: Any, counted: Any | None, sample_weight: Any, count: int | None
+    ) -> Any | None:
         """v[y] · sample_weight · counted, [B, H, W], or None if all of them are 1.
 
         Args:
+            labels, counted: see `labels`.
             sample_weight: [B, H, W], [B, H, W, 1], [B], [B, 1] or a number, or None.
-            classes: whether the class weights v enter.
+            count: number of classes; None leaves the class weights v out.
         """
-        labels, counted = self.labels(y_true, y_pred)
         weight = None
         if sample_weight is not None:
             weight = ops.convert_to_tensor(sample_weight, dtype=self.dtype)
@@ -138,14 +122,13 @@ class DenseLoss(keras.losses.Loss):
                 )
             # In full, or Keras would divide by the sum over samples instead of over pixels.
             weight = weight * ops.ones_like(labels, dtype=self.dtype)
-        if classes and self.class_weights is not None:
-            count = self.num_classes(y_pred)
+        if count is not None and self.class_weights is not None:
             table = ops.convert_to_tensor(self.class_weights, dtype=self.dtype)
-            by_class = ops.take(table, ops.clip(labels, 0, count - 1))
+            by_class = ops.take(table, ops.clip(ops.cast(labels, "int32"), 0, count - 1))
             weight = by_class if weight is None else weight * by_class
         if counted is not None:
-            mask = ops.cast(counted, self.dtype)
-            weight = mask if weight is None else weight * mask
+            shares = ops.cast(counted, self.dtype)  # two numbers in `where` would be of floatx
+            weight = shares if weight is None else ops.where(counted, weight, 0.0)
         return weight
 
 

@@ -46,9 +46,8 @@ class Focal(PixelLoss):
             raise ConfigError(f"gamma must be a finite number >= 0, got {gamma!r}")
         self.gamma = float(gamma)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """(1 − p)^γ · −log p for each pixel, [B, H, W], without weights."""
-        labels, _ = self.labels(y_true, y_pred)
+    def values(self, labels: Any, y_pred: Any) -> Any:
+        """(1 − p)^γ · −log p for each pixel, [B, H, W]."""
         target = self.one_hot(labels, self.num_classes(y_pred))
         log_p = ops.sum(target * self.log_probabilities(y_pred), axis=-1)
         if self.gamma == 0:

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_unet.errors import ConfigError
+from keras_unet.losses import replicas
 from keras_unet.losses.dense import DenseLoss
 
 
@@ -25,8 +26,9 @@ class Dice(DenseLoss):
     Args:
         smooth: s > 0, in (weighted) pixels. A class that is in neither truth nor prediction has
             D = 1.
-        over: "batch" sums over all images of the batch, which is steadier where a class is absent
-            from many tiles; "sample" over each image, whose losses are then averaged.
+        over: "batch" sums over all images of the batch (of all devices of a `tf.distribute`
+            strategy), which is steadier where a class is absent from many tiles; "sample" over each
+            image, whose losses are then averaged.
         class_weights: weights of the mean over the classes; default all 1. (0, 1) leaves the
             background out.
         reduction: of the values [1] or [B]; None hands them on.
@@ -59,27 +61,28 @@ class Dice(DenseLoss):
         self.over = over
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        y_pred = ops.convert_to_tensor(y_pred)
-        y_true = ops.convert_to_tensor(y_true)
-        weight = self.pixel_weight(y_true, y_pred, sample_weight, classes=False)
-        if weight is None:
-            return super().__call__(y_true, y_pred)
+        y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        labels, counted = self.labels(y_true, y_pred)
+        weight = self.pixel_weight(labels, counted, sample_weight, count=None)
         # The weights are inside the sums: they travel beside the target, not to Keras's reduction.
-        labels = self.labels(y_true, y_pred)[0]
-        return super().__call__((labels, weight), y_pred)
+        loss = super().__call__((labels,) if weight is None else (labels, weight), y_pred)
+        if self.over == "batch" and self.reduction == "sum":  # Keras scales a mean alone
+            return loss / replicas.count()
+        return loss
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss, [1] or [B]; `y_true` is the target, or (target, pixel weights)."""
-        count = self.num_classes(y_pred)
-        target, weight = y_true if isinstance(y_true, (tuple, list)) else (y_true, None)
-        truth = self.one_hot(self.labels(target, y_pred)[0], count)
+        """The loss, [1] or [B]; `y_true` is the target, or (`labels` of it, pixel weights)."""
+        read = isinstance(y_true, (tuple, list))
+        labels, *weights = y_true if read else self.labels(y_true, y_pred)[:1]
+        truth = self.one_hot(labels, self.num_classes(y_pred))
         share = self.probabilities(y_pred)
         overlap, size = truth * share, truth + share
-        if weight is not None:
+        for weight in weights:
             overlap, size = overlap * weight[..., None], size * weight[..., None]
         axes = (0, 1, 2) if self.over == "batch" else (1, 2)
-        overlap = ops.sum(overlap, axis=axes)
-        size = ops.sum(size, axis=axes)
+        overlap, size = ops.sum(overlap, axis=axes), ops.sum(size, axis=axes)
+        if self.over == "batch":
+            overlap, size = replicas.totals(overlap, size)
         loss = 1.0 - (2.0 * overlap + self.smooth) / (size + self.smooth)
         if self.class_weights is None:
             loss = ops.mean(loss, axis=-1)

@@ -16,6 +16,9 @@ from keras_unet.models.normalization import BatchNormalization
 Normalization = Literal["batch", "group", "layer"] | None
 Upsampling = Literal["transpose", "bilinear", "nearest"]
 
+# Of every layer that has a choice: Keras's default is what keras.json or another package last said.
+CHANNELS = "channels_last"
+
 # Keras's 0.99 lags hundreds of steps behind, which is much of a short run; one tile already
 # averages over 10^5 pixels, so there is little noise to smooth.
 BATCH_MOMENTUM = 0.9
@@ -46,6 +49,7 @@ def convolution(
         filters,
         kernel,
         padding=padding,
+        data_format=CHANNELS,
         use_bias=normalization is None,  # a normalization brings its own offset
         activation=activation if normalization is None else None,
         kernel_initializer=he_normal(kernel * kernel * x.shape[-1]),
@@ -73,16 +77,21 @@ def up_convolution(
             filters,
             2,
             strides=2,
+            data_format=CHANNELS,
             kernel_initializer=he_normal(channels),  # each output pixel is reached by one tap
             dtype=dtype,
             name=name,
         )(x)
-    double = BilinearUpSampling2D if upsampling == "bilinear" else layers.UpSampling2D
-    x = double(dtype=dtype, name=f"{name}_resize")(x)
+    resize: dict[str, Any] = {"dtype": dtype, "name": f"{name}_resize"}
+    if upsampling == "bilinear":
+        x = BilinearUpSampling2D(**resize)(x)
+    else:
+        x = layers.UpSampling2D(data_format=CHANNELS, **resize)(x)
     return layers.Conv2D(
         filters,
         2,
         padding="same",
+        data_format=CHANNELS,
         kernel_initializer=he_normal(4 * channels),
         dtype=dtype,
         name=name,
@@ -102,8 +111,9 @@ class BilinearUpSampling2D(layers.Layer):
         ops = keras.ops
         for axis in (1, 2):
             size = ops.shape(x)[axis]
-            before = ops.take(x, ops.maximum(ops.arange(size) - 1, 0), axis=axis)
-            after = ops.take(x, ops.minimum(ops.arange(size) + 1, size - 1), axis=axis)
+            place = ops.arange(size, dtype="int32")  # else int16 where floatx is float16
+            before = ops.take(x, ops.maximum(place - 1, 0), axis=axis)
+            after = ops.take(x, ops.minimum(place + 1, size - 1), axis=axis)
             both = ops.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis=axis + 1)
             shape = list(ops.shape(x))
             shape[axis] = 2 * size

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from keras_unet._version import __version__
 from keras_unet.data.label_rule import LabelMapping
@@ -30,6 +30,7 @@ from keras_unet.models.card import ModelCard as ModelCard
 from keras_unet.models.card import default_classes
 from keras_unet.models.unet import Structure, structure
 from keras_unet.models.wrapped import unet_in
+from keras_unet.remote_path import RemotePath, as_path, fetched, local_path
 
 CARD = "keras_unet.json"
 AS_THEY_ARE = "Grey values go in as they are; if the script prepared them: --normalization"
@@ -104,17 +105,22 @@ def save_model(
     Raises:
         ConfigError: the path does not end in ".keras", or see `trained_model`.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.suffix != ".keras":
         raise ConfigError(f'{path}: expected a name that ends in ".keras"')
     trained = trained_model(model, normalization=normalization, class_names=class_names)
+    return write_with_card(trained.network, trained.card, path)
+
+
+def write_with_card(network: keras.Model, card: BaseModel, path: Path) -> Path:
+    """Writes a Keras model and its card, whatever their kind, as one file, whole or not at all."""
     own = path.parent / f"{_UNFINISHED}{path.stem}-{os.getpid()}"
     own.mkdir(parents=True, exist_ok=True)  # Keras may write further files beside the model
     beside = own / path.name
     try:
-        trained.network.save(beside)
+        network.save(beside)
         with zipfile.ZipFile(beside, "a") as archive:
-            archive.writestr(CARD, trained.card.model_dump_json(indent=1))
+            archive.writestr(CARD, card.model_dump_json(indent=1))
         sync_file(beside)
         rename(beside, path)
     finally:
@@ -159,25 +165,30 @@ def load_model(
 
     Args:
         path: a `.keras` file that `train`, `save_model`, a script's `model.save` or Keras's
-            `ModelCheckpoint` wrote; or a run folder (its `best.keras`).
+            `ModelCheckpoint` wrote; or a run folder (its `best.keras`); local, or remote (gs://…).
         normalization, class_names: for a file that says nothing about them, see `trained_model`.
 
     Raises:
         DataError: no such file, no Keras model, or none of `build_unet`.
         ConfigError: what is stated does not fit the model.
+        RemoteError: a remote file cannot be read.
     """
-    file = model_file(path)
-    card = read_card(file)
-    try:
-        network = keras.models.load_model(file, compile=False, safe_mode=True)
-    except (OSError, ValueError, TypeError, KeyError, *_DAMAGED) as error:
-        raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
-    try:
-        network = in_float32(unet_in(network))
-    except ConfigError as error:
-        raise DataError(f"{file}: {error}") from error
-    card = card or _plain_card(file.stem, structure(network))
-    return _stated(TrainedModel(network, card), normalization, class_names)
+    place = as_path(path)
+    if isinstance(place, RemotePath) and place.is_dir():
+        place = place / "best.keras"
+    with fetched(place) as local:
+        file = model_file(local)
+        card = read_card(file)
+        try:
+            network = keras.models.load_model(file, compile=False, safe_mode=True)
+        except (OSError, ValueError, TypeError, KeyError, *_DAMAGED) as error:
+            raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
+        try:
+            network = in_float32(unet_in(network))
+        except ConfigError as error:
+            raise DataError(f"{file}: {error}") from error
+        card = card or _plain_card(file.stem, structure(network))
+        return _stated(TrainedModel(network, card), normalization, class_names)
 
 
 def read_card(file: Path) -> ModelCard | None:

@@ -10,6 +10,7 @@ from keras_unet import geometry
 from keras_unet.models.bundle import Model, Stated, model_file, trained_model
 from keras_unet.models.card import ModelCard
 from keras_unet.models.unet import Structure, structure
+from keras_unet.remote_path import as_path
 
 
 class ModelDescription(BaseModel):
@@ -17,7 +18,7 @@ class ModelDescription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bytes: int | None  # of its file; None for a model in memory
+    bytes: int | None  # of its file; None for a model in memory or elsewhere (gs://…)
     parameters: int
     network: Structure
     sizes: tuple[tuple[int, int], ...]  # the first legal inputs and their outputs; (): any
@@ -35,7 +36,7 @@ def describe_model(model: Model, *, normalization: Stated = None) -> ModelDescri
     first = geometry.input_size(1, form.depth)
     legal = [first + i * geometry.stride(form.depth) for i in range(3)]
     return ModelDescription(
-        bytes=model_file(model).stat().st_size if isinstance(model, (str, Path)) else None,
+        bytes=_size(model) if isinstance(model, (str, Path)) else None,
         parameters=network.count_params(),
         network=form,
         sizes=tuple((n, geometry.output_size(n, form.depth)) for n in legal)
@@ -43,3 +44,8 @@ def describe_model(model: Model, *, normalization: Stated = None) -> ModelDescri
         else (),
         card=card,
     )
+
+
+def _size(model: str | Path) -> int | None:
+    place = as_path(model)
+    return model_file(place).stat().st_size if isinstance(place, Path) else None

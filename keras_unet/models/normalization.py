@@ -14,12 +14,13 @@ class BatchNormalization(layers.BatchNormalization):
 
     Keras 3 spells it out as a dozen operations, each a pass over the tensor in float32, which on a
     CPU makes a training step a quarter longer (benchmarks/train_step_options.py). Another backend,
-    another axis than the channels of [B, H, W, C], float64, a mask, renormalization or moments over
-    several devices: as Keras has it.
+    another axis than the channels of [B, H, W, C], float64, weights that aren't float32, a mask,
+    renormalization or moments over several devices: as Keras has it.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        fits = len(inputs.shape) == 4 and self.axis in (-1, 3) and inputs.dtype != "float64"
+        fits = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        fits = fits and inputs.dtype != "float64" and self.variable_dtype == "float32"
         renorm = getattr(self, "renorm", False)  # Keras 3.12 has none
         plain = self.center and self.scale and not (self.synchronized or renorm)
         updated = training and self.trainable and mask is None

@@ -46,5 +46,7 @@ def cpu_bfloat16() -> list[str]:
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return []
-    lines = (line for line in info.read_text().splitlines() if line.startswith("flags"))
+    lines = (
+        line for line in info.read_text(encoding="utf-8").splitlines() if line.startswith("flags")
+    )
     return sorted({"avx512_bf16", "amx_bf16"} & set(next(lines, "").split()))

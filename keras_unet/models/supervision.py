@@ -37,11 +37,17 @@ def with_heads(network: keras.Model) -> keras.Model:
         x = layers.Conv2D(
             found.num_classes,
             1,
+            data_format=blocks.CHANNELS,
             kernel_initializer=blocks.he_normal(features.shape[-1]),
             dtype="float32",
             name=f"head{level}_logits",
         )(features)
-        x = layers.UpSampling2D(2 ** (level - 1), dtype="float32", name=f"head{level}_resize")(x)
+        x = layers.UpSampling2D(
+            2 ** (level - 1),
+            data_format=blocks.CHANNELS,
+            dtype="float32",
+            name=f"head{level}_resize",
+        )(x)
         answers.append(_fit(x, network.output, level, found.padding))
     return keras.Model(network.input, answers, name=network.name)
 
@@ -59,5 +65,6 @@ def _fit(x: Any, like: Any, level: int, padding: str) -> Any:
     """
     name = f"head{level}_crop"
     if padding == "valid":
-        return Cropping2D(2**level - 2, dtype="float32", name=name)(x)
+        crop = 2**level - 2
+        return Cropping2D(crop, data_format=blocks.CHANNELS, dtype="float32", name=name)(x)
     return CropLike(dtype="float32", name=name)([x, like])

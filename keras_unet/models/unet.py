@@ -95,7 +95,9 @@ def build_unet(
         if dropout and level == depth:
             x = layers.Dropout(dropout, dtype=dtype, name=f"down{level}_dropout")(x)
         skips.append(x)
-        x = layers.MaxPooling2D(2, padding=padding, dtype=dtype, name=f"down{level}_pool")(x)
+        x = layers.MaxPooling2D(
+            2, padding=padding, data_format=blocks.CHANNELS, dtype=dtype, name=f"down{level}_pool"
+        )(x)
 
     x = double_convolution(x, filters * 2**depth, "bridge")
     if dropout:
@@ -108,7 +110,10 @@ def build_unet(
             x, channels, name=f"up{level}_upconv", upsampling=upsampling, dtype=dtype
         )
         if padding == "valid":
-            skip = Cropping2D(crop, dtype=dtype, name=f"up{level}_crop")(skip)
+            cropping = Cropping2D(
+                crop, data_format=blocks.CHANNELS, dtype=dtype, name=f"up{level}_crop"
+            )
+            skip = cropping(skip)
         elif any(size is None or size % 2 for size in skip.shape[1:3]):
             x = CropLike(dtype=dtype, name=f"up{level}_crop")([x, skip])
         x = layers.Concatenate(dtype=dtype, name=f"up{level}_concat")([skip, x])
@@ -117,6 +122,7 @@ def build_unet(
     x = layers.Conv2D(
         num_classes,
         1,
+        data_format=blocks.CHANNELS,
         kernel_initializer=blocks.he_normal(filters),
         dtype="float32",  # logits and loss keep full precision under a mixed policy
         name="logits",
@@ -164,6 +170,11 @@ def structure(model: keras.Model) -> Structure:
         output=None if last is None else keras.activations.serialize(last.activation),
         upsampling="transpose" if resize is None else resize.interpolation,
     )
+
+
+def whole_image_statistics(network: keras.Model) -> bool:
+    """Whether each pixel depends on all of an input, so that tiles give other values than it."""
+    return any(isinstance(one, keras.layers.GroupNormalization) for one in network.layers)
 
 
 def _check(

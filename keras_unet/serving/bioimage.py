@@ -21,6 +21,7 @@ from keras_unet.errors import ConfigError, ExportError
 from keras_unet.inference.prediction import predict
 from keras_unet.models.bundle import Model, Stated, TrainedModel, trained_model
 from keras_unet.models.unet import structure
+from keras_unet.remote_path import local_path
 from keras_unet.serving.card import CardFields
 from keras_unet.serving.formats import needed
 from keras_unet.serving.onnx_file import OPSET, runner, write_onnx
@@ -62,7 +63,7 @@ def write_bioimage(
         model, normalization=normalization, class_names=class_names, float32=True
     )
     image = np.atleast_3d(image)
-    path = Path(path)
+    path = local_path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         work = Path(folder)
         description = _description(

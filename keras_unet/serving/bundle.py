@@ -15,13 +15,12 @@ from keras_unet.data.encoded import MAX_PIXELS
 from keras_unet.errors import ExportError
 from keras_unet.models.bundle import TrainedModel, trained_model
 from keras_unet.models.unet import structure
+from keras_unet.remote_path import local_path
 from keras_unet.serving import golden
 from keras_unet.serving.card import CardFields, read_served_card, served_card, write_card
 from keras_unet.serving.graph import Precision, mask_values, stored, write_saved_model
+from keras_unet.serving.notes import LINEAGE, ROLLBACK
 from keras_unet.serving.overlap import tiling
-
-# Of one publication, not of the model: they may differ between copies of it.
-NOTES = (Path("assets.extra", "rollback.json"), Path("assets.extra", "lineage.json"))
 
 
 def write_bundle(
@@ -51,7 +50,7 @@ def write_bundle(
         ExportError: the SavedModel does not load, or a signature differs from the Keras model
             with the same weights by more than 1e-5.
     """
-    folder = Path(folder)
+    folder = local_path(folder)
     model = trained_model(model, float32=True)
     write_saved_model(model, folder, precision=precision, tile=tile, max_pixels=max_pixels)
     card = served_card(
@@ -85,7 +84,12 @@ def check_bundle(folder: Path) -> None:
             f"{folder}: {len(asked)} warm-up requests, {len(probabilities)} expected answers and "
             f"{len(given)} given; expected as many of each"
         )
-    found = golden.differences(asked, probabilities, np.array(values, kind), given)
+    try:
+        found = golden.differences(asked, probabilities, np.array(values, kind), given)
+    except (ValueError, IndexError) as error:  # of other images, other sizes
+        raise ExportError(
+            f"{folder / golden.EXPECTED}: does not fit the warm-up requests ({error})"
+        ) from error
     for signature, largest in found.items():
         if not largest <= golden.TOLERANCE:
             raise ExportError(
@@ -105,7 +109,7 @@ def fingerprint(folder: str | Path) -> str:
         raise ExportError(f"{folder}: no saved_model.pb in it; expected a SavedModel")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder)
-        if name in NOTES:
+        if name in (ROLLBACK, LINEAGE):  # may differ between copies of the model
             continue
         found.update(f"{name.as_posix()}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:

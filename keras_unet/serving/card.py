@@ -10,14 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from keras_unet._version import __version__
 from keras_unet.errors import ExportError
 from keras_unet.models.card import ModelCard
+from keras_unet.pictures import COLORS, class_color
 
 CARD = Path("assets", "model_card.json")
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
-# Okabe & Ito 2008, as in the overlays: told apart by colour-blind readers too
-_COLOURS = (
-    *("#000000", "#e69f00", "#56b4e9", "#009e73"),
-    *("#f0e442", "#d55e00", "#0072b2", "#cc79a7"),
-)
 
 
 class CardFields(BaseModel):
@@ -75,7 +71,7 @@ def served_card(
 ) -> ServedCard:
     """Puts a card together; `values` are a mask's, class by class."""
     classes = tuple(
-        ServedClass(name=title, value=value, colour=_COLOURS[i and 1 + (i - 1) % 7])
+        ServedClass(name=title, value=value, colour=_colour(i))
         for i, (title, value) in enumerate(zip(model.classes, values, strict=True))
     )
     return ServedCard(
@@ -96,6 +92,12 @@ def write_card(card: ServedCard, folder: Path) -> None:
     path = folder / CARD
     path.parent.mkdir(exist_ok=True)
     path.write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def _colour(number: int) -> str:
+    """A class's colour in overlays, as CSS has it."""
+    red, green, blue = (class_color(number) if number else COLORS[0]).tolist()
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def read_served_card(folder: str | Path) -> ServedCard:

@@ -103,7 +103,8 @@ class Client:
 
         Args:
             inputs: arrays, or lists of numbers or strings; a string is bytes, text, or a `Path`
-                whose file is sent. Python's floats are sent as float32, its integers as int32.
+                whose file is sent. Python's floats are sent as float32, its integers as int32;
+                an array of another type than the signature's is refused over gRPC.
 
         Returns:
             {output: array} of the signature's types; strings are object arrays of bytes.

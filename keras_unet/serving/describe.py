@@ -10,9 +10,10 @@ from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict
 
 from keras_unet.errors import ExportError
+from keras_unet.remote_path import RemotePath, as_path, fetched
 from keras_unet.serving import wire
 from keras_unet.serving.card import CARD, ServedCard, read_served_card
-from keras_unet.serving.folders import versions
+from keras_unet.serving.folders import numbered
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -53,21 +54,26 @@ class Description(BaseModel):
     card: ServedCard | None
 
 
-def describe(folder: str | Path) -> Description:
-    """Reads a version folder, e.g. "saved_models/unet/3"; the weights are not read.
+def describe(version: str | Path | RemotePath) -> Description:
+    """Reads a version folder, e.g. "saved_models/unet/3"; a remote one is fetched first.
 
     Raises:
         ExportError: no such folder, no SavedModel in it, or one of its files is damaged.
+        RemoteError: a remote one cannot be read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ExportError(f"{folder}: no such folder; expected a version such as saved_models/x/3")
-    path = folder / "saved_model.pb"
-    if not path.is_file():
-        inside = versions(folder)
-        hint = f"; did you mean {folder / str(inside[-1])}?" if inside else ""
-        raise ExportError(f"{folder}: no saved_model.pb in it; expected a SavedModel{hint}")
-    graph = _graph(path)
+    place = as_path(version)
+    if not place.is_dir():
+        raise ExportError(f"{place}: no such folder; expected a version such as saved_models/x/3")
+    if not (place / "saved_model.pb").is_file():
+        inside = numbered(place)
+        hint = f"; did you mean {inside[max(inside)]}?" if inside else ""
+        raise ExportError(f"{place}: no saved_model.pb in it; expected a SavedModel{hint}")
+    with fetched(place) as folder:
+        return _described(folder).model_copy(update={"folder": str(place)})
+
+
+def _described(folder: Path) -> Description:
+    graph = _graph(folder / "saved_model.pb")
     if not (folder / "variables" / "variables.index").is_file():
         raise ExportError(f"{folder}: no variables/variables.index; the weights are missing")
     files = [p for p in folder.rglob("*") if p.is_file()]

@@ -12,23 +12,70 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any, overload
 
 from keras_unet.disk import sync, sync_folder
 from keras_unet.errors import ConfigError, ExportError
+from keras_unet.remote_path import RemotePath, as_path
 
 UNFINISHED = ".unfinished-"
 REMOVED = ".removed-"
+LARGEST = 2**63 - 1  # TF Serving's versions are int64; a name beyond it is none
 
 
 def versions(folder: str | Path) -> list[int]:
     """The published versions in `folder`, ascending: what TF Serving would find."""
-    return sorted(
-        int(entry.name)
-        for entry in Path(folder).iterdir()
-        if entry.is_dir() and entry.name.isascii() and entry.name.isdigit()
-    )
+    return sorted(numbered(as_path(folder)))
+
+
+@overload
+def numbered(folder: Path) -> dict[int, Path]: ...
+@overload
+def numbered(folder: RemotePath) -> dict[int, RemotePath]: ...
+@overload
+def numbered(folder: Path | RemotePath) -> Mapping[int, Path | RemotePath]: ...
+def numbered(folder: Any) -> Any:
+    """The published versions in `folder`, each with its own folder: "00000123" is version 123.
+
+    Of two names of one number, the first in the order of names counts.
+
+    Raises:
+        OSError: the folder is not there, or cannot be read: which is not the same as empty.
+    """
+    found: dict[int, Any] = {}
+    for entry in sorted(folder.iterdir()):
+        number = _number(entry.name)
+        if number is not None:
+            with contextlib.suppress(OSError):  # gone meanwhile
+                if entry.is_dir():
+                    found.setdefault(number, entry)
+    return found
+
+
+def next_number(there: Collection[int]) -> int:
+    """One more than the newest version.
+
+    Raises:
+        ExportError: the newest has the last number that there is.
+    """
+    newest = max(there, default=0)
+    if newest >= LARGEST:
+        raise ExportError(
+            f"version {newest} is there, and TF Serving knows no greater number; expected a "
+            "smaller one: publish into another folder, or remove that version"
+        )
+    return newest + 1
+
+
+def _number(name: str) -> int | None:
+    """The version that a folder's name stands for, as TF Serving reads it."""
+    if not (name.isascii() and name.isdigit()):
+        return None
+    digits = name.lstrip("0") or "0"
+    number = int(digits) if len(digits) <= len(str(LARGEST)) else LARGEST + 1
+    return number if number <= LARGEST else None
 
 
 @contextlib.contextmanager
@@ -58,7 +105,7 @@ def place(beside: Path) -> Path:
     """Syncs a complete version and gives it the next number; inside `unfinished`."""
     folder = beside.parent
     sync(beside)
-    version = folder / str(max(versions(folder), default=0) + 1)
+    version = folder / str(next_number(versions(folder)))
     beside.rename(version)
     sync_folder(folder)
     return version
@@ -77,7 +124,7 @@ def retire(folder: Path, keep: int, pinned: Collection[int] = ()) -> list[int]:
     gone = [n for n in versions(folder)[:-keep] if n not in pinned]
     for number in gone:
         for path in folder.iterdir():  # "7" and "007" are the same version
-            if path.name.isascii() and path.name.isdigit() and int(path.name) == number:
+            if _number(path.name) == number:
                 away = path.with_name(f"{REMOVED}{path.name}-{secrets.token_hex(4)}")
                 path.rename(away)
                 sync_folder(folder)
@@ -98,7 +145,7 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         ExportError: the file system has no locks.
     """
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:  # ENOLCK, ENOTSUP, ENOSYS

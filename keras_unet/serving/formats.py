@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from keras_unet.errors import ConfigError, DataError, ExportError
 from keras_unet.inference.prediction import predict, to_classes
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.models.bundle import Model, Stated, TrainedModel, trained_model
+from keras_unet.remote_path import local_path
 from keras_unet.serving import onnx_file, tflite
 from keras_unet.serving.graph import Precision, write_saved_model
 
@@ -64,9 +66,11 @@ def convert(
         ConfigError: an unknown name, or too few or too small images.
         ExportError: a package is missing; says what to install.
     """
+    require_tensorflow("convert")
     for name in names:
         if name not in FORMATS:
             raise ConfigError(f"format {name!r}; expected {', '.join(FORMATS)}")
+    output = local_path(output)
     trained = trained_model(
         model, normalization=normalization, class_names=class_names, float32=True
     )
@@ -76,7 +80,6 @@ def convert(
     size = size or _common(given)
     given = [_middle(image, size) for image in given]
     calibration, compared = given[: len(given) // 2], given[len(given) // 2 :]
-    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
 
     expected, seconds = _timed(lambda image: predict(trained, image), compared)

@@ -15,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
@@ -29,13 +30,14 @@ from keras_unet.data.records import encode_example
 from keras_unet.errors import ExportError
 from keras_unet.inference.prediction import predict, to_classes
 from keras_unet.models.bundle import TrainedModel
-from keras_unet.models.unet import structure
+from keras_unet.models.unet import structure, whole_image_statistics
 from keras_unet.serving.graph import mask_values
 from keras_unet.serving.overlap import tiling
 
 WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
 EXPECTED = Path("assets.extra", "golden.npz")
 TOLERANCE = 1e-5
+_DAMAGED = (zipfile.BadZipFile, zlib.error)  # beside what np.load and zipfile raise in general
 
 # Runs without keras_unet: what a server will see.
 _ANSWER = """
@@ -74,7 +76,7 @@ def requests(model: TrainedModel, tile: int | None = None) -> list[Request]:
     normalization, trained = model.card.normalization, np.dtype(model.card.image_dtype)
     rng = np.random.default_rng(0)
     sizes = [(61, 83), (7, tiles.largest - tiles.form.lost + 30)]
-    if any(isinstance(one, keras.layers.GroupNormalization) for one in model.network.layers):
+    if whole_image_statistics(model.network):
         del sizes[1]  # its statistics are a tile's: several tiles give what their places make of it
     # An untouched input is small: of large ones a network's rounding is more than `TOLERANCE`.
     brightest = normalization.scale or (1.0 if normalization.method == "none" else 255.0)
@@ -128,7 +130,13 @@ def answers(folder: Path) -> list[dict[str, np.ndarray]]:
         # on the CPU, and not beside this process on its GPU
         env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         done = subprocess.run(
-            command, capture_output=True, text=True, env=env, cwd=work, check=False
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=env,
+            cwd=work,
+            check=False,
         )
         if done.returncode:
             raise ExportError(f"the SavedModel does not load: {done.stderr.strip()[-2000:]}")
@@ -178,7 +186,7 @@ def read_expected(folder: Path) -> list[list[np.ndarray]]:
         with np.load(folder / EXPECTED, allow_pickle=False) as archive:
             for name in sorted(archive.files):
                 found.setdefault(name.partition("-")[0], []).append(archive[name])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, *_DAMAGED) as error:
         raise ExportError(
             f"{folder / EXPECTED}: cannot be read ({error}); expected what write_bundle wrote"
         ) from error
@@ -186,9 +194,19 @@ def read_expected(folder: Path) -> list[list[np.ndarray]]:
 
 
 def signatures(folder: Path) -> list[str]:
-    """The signature of each warm-up request of a SavedModel, in their order."""
-    logs = tf.data.TFRecordDataset(str(folder / WARMUP)).as_numpy_iterator()
-    parsed = (prediction_log_pb2.PredictionLog.FromString(record) for record in logs)
+    """The signature of each warm-up request of a SavedModel, in their order.
+
+    Raises:
+        ExportError: they are damaged.
+    """
+    try:
+        logs = list(tf.data.TFRecordDataset(str(folder / WARMUP)).as_numpy_iterator())
+        parsed = [prediction_log_pb2.PredictionLog.FromString(record) for record in logs]
+    except (tf.errors.OpError, DecodeError) as error:
+        raise ExportError(
+            f"{folder / WARMUP}: damaged ({' '.join(str(error).split())[:200]}); expected what "
+            "write_bundle wrote"
+        ) from error
     return [log.predict_log.request.model_spec.signature_name for log in parsed]
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -22,7 +21,7 @@ from keras_unet.inference.files.label_values import to_label_values
 from keras_unet.inference.prediction import probabilities_of
 from keras_unet.inference.tiles import layout
 from keras_unet.models.bundle import ModelCard, TrainedModel
-from keras_unet.models.unet import structure
+from keras_unet.models.unet import structure, whole_image_statistics
 from keras_unet.serving.client import TILING
 from keras_unet.serving.grey_values import parameters, same_depth
 from keras_unet.serving.overlap import Tiling, by_tiles, tiling
@@ -139,8 +138,7 @@ def tiling_needs(model: TrainedModel) -> dict[str, int]:
     form = structure(model.network)
     # with the whole reach around it a tile is exact for either padding
     around = layout(form.depth, "same", form.upsampling)
-    grouped = any(isinstance(one, keras.layers.GroupNormalization) for one in model.network.layers)
-    exact = model.card.normalization.method != "image" and not grouped
+    exact = model.card.normalization.method != "image" and not whole_image_statistics(model.network)
     return {"stride": around.stride, "context": around.context, "exact": int(exact)}
 
 

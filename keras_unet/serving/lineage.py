@@ -6,33 +6,18 @@ store it is. The rest is read from that store (ML Metadata, which TFX keeps).
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from keras_unet.errors import ExportError
+from keras_unet.remote_path import RemotePath, as_path, fetched
 from keras_unet.serving.card import read_served_card
+from keras_unet.serving.notes import Origin, read_origin, read_rollback
+from keras_unet.serving.remote_folders import published
 
-FILE = "lineage.json"
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
-
-
-class Origin(BaseModel):
-    """What a version remembers of the pipeline that pushed it.
-
-    metadata: the store, a SQLite file; "" where it is none. model, uri: the Model artifact's number
-    and place. fingerprint: of the SavedModel.
-    """
-
-    model_config = _FROZEN
-
-    format: int = 1
-    metadata: str
-    model: int
-    uri: str
-    fingerprint: str
 
 
 class ArtifactNote(BaseModel):
@@ -84,11 +69,24 @@ class Lineage(BaseModel):
     missing: str | None = None
 
 
-def lineage(version: str | Path, metadata: str | Path | None = None) -> Lineage:
+def served_origin(folder: str | Path | RemotePath) -> Origin | None:
+    """Which pipeline's model the newest version in `folder` is, even after `rollback`.
+
+    Returns:
+        None: there is no version, or no pipeline pushed it.
+
+    Raises:
+        ExportError: its record is damaged. RemoteError: a remote folder cannot be read.
+    """
+    there = published(as_path(folder))
+    return read_origin(there[max(there)]) if there else None
+
+
+def lineage(version: str | Path | RemotePath, metadata: str | Path | None = None) -> Lineage:
     """Where a published version comes from.
 
     Args:
-        version: its folder, e.g. "saved_models/unet/3".
+        version: its folder, e.g. "saved_models/unet/3" or "gs://bucket/models/unet/3".
         metadata: the pipeline's metadata store; None: the one that the version remembers.
 
     Returns:
@@ -98,15 +96,15 @@ def lineage(version: str | Path, metadata: str | Path | None = None) -> Lineage:
         ExportError: no such version, or its records are damaged, or the store that `metadata`
             names cannot be read or does not hold this model.
     """
-    folder = Path(version)
-    card = read_served_card(folder)
-    origin = read_origin(folder)
+    with fetched(version) as folder:
+        card = read_served_card(folder)
+        origin, copied = read_origin(folder), read_rollback(folder)
     own = Lineage(
-        folder=str(folder),
+        folder=str(as_path(version)),
         name=card.name,
         exported=card.exported,
         exported_by=card.exported_by,
-        copy_of=_copy_of(folder),
+        copy_of=None if copied is None else copied.of,
         versions=card.model.versions,
         settings=card.model.config,
         metrics=card.model.metrics,
@@ -134,28 +132,3 @@ def lineage(version: str | Path, metadata: str | Path | None = None) -> Lineage:
         hint = f"{error}; where the store has moved, give its place with --metadata"
         return own.model_copy(update={"missing": hint})
     return own.model_copy(update={"pipeline": pipeline, "runs": runs, "steps": steps})
-
-
-def read_origin(folder: Path) -> Origin | None:
-    """What a version remembers of its pipeline; None: it has none.
-
-    Raises:
-        ExportError: its record is damaged.
-    """
-    path = folder / "assets.extra" / FILE
-    if not path.exists():
-        return None
-    try:
-        return Origin.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ExportError(f"{path}: is no lineage of keras_unet ({error})") from error
-
-
-def _copy_of(folder: Path) -> int | None:
-    path = folder / "assets.extra" / "rollback.json"
-    try:
-        return int(json.loads(path.read_text("utf-8"))["of"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{path}: is no record of keras-unet rollback ({error})") from error

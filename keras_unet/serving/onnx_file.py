@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_unet.models.bundle import TrainedModel
+from keras_unet.remote_path import local_path
 from keras_unet.serving.portable import portable
 
 OPSET = 17  # of 2022: read by every runtime that is in use
@@ -29,7 +30,7 @@ def write_onnx(model: TrainedModel, path: str | Path, *, normalise: bool = True)
     written, _ = tf2onnx.convert.from_function(
         function, input_signature=function.input_signature, opset=OPSET
     )
-    path = Path(path)
+    path = local_path(path)
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     beside.write_bytes(written.SerializeToString())
     beside.replace(path)

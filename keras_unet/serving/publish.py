@@ -3,32 +3,51 @@
 A version is written beside, compared with the Keras model by a process of its own, and only then
 renamed. Going back publishes an older version once more, under a new number: TF Serving serves the
 highest, a number never changes its meaning, and the folder tells what was served after what.
+
+The folder may be on an object store (gs://…): see `remote_folders` for what is promised there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from keras_unet.data.encoded import MAX_PIXELS
 from keras_unet.errors import ExportError
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.models.bundle import Model, Stated, trained_model
-from keras_unet.serving import golden
+from keras_unet.remote_path import RemotePath, as_path, fetched
+from keras_unet.serving import golden, remote_folders
 from keras_unet.serving.bundle import check_bundle, fingerprint, write_bundle
 from keras_unet.serving.card import CARD, CardFields, read_served_card
 from keras_unet.serving.configs import add_to_root, pinned_versions
-from keras_unet.serving.folders import check_keep, place, retire, unfinished, versions
+from keras_unet.serving.folders import check_keep, numbered, place, retire, unfinished
 from keras_unet.serving.graph import Precision
+from keras_unet.serving.notes import Rollback, read_rollback, write_rollback
 
-_ROLLBACK = Path("assets.extra", "rollback.json")
+
+class _Draft(NamedTuple):
+    """A version in the making.
+
+    path: local, not there yet. there: the versions that a server can load. place: publishes what is
+    at `path`, and gives its place; retire: see `folders.retire`.
+    """
+
+    path: Path
+    there: Mapping[int, Path | RemotePath]
+    place: Callable[[], Path | RemotePath]
+    retire: Callable[..., list[int]]
 
 
 def export(
     model: Model,
-    folder: str | Path,
+    folder: str | Path | RemotePath,
     *,
     normalization: Stated = None,
     class_names: str | Sequence[str] | None = None,
@@ -37,7 +56,7 @@ def export(
     max_pixels: int = MAX_PIXELS,
     keep: int | None = None,
     fields: CardFields | None = None,
-) -> Path:
+) -> Path | RemotePath:
     """Publishes `model` as `folder`/<n>, n one more than the newest version there.
 
     Where the folder above holds TF Serving's configuration (`saved_models/` does), the model is
@@ -46,7 +65,7 @@ def export(
     Args:
         model: any model of `build_unet`, what `load_model` returns, or the run folder or `.keras`
             file it takes.
-        folder: such as "saved_models/unet"; made if absent.
+        folder: such as "saved_models/unet" or "gs://bucket/models/unet"; made if absent.
         normalization: of a model from a script: what is done to grey values before the network sees
             them becomes part of what is published. "image", a number that they are divided by, or
             a `Normalization`; None: images go in as they are, and the card says so. A model that
@@ -65,33 +84,36 @@ def export(
         ExportError: `models.config` is damaged, the SavedModel does not load, or a signature
             differs from the Keras model with the same weights by more than 1e-5; nothing is
             published then.
+        RemoteError: a remote folder cannot be written here: no library of its scheme, no
+            credentials. That is found before anything is made.
     """
+    require_tensorflow("export")
     check_keep(keep)
-    folder = Path(folder)
+    folder = _reached(folder)
     pinned_versions(folder)  # a damaged models.config is found before anything is published
     trained = trained_model(model, normalization=normalization, class_names=class_names)
-    with unfinished(folder) as beside:
+    with _drafted(folder) as draft:
         write_bundle(
             trained,
-            beside,
+            draft.path,
             name=folder.resolve().name,
             precision=precision,
             tile=tile,
             max_pixels=max_pixels,
             fields=fields,
         )
-        version = _placed(beside, keep)
+        version = _placed(draft, folder, keep)
     add_to_root(folder)
     return version
 
 
 def publish_bundle(
     bundle: str | Path,
-    folder: str | Path,
+    folder: str | Path | RemotePath,
     *,
     keep: int | None = None,
     files: Mapping[str, str] | None = None,
-) -> Path:
+) -> Path | RemotePath:
     """Publishes what `write_bundle` wrote as `folder`/<n>: with `export`'s guarantees.
 
     The newest version is given back, and nothing published, where it is the same model already: so
@@ -110,33 +132,34 @@ def publish_bundle(
         ExportError: `models.config` or the bundle is damaged, the bundle was made for another
             name, does not load here, or does not answer as the Keras model did; nothing is
             published then.
+        RemoteError: as for `export`.
     """
     check_keep(keep)
-    bundle, folder = Path(bundle), Path(folder)
+    bundle, folder = Path(bundle), _reached(folder)
     pinned_versions(folder)  # as in `export`
     card = read_served_card(bundle)
     if card.name != folder.resolve().name:
         raise ExportError(f"{bundle}: made for {card.name!r}; expected {folder.resolve().name!r}")
     same = fingerprint(bundle)
-    with unfinished(folder) as beside:
-        newest = folder / str(max(versions(folder), default=0))
-        if newest.is_dir() and (newest / CARD).is_file() and fingerprint(newest) == same:
+    with _drafted(folder) as draft:
+        newest = draft.there[max(draft.there)] if draft.there else None
+        if newest is not None and _is_same(newest, same):
             version = newest
         else:
-            _copy(bundle, beside)
+            _copy(bundle, draft.path)
             for name, text in (files or {}).items():
-                (beside / "assets.extra" / name).write_text(text, encoding="utf-8")
-            check_bundle(beside)
-            version = _placed(beside, keep)
+                (draft.path / "assets.extra" / name).write_text(text, encoding="utf-8")
+            check_bundle(draft.path)
+            version = _placed(draft, folder, keep)
     add_to_root(folder)
     return version
 
 
-def rollback(folder: str | Path, to: int | None = None) -> Path:
+def rollback(folder: str | Path | RemotePath, to: int | None = None) -> Path | RemotePath:
     """Publishes an older version once more, as the newest; a server then takes it up by itself.
 
     Args:
-        folder: such as "saved_models/unet".
+        folder: such as "saved_models/unet" or "gs://bucket/models/unet".
         to: the version to go back to; None: the one before the one that is served now, so that
             going back twice goes back two.
 
@@ -144,38 +167,85 @@ def rollback(folder: str | Path, to: int | None = None) -> Path:
         The new version's folder: a copy, but for `assets.extra/rollback.json`, which says of which.
 
     Raises:
-        ExportError: there is no such version, or it does not load; nothing is published then.
+        ExportError: there is no such version, it does not load, or what one of them notes of
+            itself is damaged; nothing is published then.
+        RemoteError: as for `export`.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder; expected one with published versions")
-    with unfinished(folder) as beside:
-        there = versions(folder)
+    if (folder / "saved_model.pb").is_file():
+        above = folder.parent
+        raise ExportError(f"{folder}: is a version; expected the folder of all of them, {above}")
+    if not numbered(folder):
+        raise ExportError(f"{folder}: holds no published version; expected a model's folder")
+    with _drafted(folder) as draft:
+        there = draft.there
         if to is None:
-            now = _origin(folder, there[-1]) if there else 0
+            now = _origin(there, max(there, default=0))
             to = max((n for n in there if n < now), default=None)
             if to is None:
-                raise ExportError(f"{folder}: no version before {now}; found {there or 'none'}")
+                raise ExportError(f"{folder}: no version before {now}; found {_listed(there)}")
         if to not in there:
-            raise ExportError(f"{folder}: no version {to}; found {there or 'none'}")
-        source = folder / str(to)
-        _copy(source, beside)
-        if (beside / golden.EXPECTED).is_file():
-            check_bundle(beside)
+            raise ExportError(f"{folder}: no version {to}; found {_listed(there)}")
+        origin = Rollback(of=_origin(there, to))
+        with fetched(there[to]) as source:
+            _copy(source, draft.path)
+        if (draft.path / golden.EXPECTED).is_file():
+            check_bundle(draft.path)
         else:  # published before these were kept, or not by this package: that it loads
-            golden.answers(beside)
-        note = beside / _ROLLBACK
-        note.parent.mkdir(exist_ok=True)
-        note.write_text(json.dumps({"of": _origin(folder, to)}) + "\n", encoding="utf-8")
-        return place(beside)
+            golden.answers(draft.path)
+        write_rollback(draft.path, origin)
+        return draft.place()
 
 
-def _origin(folder: Path, version: int) -> int:
+def _reached(folder: str | Path | RemotePath) -> Path | RemotePath:
+    """The folder; a remote one is asked for first, which takes its library and credentials."""
+    place = as_path(folder)
+    if isinstance(place, RemotePath):
+        place.exists()
+    return place
+
+
+@contextlib.contextmanager
+def _drafted(folder: Path | RemotePath) -> Iterator[_Draft]:
+    """The next version of `folder`; nobody else makes one of its number meanwhile."""
+    if isinstance(folder, RemotePath):
+        with remote_folders.claimed(folder) as number, tempfile.TemporaryDirectory() as work:
+            path = Path(work, "version")
+            yield _Draft(
+                path,
+                remote_folders.complete(folder),
+                partial(remote_folders.upload, path, folder, number),
+                partial(remote_folders.retire, folder),
+            )
+    else:
+        with unfinished(folder) as path:
+            yield _Draft(path, numbered(folder), partial(place, path), partial(retire, folder))
+
+
+def _placed(draft: _Draft, folder: Path | RemotePath, keep: int | None) -> Path | RemotePath:
+    version = draft.place()
+    if keep is not None:
+        draft.retire(keep, pinned_versions(folder))
+    return version
+
+
+def _is_same(version: Path | RemotePath, same: str) -> bool:
+    if not (version / CARD).is_file():
+        return False
+    with fetched(version) as folder:
+        return fingerprint(folder) == same
+
+
+def _origin(there: Mapping[int, Path | RemotePath], version: int) -> int:
     """The version that `version` is a copy of, or itself."""
-    try:
-        return int(json.loads((folder / str(version) / _ROLLBACK).read_text("utf-8"))["of"])
-    except FileNotFoundError:
-        return version
+    note = read_rollback(there[version]) if version in there else None
+    return version if note is None else note.of
+
+
+def _listed(there: Mapping[int, Path | RemotePath]) -> str:
+    return ", ".join(map(str, sorted(there))) or "none"
 
 
 def _copy(source: Path, beside: Path) -> None:
@@ -185,10 +255,3 @@ def _copy(source: Path, beside: Path) -> None:
     _, wrong, missing = filecmp.cmpfiles(source, beside, map(str, same), shallow=False)
     if wrong or missing:
         raise ExportError(f"{source}: could not be copied: {', '.join(wrong + missing)}")
-
-
-def _placed(beside: Path, keep: int | None) -> Path:
-    version = place(beside)
-    if keep is not None:
-        retire(beside.parent, keep, pinned_versions(beside.parent))
-    return version

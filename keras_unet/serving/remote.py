@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from keras_unet.data.images import count_pages, read_image
+from keras_unet.data.images import ImageFile, count_pages
+from keras_unet.data.nodata import WHAT
 from keras_unet.data.pairs import match_files
 from keras_unet.errors import DataError
 from keras_unet.inference.files.claims import read_written, recorded, refuse_taken
+from keras_unet.remote_path import local_path
 from keras_unet.serving.client import Client
 
 
@@ -44,7 +45,7 @@ def segment_files(
             masks that would replace files of yours; names them.
         ServingError: the server's refusal.
     """
-    images, output = Path(images), Path(output)
+    images, output = Path(images), local_path(output)
     found = match_files(images)
     if found.problems:
         raise DataError("\n".join(map(str, found.problems)))
@@ -67,7 +68,14 @@ def segment_files(
     refuse_taken(output, allowed, files, overwrite=overwrite)
     with recorded(output, names):
         for done, (name, (file, page)) in enumerate(zip(names, jobs.values(), strict=True), 1):
-            (mask,) = client.segment(model, [np.asarray(read_image(file, page))])
+            with ImageFile(file) as opened:
+                pixels, missing = opened.measured(page)
+            if missing is not None:
+                raise DataError(
+                    f"{file}: {missing.mean():.1%} of the pixels are {WHAT}, which a server knows "
+                    "nothing of; predict without --server"
+                )
+            (mask,) = client.segment(model, [pixels])
             beside = output / f".{name}"
             Image.fromarray(mask).save(beside)
             beside.replace(output / name)

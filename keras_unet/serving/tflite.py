@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from keras_unet.errors import ConfigError
 from keras_unet.models.bundle import TrainedModel
+from keras_unet.quiet import without_notices
+from keras_unet.remote_path import local_path
 from keras_unet.serving.portable import portable
 
 KINDS = ("tflite-float32", "tflite-float16", "tflite-int8")
@@ -55,19 +57,21 @@ def write_tflite(
                 yield [image[None].astype(np.float32)]
 
         converter.representative_dataset = examples
-    path = Path(path)
+    path = local_path(path)
     beside = path.with_name(f".{path.name}-{os.getpid()}")
-    beside.write_bytes(converter.convert())
+    with without_notices():
+        content = converter.convert()
+    beside.write_bytes(content)
     beside.replace(path)
     return path
 
 
 def runner(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
     """What runs the file on one image of its size, [H, W, C] -> float32 [H, W, K], on the CPU."""
-    with warnings.catch_warnings():  # it moves to a package of its own, ai-edge-litert
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), without_notices():
+        warnings.simplefilter("ignore")  # it moves to a package of its own, ai-edge-litert
         interpreter: Any = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
-    interpreter.allocate_tensors()
+        interpreter.allocate_tensors()
     given = interpreter.get_input_details()[0]["index"]
     made = interpreter.get_output_details()[0]["index"]
 

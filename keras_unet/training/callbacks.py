@@ -125,7 +125,7 @@ class Validation(keras.callbacks.Callback):
         network = self.bundle({}).network
         for sample, truth in zip(self.samples, self.truths, strict=True):
             self.check()
-            given = predict(network, sample.image, normalization=self.normalization)
+            given = predict(network, sample.measured, normalization=self.normalization)
             matrix += confusion_matrix(truth, to_classes(given), self.num_classes, ignore_class=-1)
             counted = truth >= 0
             chosen = np.take_along_axis(given, np.maximum(truth, 0)[..., None], -1)

@@ -198,7 +198,7 @@ def make_config(tree: Mapping[str, Any], source: str = "configuration") -> Train
         raise ConfigError(explain(error, source, TrainConfig, LISTING)) from error
 
 
-def to_tree(config: TrainConfig) -> dict[str, Any]:
+def to_tree(config: Section) -> dict[str, Any]:
     """The configuration as plain values that TOML and JSON can hold; None is left out."""
     return config.model_dump(mode="json", exclude_none=True)
 

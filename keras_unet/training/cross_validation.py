@@ -20,6 +20,7 @@ from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
 from keras_unet.evaluation.record import Evaluation
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.training import run_folder
 from keras_unet.training.config import TrainConfig, make_config, to_tree
 from keras_unet.training.fit import train
@@ -82,6 +83,7 @@ def cross_validate(
         ConfigError: a setting does not fit; too few images or groups; a fold lacks a class.
         DataError: images or labels cannot be used.
     """
+    require_tensorflow("cross_validate")
     console = console or Console()
     if config is None and resume is None:
         raise ConfigError("cross_validate: expected a configuration, or a folder to resume")

@@ -54,7 +54,7 @@ def data_facts(samples: Sequence[Sample], summary: DataSummary, kind: str) -> Da
         total += len(numbers)
     diameters = np.concatenate(across) if across else np.zeros(0)
     found = diameters.size > 0
-    contrast = np.array([s.image.std(dtype=np.float64) for s in samples])
+    contrast = np.array([np.nanstd(s.measured, dtype=np.float64) for s in samples])
     return DataFacts(
         images=len(samples),
         short=int(np.median(shapes.min(axis=1))),

@@ -13,6 +13,7 @@ from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.evaluation import pictures
 from keras_unet.evaluation.record import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
+from keras_unet.keras_backend import require_tensorflow
 from keras_unet.models.bundle import TrainedModel, clear_unfinished, load_model
 from keras_unet.models.precision import dtype_policy
 from keras_unet.training import messages, run_folder
@@ -69,6 +70,7 @@ def train(
         TrainingError: a number stopped being finite, a disk is full, no checkpoint is whole, or
             another machine of the run is gone.
     """
+    require_tensorflow("train")
     if config is None and resume is None:
         raise ConfigError("train: expected a configuration, or a run to resume")
     if config is not None and not isinstance(config, TrainConfig):

@@ -31,7 +31,6 @@ class ParallelStep(TrainingStep):
     Args:
         network, draw: see `TrainingStep`; `draw` is called on each device.
         team: more than one device.
-        whole: the loss is no mean over tiles, so every device computes it from all predictions.
         synchronized: batch normalisation is over the tiles of all devices.
     """
 
@@ -41,12 +40,11 @@ class ParallelStep(TrainingStep):
         draw: Callable[..., tuple[Any, ...]] | None,
         team: Team,
         *,
-        whole: bool,
         synchronized: bool,
     ) -> None:
         super().__init__(network, draw)
         assert team.strategy is not None
-        self._team, self._whole, self._synchronized = team, whole, synchronized
+        self._team, self._synchronized = team, synchronized
         self._strategy: Any = team.strategy
         self._train: Callable[[Any], dict[str, Any]] | None = None
 
@@ -85,8 +83,7 @@ class ParallelStep(TrainingStep):
 
     def _alone(self, batch: Any, said: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """One device's part: nothing is written, so that all of it is a function of the state."""
-        replicas, context = self._team.replicas, tf.distribute.get_replica_context()
-        place = self._team.place()
+        replicas, place = self._team.replicas, self._team.place()
         local = place % self._team.local
 
         def share(rows: tf.Tensor) -> tf.Tensor:
@@ -105,14 +102,7 @@ class ParallelStep(TrainingStep):
             tape.watch(trained)
             with keras.StatelessScope(state_mapping=begun) as scope:
                 given = self(x, training=True)
-                if self._whole:
-
-                    def gather(part: tf.Tensor) -> tf.Tensor:
-                        all_parts = context.all_gather(part, axis=0)
-                        return tf.ensure_shape(all_parts, [None, *part.shape[1:]])
-
-                    given, y, weight = tf.nest.map_structure(gather, (given, y, weight))
-                loss = self.compute_loss(x, y, given, weight)  # Keras divides by the replicas
+                loss = self.compute_loss(x, y, given, weight)  # this device's part of the sum
                 tracker = next(m for m in self.metrics if m.name == "loss")
                 tracker.update_state(loss * replicas, sample_weight=tf.shape(x)[0])
             scaled = self.optimizer.scale_loss(loss)

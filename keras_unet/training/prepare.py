@@ -15,7 +15,7 @@ from rich.console import Console
 
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.data.normalization import Normalization
-from keras_unet.data.pipeline import fill_bank, tile_entries
+from keras_unet.data.pipeline import fill_bank, fitted, tile_entries
 from keras_unet.data.reading import Sample
 from keras_unet.data.report import DataReport
 from keras_unet.data.targets import targets
@@ -72,7 +72,7 @@ def prepare(
     augment = Augment(settings, tile=tile, output=output)
     normalization = config.data.normalization
     if not isinstance(normalization, Normalization):
-        normalization = Normalization.fit(normalization, [s.image for s in training])
+        normalization = fitted(normalization, training)
     console.print(f"Tiles of {tile} → {output} pixels")
     loss = config.loss
     made = targets(
@@ -138,7 +138,7 @@ def environment(team: Team) -> dict[str, str]:
 def _cpu() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

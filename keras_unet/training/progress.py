@@ -50,8 +50,9 @@ class ShowProgress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
-        dice, error = logs["val_mean_dice"], logs["val_pixel_error"]
-        self._validation = f" · validation Dice {dice:.3f}, pixel error {error:.3f}"
+        if "val_mean_dice" in logs:
+            dice, error = logs["val_mean_dice"], logs["val_pixel_error"]
+            self._validation = f" · validation Dice {dice:.3f}, pixel error {error:.3f}"
         if not self.console.is_terminal:
             self.console.print(
                 f"{100 * self.budget.used:3.0f}% step {self.budget.done}"

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from shlex import quote
@@ -21,9 +21,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from keras_unet.data.reading import Sample
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.training.config import TrainConfig, load_config, make_config, to_tree
+from keras_unet.training.config import make_config, read_tree, to_tree
 
 RECORD = "run.json"
+COMMAND = "keras-unet train"
+Settings = Any  # of a kind of run: TrainConfig, or one with its fields name, output and data
+Make = Callable[[Mapping[str, Any], str], Settings]
 
 
 class RunRecord(BaseModel):
@@ -53,7 +56,7 @@ class RunLock(AbstractContextManager["RunLock"]):
     """
 
     def __init__(self, folder: Path, work: str = "training") -> None:
-        self._file = (folder / ".lock").open("a+")
+        self._file = (folder / ".lock").open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -71,8 +74,13 @@ class RunLock(AbstractContextManager["RunLock"]):
         self._file.close()
 
 
-def create(config: TrainConfig, record: RunRecord, files: Mapping[str, str]) -> Path:
+def create(
+    config: Settings, record: RunRecord, files: Mapping[str, str], command: str = COMMAND
+) -> Path:
     """Makes the run folder with `config.toml`, `run.json` and other files: all there, or nothing.
+
+    `config` has the fields `name`, `output` and `data` of a `TrainConfig`; `command` is what begins
+    and resumes such runs.
 
     Raises:
         ConfigError: a run of this name is there already.
@@ -81,7 +89,7 @@ def create(config: TrainConfig, record: RunRecord, files: Mapping[str, str]) -> 
     folder = config.output / name
     taken = ConfigError(
         f"{folder}: a run of this name is there already; choose another name, or go on with it: "
-        f"{how_to_resume(folder)}"
+        f"{how_to_resume(folder, command)}"
     )
     if folder.exists():
         raise taken
@@ -105,17 +113,17 @@ def create(config: TrainConfig, record: RunRecord, files: Mapping[str, str]) -> 
     return folder
 
 
-def how_to_resume(folder: Path) -> str:
+def how_to_resume(folder: Path, command: str = COMMAND) -> str:
     """The command that goes on with a run."""
-    return f"keras-unet train --resume {quote(str(folder))}"
+    return f"{command} --resume {quote(str(folder))}"
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
     write_text(folder / RECORD, record.model_dump_json(indent=1) + "\n")
 
 
-def read_record(folder: Path) -> RunRecord:
-    """The record of a run.
+def read_record(folder: Path, make: Make = make_config) -> RunRecord:
+    """The record of a run; `make` validates the settings of its kind.
 
     Raises:
         ConfigError: this is no run folder, or its `config.toml` was changed; names each setting.
@@ -128,13 +136,16 @@ def read_record(folder: Path) -> RunRecord:
     except (OSError, ValidationError) as error:
         raise ConfigError(f"{file}: not written by this version ({error})") from error
     if (folder / "config.toml").is_file():
-        require_same_config(folder, record, load_config(folder / "config.toml"))
+        given = make(read_tree(folder / "config.toml"), str(folder / "config.toml"))
+        require_same_config(folder, record, given, make)
     return record
 
 
-def require_same_config(folder: Path, record: RunRecord, config: TrainConfig) -> None:
+def require_same_config(
+    folder: Path, record: RunRecord, config: Settings, make: Make = make_config
+) -> None:
     """Raises ConfigError if settings differ from those the run was begun with; names each one."""
-    begun = _flat(to_tree(make_config(record.config, f"{folder}/{RECORD}")))
+    begun = _flat(to_tree(make(record.config, f"{folder}/{RECORD}")))
     given = _flat(to_tree(config))
     changes = [
         f"{key}: begun with {begun.get(key, 'nothing')}, now {given.get(key, 'nothing')}"
@@ -176,7 +187,7 @@ def digests(samples: Iterable[Sample]) -> dict[str, str]:
     return {sample.name: _digest(sample) for sample in samples}
 
 
-def rooted(config: TrainConfig, directory: str) -> TrainConfig:
+def rooted(config: Settings, directory: str) -> Settings:
     """The configuration with its data found from where the run was begun."""
     if Path(directory) == Path.cwd():
         return config
@@ -186,7 +197,7 @@ def rooted(config: TrainConfig, directory: str) -> TrainConfig:
     return config.model_copy(update={"data": config.data.model_copy(update=paths)})
 
 
-def _data_name(config: TrainConfig) -> str:
+def _data_name(config: Settings) -> str:
     """The last part of the data's path that is no pattern of records."""
     parts = config.data.images.resolve().parts
     return next((part for part in reversed(parts) if not set("*?[/") & set(part)), "records")
@@ -194,7 +205,7 @@ def _data_name(config: TrainConfig) -> str:
 
 def _digest(sample: Sample) -> str:
     found = hashlib.blake2b(digest_size=12)
-    for array in (sample.image, sample.classes, sample.instances):
+    for array in (sample.image, sample.classes, sample.instances, sample.missing):
         if array is not None:
             found.update(repr((array.shape, array.dtype.str)).encode())
             found.update(np.ascontiguousarray(array).data)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,8 +20,13 @@ from pydantic import (
 from keras_unet import geometry
 from keras_unet.data.label_rule import Kind, LabelRule
 from keras_unet.data.normalization import Method, Normalization
+from keras_unet.remote_path import local_path
 
-AnyPath = Annotated[Path, BeforeValidator(lambda v: str(v) if isinstance(v, (int, float)) else v)]
+AnyPath = Annotated[
+    Path,
+    BeforeValidator(lambda v: str(v) if isinstance(v, (int, float)) else v),
+    AfterValidator(local_path),
+]
 AnyText = Annotated[str, Field(coerce_numbers_to_str=True)]
 AnyNormalization = Annotated[
     Annotated[Method, Tag("method")] | Annotated[Normalization, Tag("fitted")],
@@ -44,7 +50,7 @@ class DataConfig(Section):
     labels: AnyPath | None = Field(
         None, description="folder or TIFF stack, if not beside the images"
     )
-    validation: Path | float = Field(
+    validation: Annotated[Path, AfterValidator(local_path)] | float = Field(
         0.2, description="folder laid out like `images`, or the share of images held out"
     )
     held_out: tuple[AnyText, ...] | None = Field(

@@ -153,8 +153,7 @@ def trainable(
     if team.strategy is None:
         model = TrainingStep(network, drawn)
     else:
-        whole, synchronized = config.loss.dice > 0, config.sync_batch_norm
-        model = ParallelStep(network, drawn, team, whole=whole, synchronized=synchronized)
+        model = ParallelStep(network, drawn, team, synchronized=config.sync_batch_norm)
     # XLA's convolutions are several times slower than oneDNN's on a CPU, and it knows no exchange
     jit = has_gpu and team.strategy is None
     model.compile(make_optimizer(config, policy), loss, loss_weights=loss_weights, jit_compile=jit)

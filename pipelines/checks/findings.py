@@ -7,6 +7,7 @@ images have it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import comb
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -33,6 +34,7 @@ COMPARED = (
     "if the change is meant, list the feature in checks.tolerated for this run, or mend its "
     "threshold in schema.pbtxt"
 )
+CHANCE = 0.01  # of small sets without anything in common
 AGAINST = {"skew": "the training split", "drift": "the last batch that passed"}
 
 
@@ -172,7 +174,6 @@ def of_comparison(
     out = []
     for folder, found in anomalies.items():
         split, other = pairs[folder]
-        sizes = [_size(statistics[split]), _size(baseline[other])]
         measured = {".".join(i.path.step): i.drift_measurements for i in found.drift_skew_info}
         for name, info in sorted(found.anomaly_info.items()):
             here, there = statistics[split].get(name), baseline[other].get(name)
@@ -186,6 +187,10 @@ def of_comparison(
                 text += f"({words.measure(by.type)})"
                 expected = f"at most {by.threshold:g} from {AGAINST[check]}, which has "
                 expected += words.typical(there)
+            if too_few(statistics[split], baseline[other], settings):
+                if not apart(here, there):
+                    continue
+                text += f"; nothing in common ({here.images} against {there.images} images)"
             finding = Finding(
                 check=check,
                 split=split,
@@ -194,12 +199,47 @@ def of_comparison(
                 expected=expected,
                 advice=COMPARED,
             )
-            if min(sizes) < settings.min_images:
-                why = f"{sizes[0]} against {sizes[1]} images, fewer than {settings.min_images}, "
-                why += "differ so much by chance"
-                finding = finding.model_copy(update={"stops": False, "why": why})
             out.append(_tolerated(finding, settings))
     return out
+
+
+def unjudged(
+    check: Literal["skew", "drift"],
+    pairs: Iterable[tuple[str, str]],
+    statistics: Statistics,
+    baseline: Statistics,
+    settings: CheckSettings,
+) -> list[str]:
+    """A sentence for each pair of splits that are too few images to be compared."""
+    return [
+        f"{check.capitalize()} of {a}: {_size(statistics[a])} images against "
+        f"{_size(baseline[b])} of {AGAINST[check]} are too few to judge (checks.min_images is "
+        f"{settings.min_images}); it would stop the run if they had nothing in common."
+        for a, b in pairs
+        if too_few(statistics[a], baseline[b], settings)
+    ]
+
+
+def too_few(
+    here: Mapping[str, Summary], there: Mapping[str, Summary], settings: CheckSettings
+) -> bool:
+    """Whether two sets of images differ much by chance alone."""
+    return min(_size(here), _size(there)) < settings.min_images
+
+
+def apart(here: Summary, there: Summary) -> bool:
+    """Whether two sets of images have no value in common, of numbers not even a range, and that is
+    no chance: of all ways to deal the images out to the two sets, at most `CHANCE` would do so.
+
+    For n and m images that is 2 / C(n + m, n): 5 against 5, 3 against 12, 2 against 19.
+    """
+    n, m = here.images, there.images
+    if not (n and m) or 2 / comb(n + m, n) > CHANCE:
+        return False
+    if here.low is not None and there.low is not None:
+        assert here.high is not None and there.high is not None  # as there is a least
+        return here.high < there.low or there.high < here.low
+    return {v for v, _ in here.values}.isdisjoint(v for v, _ in there.values)
 
 
 def message(findings: Iterable[Finding], pages: str) -> str | None:

@@ -84,7 +84,7 @@ def _of_image(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
 
     def one(record: Mapping[str, Any]) -> Any:
         image, _ = records.decode_image(record, channels, MOST_PIXELS)
-        shift, scale = parameters(image[None], Normalization())
+        shift, scale = parameters(_measured(image)[None], Normalization())
         return tf.reshape(shift, [channels]), tf.reshape(scale, [channels])
 
     kind = tf.TensorSpec([channels], tf.float32)
@@ -102,6 +102,7 @@ def _of_dataset(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
 
     def one(record: Mapping[str, Any]) -> Any:
         image, _ = records.decode_image(record, channels, MOST_PIXELS)
+        image = _measured(image)
         rest = tf.cast(image, tf.float64) - pivot
         count = tf.cast(tf.size(image, tf.int64) // channels, tf.float64)
         return tf.reduce_sum(rest, [0, 1]), tf.reduce_sum(rest**2, [0, 1]), count
@@ -144,6 +145,14 @@ def _of_range(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
         greatest,
     )
     return tf.zeros([channels], tf.float64), tf.fill([channels], 1.0 / greatest)
+
+
+def _measured(image: Any) -> Any:
+    """[H, W, C] as it is, or [n, 1, C] without the pixels that were never measured (NaN)."""
+    there = ~tf.reduce_any(tf.math.is_nan(image), axis=-1)
+    return tf.cond(
+        tf.reduce_all(there), lambda: image, lambda: tf.boolean_mask(image, there)[:, None]
+    )
 
 
 def _each(one: Any, inputs: Mapping[str, Any], spec: Any) -> Any:

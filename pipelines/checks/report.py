@@ -17,6 +17,7 @@ from pipelines.checks.findings import (
     of_schema,
     of_values,
     read_anomalies,
+    unjudged,
     with_names,
 )
 from pipelines.checks.pages import anomalies_page, statistics_page
@@ -64,14 +65,19 @@ def DataReport(
     findings += of_values(found, given)
     folders = {split: artifact_utils.get_split_uri([examples], split) for split in found}
     findings = with_names(findings, folders, expected, given)
+    notes = []
     if skew is not None:
         findings += of_comparison("skew", read_anomalies(skew.uri), found, found, given)
+        notes += unjudged("skew", [("eval", "train")], found, found, given)
     if drift is not None and before is not None:
         findings += of_comparison("drift", read_anomalies(drift.uri), found, before, given)
-    note = "" if before or not given.drift else "No earlier batch has passed: none to compare with."
+        same = [(split, split) for split in found if split in before]
+        notes += unjudged("drift", same, found, before, given)
+    elif given.drift:
+        notes.append("No earlier batch has passed: none to compare with.")
     written = {
         FINDINGS: json.dumps([one.model_dump() for one in findings], indent=1),
-        ANOMALIES: anomalies_page(findings, found, note),
+        ANOMALIES: anomalies_page(findings, found, " ".join(notes)),
         STATISTICS: statistics_page(found, before),
         FACETS: _facets(statistics.uri, list(found)),
     }

@@ -20,7 +20,8 @@ class CheckSettings(BaseModel):
         folder of them is a broken export.
     skew: compare the evaluation split with the training split.
     drift: compare both splits with those of the last batch that passed.
-    min_images: of each side, for skew and drift to stop a run; below it they are only reported.
+    min_images: of each side, for skew and drift to be judged; of fewer only whether they have
+        nothing in common, see `findings.apart`.
     tolerated: features whose anomalies are reported and stop nothing.
     """
 

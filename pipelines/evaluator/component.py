@@ -48,7 +48,7 @@ def SegmentationEvaluator(
     policy: Parameter[str] = "{}",
     split: Parameter[str] = "eval",
 ) -> None:
-    """Scores a model on the held-out records, compares it with the latest blessed, and judges it.
+    """Scores a model on the held-out records, compares it with the baseline, and judges it.
 
     Args:
         examples: records as ImageExampleGen writes them.
@@ -110,12 +110,12 @@ def _evaluate(
 
 
 def _load_baseline(artifact: Model, model: TrainedModel) -> TrainedModel:
-    """The latest blessed model, which must be comparable with this one."""
+    """The baseline model, which must be comparable with this one."""
     try:
         baseline = models.load(artifact.uri)
     except DataError as error:
         raise DataError(
-            f"the latest blessed model, {artifact.id}, cannot be compared with: {error}. Put its "
+            f"the baseline model, {artifact.id}, cannot be compared with: {error}. Put its "
             "folder back, or give the pipeline another root, whose first is compared with none"
         ) from error
     _require_comparable(model, baseline)
@@ -126,14 +126,14 @@ def _require_comparable(model: TrainedModel, baseline: TrainedModel) -> None:
     ours, theirs = model.card.classes, baseline.card.classes
     if ours != theirs or model.card.labels.as_rule() != baseline.card.labels.as_rule():
         raise ConfigError(
-            f"the latest blessed model has the classes {', '.join(theirs)}, this one "
+            f"the baseline model has the classes {', '.join(theirs)}, this one "
             f"{', '.join(ours)}, or reads labels otherwise: they cannot be compared. Give the "
             "pipeline another name, whose first model is compared with none"
         )
     channels = [structure(one.network).channels for one in (model, baseline)]
     if channels[0] != channels[1]:
         raise ConfigError(
-            f"the latest blessed model takes images of {channels[1]} channels, this one of "
+            f"the baseline model takes images of {channels[1]} channels, this one of "
             f"{channels[0]}: they cannot be compared. Give the pipeline another name, whose first "
             "model is compared with none"
         )

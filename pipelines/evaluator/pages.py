@@ -44,7 +44,7 @@ def verdict_page(
         tag("p", verdict.message),
         tag("h2", "Conditions"),
         _table(
-            ["score", "slice", "images", "limit", "value", "latest blessed", "outcome", "why"],
+            ["score", "slice", "images", "limit", "value", "baseline", "outcome", "why"],
             conditions,
         ),
         tag("h2", "Scores by slice"),

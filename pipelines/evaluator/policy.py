@@ -28,8 +28,9 @@ class Threshold(Section):
     at_most: Number | None = Field(None, description="the score's largest value")
     min_gain: Number | None = Field(
         None,
-        description="least improvement on the latest blessed model, in the direction that is "
-        "better: -0.01 lets it be 0.01 worse. Without such a model it holds",
+        description="least improvement on the baseline (the model that is served, else the latest "
+        "blessed), in the direction that is better: -0.01 lets it be 0.01 worse. Without one it "
+        "holds",
     )
     min_images: int = Field(1, ge=1, description="slices of fewer images are not judged")
 

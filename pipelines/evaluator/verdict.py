@@ -79,7 +79,7 @@ def judge(
     elif not held:
         message = "not blessed: no threshold could be judged (slices too small, or undefined)"
     else:
-        against = "the latest blessed model" if baseline is not None else "none (it is the first)"
+        against = "the baseline model" if baseline is not None else "none (it is the first)"
         how = f"{held} of {len(findings)} conditions hold, the others could not be judged"
         how = "every condition holds" if held == len(findings) else how
         message = f"blessed: {how}; compared with {against}"
@@ -182,7 +182,7 @@ def _gain(
     if baseline is None:
         return True, "there is no blessed model yet"
     if before is None:
-        return None, "undefined for the latest blessed model"
+        return None, "undefined for the baseline model"
     higher = describe(_path(score)).better == "higher"
     gain = value - before if higher else before - value
     return round(gain, 9) >= least, f"gain {gain:+.4f}"
@@ -196,7 +196,7 @@ def _path(score: str) -> tuple[str, ...]:
 def _said(finding: Finding) -> str:
     where = f" on {finding.slice}" if finding.slice else ""
     value = "undefined" if finding.value is None else f"{finding.value:.4f}"
-    was = "" if finding.baseline is None else f" (latest blessed model {finding.baseline:.4f})"
+    was = "" if finding.baseline is None else f" (baseline model {finding.baseline:.4f})"
     why = f", {finding.why}" if finding.why else ""
     wanted = finding.limit or "such a slice"
     return f"{finding.score}{where} is {value}{was}, expected {wanted}{why}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -91,8 +92,9 @@ class Executor(BaseBeamExecutor):
         if self._context and self._context.executor_output_uri:  # TFX removes what failed
             place = f"{self._context.executor_output_uri.rpartition('/')[0]}/{LETTERS}"
             shards.write_text(place, text)
+        enough = math.ceil(100 * len(bad) / images) / 100
         why = (
-            f"expected at most {most:.1%} (max_bad_share)"
+            f"expected at most {most:.1%} (data.max_bad_share; {enough:g} goes on without them)"
             if not empty
             else f"expected some for the split {' and '.join(empty)}"
         )

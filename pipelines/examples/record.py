@@ -39,8 +39,9 @@ def make_record(raw: RawPair, options: ExampleOptions) -> tuple[bytes | None, li
         weights = border_term(sample, options.sigma, options.separation)
         record = encode_example(
             sample.name,
-            sample.image,
+            sample.measured,
             raw.labels,
+            dtype=sample.image.dtype,
             group=sample.group,
             border=Border(weights, options.sigma, options.separation),
             more=statistics(sample, raw.values, mapping),
@@ -57,8 +58,9 @@ def statistics(sample: Sample, values: dict[int, int], mapping: LabelMapping) ->
     Args:
         values: stored label values and their pixels.
     """
-    image, classes = sample.image, sample.classes
+    classes = sample.classes
     assert classes is not None
+    image = sample.image if sample.missing is None else sample.image[~sample.missing]
     cells = sample.instances
     if cells is None:
         cells = ndimage.label(classes > 0)[0]

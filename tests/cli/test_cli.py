@@ -178,5 +178,14 @@ def test_help_and_import_cost_no_tensorflow(code):
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["-h"], ["predict", "-h"]])
+def test_the_module_is_the_command(arguments):
+    from keras_unet import __version__
+
+    command = [sys.executable, "-m", "keras_unet", *arguments]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert (f"keras-unet {__version__}" if arguments == ["--version"] else "--help") in printed
+
+
 def test_settings_are_listed():
     assert "loss.w0" in run("train", "--show-settings")

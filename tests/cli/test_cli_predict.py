@@ -67,6 +67,7 @@ def test_all_options_reach_the_prediction(work, tmp_path, monkeypatch):
         *("--symmetries", "all", "--average", "logits", "--blend", "gaussian"),
         *("--overlap", 0.4, "--tile", 99, "--memory", 1.5, "--batch-size", 3),
         *("--precision", "auto", "--overwrite"),
+        *("--normalization", "255", "--class-names", "background,cell"),
         code=130,
     )
     assert "the same command goes on from there" in printed
@@ -89,6 +90,8 @@ def test_all_options_reach_the_prediction(work, tmp_path, monkeypatch):
         "batch_size": 3,
         "precision": "auto",
         "overwrite": True,
+        "normalization": "255",
+        "class_names": "background,cell",
     }
 
 

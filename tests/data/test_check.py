@@ -78,14 +78,19 @@ def test_all_bad_files_are_named_at_once(good):
     assert f"{good}/images/e.png: has no labels; expected {good}/labels/e.png or .tif" in text
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan(good, value):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_is_a_note_and_infinity_a_problem(good, value):
     image = RNG.random((20, 30)).astype(np.float32)
     image[3, 3:5] = value
     _write(good, "n", image, _mask())
-    assert _problems(good) == [
-        f"{good}/images/n.tif: holds 2 values that are NaN or infinite; expected finite ones"
-    ]
+    if np.isnan(value):
+        assert not _problems(good)
+        notes = check_data(find_pairs(good)).notes
+        assert any(n.startswith("0.3% of the pixels of 1 image were never mea") for n in notes)
+    else:
+        assert _problems(good) == [
+            f"{good}/images/n.tif: holds 2 values that are infinite; expected finite ones"
+        ]
 
 
 def test_mixed_channels_name_the_odd_ones(good):
@@ -371,7 +376,72 @@ def test_grey_from_white_on_in_a_tiff_is_noted(tmp_path):
     tifffile.imwrite(tmp_path / "labels" / "a.tif", _mask() > 0, photometric="miniswhite")
     report = check_data(find_pairs(tmp_path))
     assert report.summary.label_values == (0, 255)  # black and white are as shown
-    assert not any("MinIsWhite" in note for note in report.notes)
+    (note,) = (note for note in report.notes if "MinIsWhite" in note)
+    assert "of one bit" in note and "87.7% of their pixels are white" in note
+    turned = check_data(find_pairs(tmp_path), LabelRule(values=(255, 0)))
+    assert turned.ok and turned.summary.class_fractions[1] == pytest.approx(74 / 600)
+    tifffile.imwrite(tmp_path / "labels" / "a.tif", _mask() == 0, photometric="miniswhite")
+    assert not any("MinIsWhite" in note for note in check_data(find_pairs(tmp_path)).notes)
+
+
+@pytest.mark.parametrize(
+    ("palette", "ignore", "noted"),
+    [
+        ([(255, 0, 0), BLACK], None, True),  # as quantising a coloured mask may give it
+        ([(255, 0, 0), BLACK], 1, False),  # an ignored value is black in many palettes
+        ([BLACK, (255, 0, 0)], None, False),
+        ([(128, 64, 128), (244, 35, 232)], None, False),
+    ],
+)
+def test_a_palette_that_shows_another_value_black_is_noted(tmp_path, palette, ignore, noted):
+    _shown(tmp_path, "a", _mask(), palette)
+    report = check_data(find_pairs(tmp_path), LabelRule(ignore=ignore))
+    notes = [note for note in report.notes if "palette" in note]
+    assert len(notes) == noted and all("0 #ff0000, 1 black" in note for note in notes)
+
+
+def test_masks_of_one_and_of_255_in_one_set_are_no_pixels_to_ignore(tmp_path):
+    for name, value in zip("abcd", (1, 255, 1, 255), strict=True):
+        _write(tmp_path, name, _image(), _mask(value=value))
+    _write(tmp_path, "e", _image(), _mask(value=0))
+    for rule in (LabelRule(), LabelRule(num_classes=2)):  # the second as evaluation has it
+        (problem,) = check_data(find_pairs(tmp_path), rule).problems
+        assert "2 masks are of 0 and 1" in str(problem) and "2 of 0 and 255" in str(problem)
+        assert "d.png" in str(problem) and "save them alike" in str(problem)
+    assert check_data(find_pairs(tmp_path), LabelRule(values=(0, 1, 255))).ok
+    void = _mask()
+    void[0] = 255
+    _write(tmp_path, "f", _image(), void)  # 255 beside 1 is a value of its own
+    assert "if 255 marks pixels" in str(check_data(find_pairs(tmp_path)).problems[0])
+
+
+def test_images_all_ignored_are_said_to_be_so(good):
+    _write(good, "c", _image(), np.full((20, 30), 255, np.uint8))
+    report = check_data(find_pairs(good), LabelRule(ignore=255))
+    assert report.ok and "1 of 3 images hold no pixel that counts: c" in report.notes
+    assert not any("all background" in note for note in report.notes)
+    for name in "ab":
+        _write(good, name, _image(), np.full((20, 30), 255, np.uint8))
+    report = check_data(find_pairs(good), LabelRule(ignore=255))
+    assert "all 3 images hold no pixel that counts" in str(report.problems[0])
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_labels_without_the_orientation_of_their_image_are_noted(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    for name in "ab":
+        _write(tmp_path, name, _image((24, 24)), _mask((24, 24)))
+    stored = Image.fromarray(_image((24, 24)))
+    stored.save(tmp_path / "images" / "a.png", exif=exif)
+    said = [n for n in check_data(find_pairs(tmp_path)).notes if "another orientation" in n]
+    assert len(said) == (orientation > 1) and all("1 of 2" in n and "a.png" in n for n in said)
+    Image.fromarray(_mask((24, 24))).save(tmp_path / "labels" / "a.png", exif=exif)
+    assert not any("another" in note for note in check_data(find_pairs(tmp_path)).notes)
+    _write(tmp_path, "a", _image((20, 30)), _mask())
+    Image.fromarray(_image((20, 30))).save(tmp_path / "images" / "a.png", exif=exif)
+    problems = check_data(find_pairs(tmp_path)).problems
+    assert ["turned by its orientation" in str(p) for p in problems] == [True] * (orientation == 6)
 
 
 def test_unequal_palettes_are_noted(tmp_path):
@@ -379,7 +449,11 @@ def test_unequal_palettes_are_noted(tmp_path):
     _shown(tmp_path, "b", _mask(), [BLACK, RED, RED])  # 2 is nowhere
     assert not check_data(find_pairs(tmp_path)).notes
     _shown(tmp_path, "c", 1 - _mask(), [RED, BLACK])
-    (note,) = (note for note in check_data(find_pairs(tmp_path)).notes if "palettes" in note)
+    (note,) = (
+        note
+        for note in check_data(find_pairs(tmp_path)).notes
+        if note.startswith("palettes differ")
+    )
     assert "palettes differ: 0 is black in" in note and "#c80000 in" in note
 
 

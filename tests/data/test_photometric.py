@@ -391,3 +391,13 @@ def test_opacity_is_never_inverted(tmp_path):
         extrasamples=["unassalpha"],
     )
     check(tmp_path / "a.tif", 255 - grey[..., None], grey)
+
+
+@pytest.mark.parametrize("compression", [34661, 32809, 12345], ids=["JBIG", "ThunderScan", "none"])
+def test_a_compression_that_nobody_uses_is_named(tmp_path, compression):
+    path = tmp_path / "a.tif"
+    tags = {256: (4, [8]), 257: (4, [6]), 258: (3, [8]), 259: (3, [compression]), 262: (3, [1])}
+    path.write_bytes(tiff(tags | {277: (3, [1]), 278: (4, [6])}, [bytes(48)]))
+    for read in (read_image, lambda path: TiffWindows(path).page(0).read(slice(0, 6), slice(0, 8))):
+        with pytest.raises(DataError, match=r"a\.tif: cannot decode its \w+ compression .*; expec"):
+            read(path)

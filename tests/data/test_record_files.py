@@ -114,7 +114,7 @@ def test_each_bad_record_is_named_by_file_number_and_name(tmp_path):
     for number, (name, (_, said)) in enumerate(bad.items(), 2):
         (line,) = [line for line in lines if f"cells.gz:{number:03d} ({name})" in line]
         assert said in line
-    assert any("cells.gz:001 (nan)" in line and "20 values that are NaN" in line for line in lines)
+    assert any("cells.gz:001 (nan)" in line and "holds no measured pixel" in line for line in lines)
     doubled = f"cells.gz:{len(records):03d} (good): has the same name as {tmp_path}/cells.gz:000"
     assert any(doubled in line for line in lines)
     assert any(f"cells.gz:{len(records) + 1:03d} (): is no tf.Example" in line for line in lines)

@@ -7,8 +7,9 @@ import warnings
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
-from keras_unet.data import check_data, find_pairs
+from keras_unet.data import check_data, find_pairs, ome
 from keras_unet.data.images import ImageFile, count_pages, read_image
 from keras_unet.data.tiff import TiffStack
 from keras_unet.data.tiff_windows import TiffWindows
@@ -188,6 +189,23 @@ def test_pyramids_are_one_image(tmp_path):
         np.testing.assert_array_equal(read_image(tmp_path / name), scan)
 
 
+@pytest.mark.parametrize("sizes", [(64, 32), (64, 32, 16), (64, 16), (64, 32, 64, 32)])
+def test_images_half_as_large_are_no_levels_of_a_pyramid_unless_they_say_so(tmp_path, sizes):
+    images = [RNG.integers(0, 255, (size, size + 32)).astype(np.uint8) for size in sizes]
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for image in images:
+            file.write(image, metadata=None)
+    first, *rest = map(Image.fromarray, images)
+    first.save(tmp_path / "b.tif", save_all=True, append_images=rest)
+    for name in ("a.tif", "b.tif"):
+        assert count_pages(tmp_path / name) == len(images)
+        with TiffWindows(tmp_path / name) as windows:
+            for page, image in enumerate(images):
+                np.testing.assert_array_equal(read_image(tmp_path / name, page)[..., 0], image)
+                whole = tuple(slice(0, length) for length in image.shape)
+                np.testing.assert_array_equal(windows.page(page).read(*whole)[..., 0], image)
+
+
 def test_a_slide_is_its_scan_and_the_rest_is_named(tmp_path):
     scan = RNG.integers(0, 255, (64, 96, 3)).astype(np.uint8)
     with tifffile.TiffWriter(tmp_path / "a.svs") as file:
@@ -229,3 +247,11 @@ def test_planes_that_the_metadata_name_and_the_file_lacks(tmp_path):
         assert len(file) == 2 and "2 images that it names and does not hold" in file.left_out
         for t, plane in enumerate(planes):
             np.testing.assert_array_equal(file.image(t)[..., 0], plane)
+
+
+def test_a_plane_count_beyond_the_set_ends_with_it(tmp_path):
+    planes = [("a", 0, {"Z": 0})]
+    text = _ome([({"X": 4, "Y": 4, "Z": 2}, planes)], "a", {"a": "a.ome.tif"})
+    text = text.replace('PlaneCount="1"', f'PlaneCount="{10**12}"')
+    (image,) = ome.own_images(text, tmp_path / "a.ome.tif")
+    assert image.planes == {(0, 0, 0): 0, (0, 1, 0): 1}

@@ -23,7 +23,6 @@ from keras_unet.evaluation.pictures import (
     MISSED,
     OUTLINE,
     Entry,
-    class_color,
     class_entries,
     error_entries,
     error_marks,
@@ -35,6 +34,7 @@ from keras_unet.evaluation.pictures import (
 )
 from keras_unet.evaluation.report import make_report
 from keras_unet.evaluation.thumbnails import Gallery, thumbnail
+from keras_unet.pictures import class_color
 
 EVIL = '<script>alert("x")</script>&\'"><img src=http://evil.example/x onerror=alert(1)>'
 

@@ -20,6 +20,7 @@ from keras_unet.inference.prediction import predict
 from keras_unet.inference.rows import MemoryWarning, Predictor, quantized
 from keras_unet.inference.source import ArraySource, Rows
 from keras_unet.models.bundle import TrainedModel
+from keras_unet.models.unet import build_unet
 
 
 class Recorded(ArraySource):
@@ -130,12 +131,12 @@ def test_streamed_statistics_equal_those_of_the_whole(height, width, offset):
     np.testing.assert_allclose(scale, 1 / std, rtol=1e-6)
 
 
-def test_nan_is_found_while_reading():
+def test_infinity_is_found_while_reading():
     image = np.zeros((300, 40), np.float32)
     image[250, 3] = np.inf
     bands = Predictor(identity_network(2), PredictOptions(tile=100)).bands(ArraySource(image))
     assert next(bands).rows.start == 0  # nothing was looked at beyond the first tiles
-    with pytest.raises(DataError, match="NaN or infinite values in rows"):
+    with pytest.raises(DataError, match="infinite values in rows"):
         list(bands)
 
 
@@ -291,3 +292,15 @@ def test_an_unfinished_cross_validation_does_not_predict(tmp_path):
 def test_options_that_do_not_fit(options, message):
     with pytest.raises(ConfigError, match=message):
         predict(random_unet(2, depth=2), image_of(100, 100), **options)
+
+
+@pytest.mark.parametrize(("normalization", "told"), [("group", True), ("layer", False)])
+def test_statistics_of_a_whole_input_make_tiles_differ_which_is_told(recwarn, normalization, told):
+    network = build_unet(
+        (None, None, 1), filters=2, depth=1, padding="same", normalization=normalization
+    )
+    image = image_of(60, 60)
+    predict(network, image, tile=200)
+    assert not any("groups of channels" in str(one.message) for one in recwarn)
+    predict(network, image, tile=40)
+    assert any("groups of channels" in str(one.message) for one in recwarn) is told

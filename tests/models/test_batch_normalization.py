@@ -62,6 +62,16 @@ def test_half_precision_goes_in_and_out_and_statistics_stay_float32(dtype):
         np.testing.assert_allclose(one, another, rtol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_weights_of_another_type_than_float32_are_keras_own(dtype):
+    ours, theirs = (kind(dtype=dtype) for kind in (BatchNormalization, BatchNormalization.__base__))
+    x = tf.cast(image(), dtype)
+    mine, other = ours(x, training=True), theirs(x, training=True)
+    np.testing.assert_array_equal(mine, other)
+    for one, another in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, another)
+
+
 def test_prediction_and_frozen_layers_are_keras_own():
     ours, theirs = pair()
     np.testing.assert_array_equal(ours(image()), theirs(image()))

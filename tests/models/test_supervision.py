@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
@@ -61,6 +62,22 @@ def test_a_block_lies_over_the_pixels_it_answers_for(padding, level):
         offsets.append(centres[1] - centres[0])
     # a block is 2 or 4 pixels wide and a pooling takes one of two: on average there is no shift
     assert np.abs(np.mean(offsets, axis=0)).max() < 1.0
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_channels_are_last_whatever_keras_is_set_to(padding):
+    before = keras.config.image_data_format()
+    network = build_unet(filters=2, depth=3, padding=padding)
+    x = np.random.default_rng(0).random((1, 108, 108, 1), np.float32)
+    expected = with_heads(network)
+    try:
+        keras.config.set_image_data_format("channels_first")
+        trained = with_heads(network)
+    finally:
+        keras.config.set_image_data_format(before)
+    trained.set_weights(expected.get_weights())
+    for one, another in zip(trained(x), expected(x), strict=True):
+        np.testing.assert_array_equal(one, another)
 
 
 def test_weights_of_the_answers():

@@ -8,7 +8,8 @@ import pytest
 
 from keras_unet import geometry
 from keras_unet.errors import ConfigError
-from keras_unet.losses import WeightedCrossEntropy
+from keras_unet.losses import Dice, Focal, Sum, WeightedCrossEntropy
+from keras_unet.metrics import IoU, PixelError
 from keras_unet.models.unet import build_unet, structure
 
 WEIGHTED = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
@@ -121,6 +122,76 @@ def test_mixed_precision_keeps_float32_logits():
     out = run(model, (18, 18))
     assert out.dtype == np.float32
     np.testing.assert_allclose(out.sum(-1), 1, atol=1e-6)
+
+
+@pytest.fixture
+def keras_settings():
+    """Puts Keras's settings back."""
+    config = keras.config
+    before = config.image_data_format(), config.floatx(), config.dtype_policy()
+    yield config
+    for put_back, value in zip(
+        (config.set_image_data_format, config.set_floatx, config.set_dtype_policy),
+        before,
+        strict=True,
+    ):
+        put_back(value)
+
+
+@pytest.mark.parametrize(
+    ("padding", "upsampling"), [("valid", "bilinear"), ("same", "transpose"), ("same", "nearest")]
+)
+@pytest.mark.parametrize("static", [True, False])
+def test_channels_are_last_whatever_keras_is_set_to(keras_settings, padding, upsampling, static):
+    size = (44, 44) if padding == "valid" else (33, 40)
+    shape = (*size, 3) if static else (None, None, 3)
+    options = {"filters": 2, "depth": 2, "padding": padding, "upsampling": upsampling}
+    made = []
+    for form in ("channels_last", "channels_first"):
+        keras_settings.set_image_data_format(form)
+        made.append(build_unet(shape, normalization="batch", **options))
+    made[1].set_weights(made[0].get_weights())
+    assert made[1].output_shape == made[0].output_shape
+    expected = run(made[0], size, 3)
+    copy = keras.models.clone_model(made[1])
+    copy.set_weights(made[0].get_weights())
+    for model in (*made, copy):
+        np.testing.assert_array_equal(run(model, size, 3), expected)
+    formats = {getattr(layer, "data_format", "channels_last") for layer in made[1].layers}
+    assert formats == {"channels_last"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "setting", "normalization", "upsampling"),
+    [
+        ("float16", "policy", "batch", "bilinear"),
+        ("bfloat16", "policy", "batch", "nearest"),
+        ("float64", "policy", "batch", "transpose"),
+        ("float16", "floatx", "layer", "bilinear"),
+        ("bfloat16", "floatx", "group", "bilinear"),
+    ],
+)
+def test_every_layer_loss_and_metric_trains_in_one_type(
+    keras_settings, dtype, setting, normalization, upsampling
+):
+    if keras.backend.backend() == "jax" and dtype == "float64":
+        pytest.skip("JAX has none by default")
+    if setting == "floatx":
+        keras_settings.set_floatx(dtype)
+    keras_settings.set_dtype_policy(dtype)
+    image = np.random.default_rng(0).random((1, 9, 9, 1))
+    labels = (image[..., 0] > 0.5).astype("uint8")
+    options = {"normalization": normalization, "upsampling": upsampling, "dropout": 0.1}
+    model = build_unet(filters=2, depth=1, padding="same", **options)
+    before = [keras.ops.convert_to_numpy(w).astype("float64") for w in model.trainable_weights]
+    loss = Sum([WeightedCrossEntropy(class_weights=(1, 2), ignore_class=9), Dice(), Focal()])
+    metrics = [PixelError(), IoU(1, ignore_class=9)]
+    model.compile(keras.optimizers.SGD(0.1), loss, metrics=metrics)
+    history = model.fit(image, labels, verbose=0).history
+    assert np.isfinite([float(values[0]) for values in history.values()]).all()
+    assert model.get_layer("down1_conv1").compute_dtype == dtype
+    after = [keras.ops.convert_to_numpy(w).astype("float64") for w in model.trainable_weights]
+    assert any((a != b).any() for a, b in zip(before, after, strict=True))
 
 
 def test_structure_is_read_from_the_layers():

@@ -24,10 +24,10 @@ def record(
     values = np.unique(labels > 0 if instances else labels)
     border = np.zeros(labels.shape, "<f4").tobytes()
     numbers: dict[str, Any] = {
-        "image/mean": [float(image.mean())],
-        "image/std": [float(image.std())],
-        "image/low": [float(image.min())],
-        "image/high": [float(image.max())],
+        "image/mean": [float(np.nanmean(image))],
+        "image/std": [float(np.nanstd(image))],
+        "image/low": [float(np.nanmin(image))],
+        "image/high": [float(np.nanmax(image))],
         "label/values": [int(value) for value in values],
         "label/foreground": [float((labels > 0).mean())],
         "label/cells": [len(areas)],

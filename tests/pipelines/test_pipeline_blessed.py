@@ -1,4 +1,4 @@
-"""Which model is the baseline: the latest blessed one that is not the candidate."""
+"""Which model is the baseline: the served one, or the latest blessed, but not the candidate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ pytest.importorskip("tfx")
 
 from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing
 
-from pipelines.blessed import LatestBlessedOther
+from keras_unet.serving.notes import LINEAGE, Origin
+from pipelines.blessed import ServedOrLatestBlessed
 
 pytestmark = pytest.mark.tfx
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.tfx
 def model(number):
     one = Model()
     one.id = number
+    one.uri = f"/models/{number}"
     return one
 
 
@@ -27,8 +29,8 @@ def blessing(of, blessed, kind=ModelBlessing):
     return one
 
 
-def resolved(candidate, *infra):
-    return LatestBlessedOther().resolve_artifacts(
+def resolved(candidate, *infra, destination=""):
+    return ServedOrLatestBlessed(destination).resolve_artifacts(
         store=None,
         input_dict={
             "model": [model(n) for n in (2, 9, 7, 5)],
@@ -44,7 +46,7 @@ def resolved(candidate, *infra):
     [
         (11, 9),  # the next one
         (9, 5),  # not itself, and 7 was not blessed: a rerun finds what the first run found
-        (5, 9),  # settings gone back to: what is served now is newer
+        (5, 9),  # settings gone back to: there is a newer one
         (2, 9),
     ],
 )
@@ -69,10 +71,47 @@ def test_what_no_server_could_serve_is_no_measure(infra, expected):
     assert [one.id for one in resolved(11, *infra)["model"]] == [expected]
 
 
+def published(folder, number, of, uri=None):
+    (folder / number / "assets.extra").mkdir(parents=True)
+    origin = Origin(metadata="m", model=of, uri=uri or f"/models/{of}", fingerprint="f")
+    (folder / number / LINEAGE).write_text(origin.model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("served", "candidate", "infra", "expected"),
+    [
+        (5, 11, (), 5),  # gone back to: what is served is the measure, not the latest, 9
+        (2, 11, (), 2),
+        (9, 11, (), 9),
+        (5, 5, (), 9),  # itself; then as without
+        (7, 11, (), 9),  # never blessed: pushed by other means
+        (5, 11, ((5, 0),), 9),  # refused by the InfraValidator
+        (4, 11, (), 9),  # of another store
+    ],
+)
+def test_what_is_served_is_the_measure(tmp_path, served, candidate, infra, expected):
+    published(tmp_path, "1", 2)
+    published(tmp_path, "0003", served)  # as rollback leaves it: the copy has the older's origin
+    (tmp_path / "99999999999999999999").mkdir()  # no version
+    found = resolved(candidate, *infra, destination=str(tmp_path))
+    assert [one.id for one in found["model"]] == [expected]
+
+
+def test_a_model_of_that_number_in_another_store_is_no_measure(tmp_path):
+    published(tmp_path, "1", 5, uri="/elsewhere/5")
+    assert [one.id for one in resolved(11, destination=str(tmp_path))["model"]] == [9]
+
+
+def test_what_was_exported_by_hand_is_no_measure(tmp_path):
+    (tmp_path / "4").mkdir()
+    for folder in (tmp_path, tmp_path / "absent"):
+        assert [one.id for one in resolved(11, destination=str(folder))["model"]] == [9]
+
+
 def test_the_first_model_has_none():
     channels = {key: [] for key in ("model", "model_blessing", "infra_blessing")}
-    found = LatestBlessedOther().resolve_artifacts(None, {**channels, "candidate": [model(1)]})
+    found = ServedOrLatestBlessed().resolve_artifacts(None, {**channels, "candidate": [model(1)]})
     assert found["model"] == [] and [one.id for one in found["candidate"]] == [1]
     alone = {**channels, "model": [model(1)], "model_blessing": [blessing(1, 1)]}
-    found = LatestBlessedOther().resolve_artifacts(None, {**alone, "candidate": [model(1)]})
+    found = ServedOrLatestBlessed().resolve_artifacts(None, {**alone, "candidate": [model(1)]})
     assert found["model"] == []

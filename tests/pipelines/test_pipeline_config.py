@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.errors import ConfigError, DataError
+from keras_unet.errors import ConfigError, DataError, RemoteError
 from pipelines.config import PipelineConfig, load_pipeline_config, train_tree
+from pipelines.local import run_local
 from pipelines.progress import Progress
 from pipelines.trouble import PipelineError, message
 
@@ -88,7 +89,41 @@ def test_training_gets_the_labels_meaning():
 def test_remote_places_stay_as_they_are():
     config = load_pipeline_config(None, ["root=gs://bucket/run", "push.folder=gs://bucket/models"])
     assert config.pipeline_root == "gs://bucket/run"
-    assert config.destination == "gs://bucket/models/unet"
+    assert config.destination == "gs://bucket/models/synthetic"
+
+
+def test_made_up_cells_are_no_version_of_ones_own_model(tmp_path):
+    own = load_pipeline_config(None, data={"images": "cells"})
+    made_up = load_pipeline_config(None, ["train.steps=5"], data={"images": None})
+    assert (own.name, made_up.name) == ("unet", "synthetic")
+    assert own.pipeline_root != made_up.pipeline_root
+    assert own.destination != made_up.destination
+    assert load_pipeline_config(None, ["name=cells"]).name == "cells"
+    (tmp_path / "pipeline.toml").write_text('[data]\nimages = "cells"\n')
+    assert load_pipeline_config(tmp_path / "pipeline.toml").name == "unet"
+
+
+@pytest.mark.parametrize(
+    ("setting", "uri"),
+    [
+        ("metadata=gs://bucket/metadata.sqlite", "gs://bucket/metadata.sqlite"),
+        ("bulk.images=s3://bucket/new", "s3://bucket/new"),
+        ("data.images=az:/bucket/cells", "az:/bucket/cells"),  # as pathlib would fold it
+    ],
+)
+def test_what_must_be_here_is_no_uri(setting, uri):
+    with pytest.raises(ConfigError, match="expected a path") as raised:
+        load_pipeline_config(None, [setting])
+    assert uri in str(raised.value)
+
+
+def test_a_run_says_first_that_its_versions_go_nowhere(tmp_path):
+    settings = [f"root={tmp_path / 'root'}", "push.folder=nosuch://bucket/models"]
+    with pytest.raises(RemoteError, match="nosuch://bucket/models/synthetic: nothing is installed"):
+        run_local(load_pipeline_config(None, settings), print)
+    with pytest.raises(ConfigError, match="root is gs://bucket/run; a local run needs a local"):
+        run_local(load_pipeline_config(None, ["root=gs:/bucket/run"]), print)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_beam_flags():

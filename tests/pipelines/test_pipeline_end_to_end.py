@@ -21,8 +21,10 @@ pytest.importorskip("tfx")
 
 from keras_unet.data import make_cells
 from keras_unet.inference.files.predicting import predict_files
+from keras_unet.serving import rollback
 from keras_unet.serving.card import read_served_card
-from keras_unet.serving.lineage import Origin, lineage, read_origin
+from keras_unet.serving.lineage import lineage
+from keras_unet.serving.notes import Origin, read_origin
 from keras_unet.training.config import load_config
 from pipelines import models
 from pipelines.config import PipelineConfig, load_pipeline_config
@@ -312,6 +314,14 @@ def test_new_image_beside_a_bad_one(world, first):
     (bad,) = [json.loads(line) for line in letters.read_text(encoding="utf-8").splitlines()]
     assert "cells_0.png" in bad["file"] and bad["found"]
     assert len(world.versions()) == before + 1
+
+
+def test_after_going_back_the_next_model_is_compared_with_what_is_served(world, first):
+    folder = world.folder / "saved_models" / "tiny"
+    served = world.origin(rollback(folder, to=1).name).model
+    found = world.run("train.seed=7")
+    blessing = found["Evaluator"].outputs["blessing"][0].custom_properties
+    assert blessing["baseline_model_id"].int_value == served == world.origin("1").model
 
 
 def test_broken_batch_stops_before_the_training(world, first):

@@ -101,7 +101,7 @@ def test_a_worse_model_is_not_blessed_and_the_better_stays_the_latest(tmp_path):
     second, evaluation = evaluated(tmp_path / "b", gain, model=worse, baseline=better)
     assert model_utils.is_model_blessed(first) and not model_utils.is_model_blessed(second)
     message = second.get_string_custom_property("blessing_message")
-    assert "latest blessed model" in message and "gain -" in message
+    assert "baseline model" in message and "gain -" in message
     assert second.get_int_custom_property("baseline_model_id") == better.id
     assert (Path(evaluation.uri) / "comparison.html").is_file()
     latest = LatestBlessedModelStrategy()._resolve(
@@ -125,7 +125,7 @@ def test_a_baseline_that_cannot_be_compared_with_is_named(tmp_path):
     """Before anything is scored: its folder was deleted, or it takes colour images."""
     limit = Threshold(score="mean_iou", min_gain=0)
     gone = made.artifact(standard_artifacts.Model, tmp_path / "gone", 3)
-    with pytest.raises(DataError, match="the latest blessed model, 3, cannot be compared with: "):
+    with pytest.raises(DataError, match="the baseline model, 3, cannot be compared with: "):
         evaluated(tmp_path / "a", limit, baseline=gone)
     other = made.copied(tmp_path / "other", 3)
     trained = models.load(other.uri)

@@ -18,6 +18,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
 from keras_unet.data import LabelRule, load_samples
+from keras_unet.data.report import Problem
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.data.targets import targets
 from keras_unet.errors import ConfigError, DataError
@@ -127,12 +128,23 @@ def test_bad_images_are_counted_named_and_in_no_split(spoilt, tmp_path):
     assert names == {path.stem for path in (folder / "images").iterdir()} - {p.stem for p in bad}
 
 
+def test_one_torn_upload_among_many_stops_no_run(tmp_path):
+    torn = [[Problem(file="a.png", found="is truncated", expected="an image")]]
+    judge, most = Executor()._judge, ExampleOptions(rule=RULE).max_bad_share
+    judge(torn, {"train": 56, "eval": 14}, str(tmp_path), most)
+    with pytest.raises(DataError, match=r"1 of 31 .*\(data\.max_bad_share; 0\.04 goes on without"):
+        judge(torn, {"train": 24, "eval": 6}, str(tmp_path), most)
+
+
 def test_more_bad_ones_than_tolerated_fail_the_run(spoilt, tmp_path):
     folder, bad = spoilt
     with pytest.raises(DataError) as error:
         produce(folder, tmp_path / "out", ExampleOptions(rule=RULE, max_bad_share=0.2))
     said = str(error.value)
-    assert "3 of 12 images cannot be used (25.0%); expected at most 20.0% (max_bad_share)" in said
+    assert (
+        "3 of 12 images cannot be used (25.0%); expected at most 20.0% (data.max_bad_share" in said
+    )
+    assert "; 0.25 goes on without them)" in said
     assert all(str(path) in said for path in bad)
     kept = Path(said.rpartition("All of them: ")[2])
     assert kept.parent.name == "system"  # TFX removes the outputs of what failed

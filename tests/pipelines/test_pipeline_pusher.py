@@ -12,10 +12,12 @@ pytest.importorskip("tfx")
 import model_artifacts as made
 from tfx.types import standard_artifacts
 
-from keras_unet.errors import ConfigError, ExportError
+from keras_unet.errors import ExportError, RemoteError
+from keras_unet.remote_path import RemotePath
 from keras_unet.serving import publish, versions
 from keras_unet.serving.bundle import fingerprint
-from keras_unet.serving.lineage import read_origin
+from keras_unet.serving.lineage import served_origin
+from keras_unet.serving.notes import read_origin
 from pipelines import models
 from pipelines.pusher import VersionPusher
 
@@ -87,12 +89,27 @@ def test_what_is_not_blessed_twice_is_not_published(tmp_path, blessed, reason):
     assert not (tmp_path / "saved_models").exists()
 
 
-def test_a_bucket_is_no_destination(tmp_path):
+def test_a_store_that_cannot_be_reached_is_no_folder_here(tmp_path, monkeypatch):
     """It was taken for a folder called `gs:` here, and the model for pushed."""
+    monkeypatch.chdir(tmp_path)
     result = made.output(standard_artifacts.PushedModel, tmp_path / "pushed")
     inputs = {"model": made.trained(), **blessings(tmp_path)}
-    with pytest.raises(ConfigError, match="gs://bucket/cells: versions are published by renaming"):
-        made.run(VersionPusher, inputs, {"pushed_model": result}, destination="gs://bucket/cells")
+    before = set(tmp_path.iterdir())
+    with pytest.raises(RemoteError, match="nosuch://bucket/tiny: nothing is installed"):
+        made.run(
+            VersionPusher, inputs, {"pushed_model": result}, destination="nosuch://bucket/tiny"
+        )
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_versions_go_to_a_store(tmp_path):
+    folder = RemotePath(f"memory://{tmp_path.name}/models/{made.NAME}")
+    result = made.output(standard_artifacts.PushedModel, tmp_path / "pushed")
+    inputs = {"model": made.trained(), **blessings(tmp_path)}
+    with made.answers_here():
+        made.run(VersionPusher, inputs, {"pushed_model": result}, destination=str(folder))
+    assert result.get_string_custom_property("pushed_destination") == f"{folder}/1"
+    assert served_origin(folder).model == made.trained().id
 
 
 def test_nothing_is_half_pushed(tmp_path, monkeypatch):

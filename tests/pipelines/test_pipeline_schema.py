@@ -18,7 +18,15 @@ from tfx.utils import io_utils
 from keras_unet.data import LabelMapping, LabelRule, find_pairs, write_dataset
 from keras_unet.data.reading import PairReader
 from keras_unet.errors import ConfigError
-from pipelines.checks.findings import Finding, message, of_schema, of_values
+from pipelines.checks.findings import (
+    Finding,
+    apart,
+    message,
+    of_comparison,
+    of_schema,
+    of_values,
+    unjudged,
+)
 from pipelines.checks.schema import (
     adapted_schema,
     curated_schema,
@@ -157,6 +165,55 @@ def test_words_for_what_the_statistics_do_not_know():
         {"Split-eval": anomalies}, {"eval": {}}, curated_schema(), CheckSettings()
     )
     assert (missing.found, missing.expected) == ("it in no image", "it in every image")
+
+
+def numbers(low, high, images):
+    bounds = {"low": low, "high": high, "median": (low + high) / 2, "mean": (low + high) / 2}
+    return {"image/mean": Summary(feature="image/mean", images=images, whole=images, **bounds)}
+
+
+def compared(here, there, **settings):
+    """What is found of a distance that is over the threshold."""
+    anomalies = anomalies_pb2.Anomalies()
+    anomalies.anomaly_info["image/mean"].reason.add().description = "far apart"
+    found = {"SplitPair-eval_train": anomalies}
+    given = CheckSettings(**settings)
+    return of_comparison("skew", found, {"eval": here}, {"train": there}, given)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "stops"),
+    [
+        (numbers(10, 50, 60), numbers(40, 90, 60), True),  # enough to be judged
+        (numbers(10, 50, 10), numbers(40, 90, 60), False),  # too few, and they overlap
+        (numbers(10, 50, 10), numbers(50, 90, 60), False),  # a value in common
+        (numbers(10, 40, 10), numbers(50, 90, 60), True),  # nothing in common
+        (numbers(50, 90, 6), numbers(10, 40, 26), True),
+        (numbers(50, 90, 5), numbers(10, 40, 5), True),
+        (numbers(50, 90, 4), numbers(10, 40, 4), False),  # 1 in 35 by chance
+        (numbers(50, 50, 1), numbers(10, 40, 49), False),  # so is one image in 25
+    ],
+)
+def test_small_batches_stop_only_where_nothing_is_in_common(here, there, stops):
+    found = compared(here, there)
+    assert [one.stops for one in found] == [True] * stops
+    few = min(here["image/mean"].whole, there["image/mean"].whole) < 50
+    assert all(("nothing in common" in one.found) == few for one in found)
+    assert not any(one.stops for one in compared(here, there, tolerated=("image/mean",)))
+    pairs, splits = [("eval", "train")], ({"eval": here}, {"train": there})
+    said = unjudged("skew", pairs, *splits, CheckSettings())
+    assert len(said) == few
+    assert all("too few to judge (checks.min_images is 50)" in one for one in said)
+
+
+def test_text_has_values_in_common_or_not():
+    def dtypes(images, *names):
+        values = tuple((name, images) for name in names)
+        return Summary(feature="image/dtype", images=images, whole=images, values=values)
+
+    assert apart(dtypes(6, "uint8"), dtypes(20, "uint16"))
+    assert not apart(dtypes(6, "uint8", "uint16"), dtypes(20, "uint16"))
+    assert not apart(dtypes(0), dtypes(20, "uint16"))
 
 
 def test_the_message_has_each_advice_once():

@@ -46,7 +46,10 @@ def pictures(kind: str) -> list[np.ndarray]:
         images = [rng.integers(0, 120, (*size, 3), dtype=np.uint8) for size in SIZES]
         return [np.concatenate([i[..., :2], np.full_like(i[..., :1], 0)], -1) for i in images]
     # raw floats, five channels, a mean that is huge beside the deviation
-    return [(1e5 + rng.normal(0, 3, (*size, 5))).astype(np.float32) for size in SIZES]
+    images = [(1e5 + rng.normal(0, 3, (*size, 5))).astype(np.float32) for size in SIZES]
+    if kind == "nodata":  # pixels that were never measured, in two of them
+        images[0][:5] = images[2][3:7, 2:9] = np.nan
+    return images
 
 
 def serialised(images: list[np.ndarray]) -> list[bytes]:
@@ -100,6 +103,8 @@ def at_once(monkeypatch):
         ("unit", "range"),
         ("uint16", "image"),
         ("float32", "image"),
+        ("nodata", "dataset"),
+        ("nodata", "image"),
     ],
 )
 def test_the_numbers_are_those_of_the_library(kind, method, at_once):

@@ -52,6 +52,35 @@ def test_what_a_person_wrote_stays(tmp_path):
     assert (tmp_path / "models.config").read_text().startswith("# ours\n")
 
 
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("s3://bucket/models/demo", "s3://bucket/models/new"),
+        ("gs://bucket/demo/", "gs://bucket/new"),
+        ("/demo", "/new"),
+        ("demo", "./new"),
+    ],
+)
+def test_a_place_elsewhere_stays_as_it_is_written(tmp_path, base, expected):
+    (tmp_path / "new" / "0001").mkdir(parents=True)
+    text = f"model_config_list {{ config {{ name: 'demo' base_path: '{base}' }} }}\n"
+    (tmp_path / "models.config").write_text(text)
+    add_to_root(tmp_path / "new")
+    found = models(tmp_path)
+    assert (found["demo"].base_path, found["new"].base_path) == (base, expected)
+    assert pinned_versions(tmp_path / "demo") == set()
+
+
+def test_a_new_model_is_where_those_of_its_folder_are(tmp_path):
+    for version in ("unet/1", "new/1"):
+        (tmp_path / version).mkdir(parents=True)
+    places = ("s3://bucket/models/demo", "/srv/m/unet")
+    entries = (f"config {{ name: 'm{k}' base_path: '{p}' }}" for k, p in enumerate(places))
+    (tmp_path / "models.config").write_text(f"model_config_list {{ {' '.join(entries)} }}")
+    add_to_root(tmp_path / "new")
+    assert models(tmp_path)["new"].base_path == "/srv/m/new"
+
+
 def test_a_folder_without_such_files_is_left_alone(tmp_path):
     (tmp_path / "unet" / "1").mkdir(parents=True)
     add_to_root(tmp_path / "unet")

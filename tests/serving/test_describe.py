@@ -108,6 +108,10 @@ def test_what_is_no_version_is_named(version, tmp_path):
         (tmp_path / "many" / number).mkdir(parents=True)
     with pytest.raises(ExportError, match="did you mean .*many/10"):
         describe(tmp_path / "many")
+    for number in ("00011", "20261130052033123456789"):
+        (tmp_path / "many" / number).mkdir()
+    with pytest.raises(ExportError, match="did you mean .*many/00011"):
+        describe(tmp_path / "many")
     with pytest.raises(ExportError, match=f"did you mean {version}"):
         describe(version.parent)
     shutil.copytree(version, tmp_path / "3")

@@ -25,6 +25,29 @@ def test_only_integers_are_versions(tmp_path):
     assert folders.versions(tmp_path) == [1, 12]
 
 
+def test_names_are_read_as_tensorflow_serving_reads_them(tmp_path):
+    most = str(2**63 - 1)
+    names = ("0", "007", "0" * 60 + "12", "00000123", most)
+    none = (str(2**63), "20261130052033123456789", "9" * 200, "٣", "1_0", "1e3", "+4", " 5")
+    for name in (*names, *none):
+        (tmp_path / name).mkdir()
+    found = folders.numbered(tmp_path)
+    assert found == {int(name): tmp_path / name for name in names}
+    with pytest.raises(ExportError, match=f"version {most} is there, and TF Serving knows no"):
+        folders.next_number(found)
+    assert folders.next_number([7, 3]) == 8
+    assert folders.next_number([]) == 1
+
+
+def test_a_number_beyond_int64_hides_no_later_version(tmp_path):
+    (tmp_path / "20261130052033123456789").mkdir()
+    (tmp_path / "0041").mkdir()
+    with folders.unfinished(tmp_path) as beside:
+        fill(beside)
+        assert folders.place(beside) == tmp_path / "42"
+    assert sorted(folders.numbered(tmp_path)) == [41, 42]
+
+
 def test_a_version_appears_only_when_it_is_placed(tmp_path):
     with folders.unfinished(tmp_path / "unet") as beside:
         fill(beside)

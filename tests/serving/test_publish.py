@@ -25,7 +25,9 @@ from keras_unet.serving import (
     versions,
     write_saved_model,
 )
+from keras_unet.serving.bundle import fingerprint
 from keras_unet.serving.card import read_served_card
+from keras_unet.serving.lineage import lineage
 
 SIGNATURES = {
     "serving_default",
@@ -96,6 +98,77 @@ def test_going_back_publishes_the_older_version_again(published, tmp_path):
         rollback(tmp_path / "absent")
     assert versions(folder) == [8, 9, 10, 11]
     assert {p.name for p in folder.iterdir()} == {"8", "9", "10", "11", ".lock"}
+
+
+def test_zero_padded_versions_are_gone_back_to(published, tmp_path):
+    folder = tmp_path / "cells"
+    for name, number in (("0007", "8"), ("00012", "9")):
+        shutil.copytree(published / number, folder / name)
+    (folder / "20261130052033123456789").mkdir()
+    assert rollback(folder) == folder / "13"
+    assert json.loads((folder / "13/assets.extra/rollback.json").read_text()) == {"of": 7}
+    same = fingerprint(published / "8")
+    assert publish_bundle(published / "8", folder) == folder / "13"
+    (folder / "13").rename(folder / "0013")
+    assert publish_bundle(published / "8", folder) == folder / "0013"  # it is there already
+    assert fingerprint(folder / "0013") == same
+
+
+def test_what_holds_no_versions_is_named_before_anything_is_made(published, tmp_path):
+    for folder, message in (
+        (published / "8", "is a version; expected the folder of all of them"),
+        (published.parent, "holds no published version"),
+        (published / "8" / "variables", "holds no published version"),
+    ):
+        before = set(folder.iterdir())
+        with pytest.raises(ExportError, match=message):
+            rollback(folder)
+        assert set(folder.iterdir()) == before
+
+
+NOTES = {
+    "empty": b"",
+    "half": b'{"of": ',
+    "no object": b"[8]",
+    "null": b"null",
+    "a word": b'{"of": "eight"}',
+    "below zero": b'{"of": -1}',
+    "a fraction": b'{"of": 1.5}',
+    "no number": b'{"of": null}',
+    "nothing said": b"{}",
+    "UTF-16": '{"of": 8}'.encode("utf-16"),
+    "deep": b"[" * 100_000,
+    "a folder": None,
+}
+
+
+@pytest.mark.parametrize("content", NOTES.values(), ids=NOTES)
+@pytest.mark.parametrize("name", ["rollback.json", "lineage.json"])
+def test_damaged_notes_give_a_message(published, tmp_path, name, content):
+    folder = tmp_path / "cells"
+    shutil.copytree(published, folder)
+    path = folder / "9" / "assets.extra" / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    asked = [lambda: lineage(folder / "9")]
+    if name == "rollback.json":
+        asked += [lambda: rollback(folder), lambda: rollback(folder, to=9)]
+    for ask in asked:
+        with pytest.raises(ExportError, match=f"{path}: is no (record|lineage) of keras"):
+            ask()
+    assert versions(folder) == [8, 9]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 torn", b"\xff" * 300, None])
+@pytest.mark.parametrize("name", ["golden.npz", "tf_serving_warmup_requests"])
+def test_damaged_proofs_give_a_message(published, tmp_path, name, content, monkeypatch):
+    folder = tmp_path / "cells"
+    shutil.copytree(published, folder)
+    path = folder / "8" / "assets.extra" / name
+    path.write_bytes(path.read_bytes()[:-30] if content is None else content)
+    monkeypatch.setattr(golden, "answers", lambda folder: [])
+    with pytest.raises(ExportError, match="damaged|cannot be read|expected as many|0 warm-up"):
+        rollback(folder, to=8)
+    assert versions(folder) == [8, 9]
 
 
 def test_a_damaged_version_is_not_gone_back_to(published, tmp_path):

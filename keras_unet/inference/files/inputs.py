@@ -21,6 +21,7 @@ from keras_unet.data.tiff_windows import TiffWindows
 from keras_unet.data.windows import ArrayFile, WindowedFile
 from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
 from keras_unet.errors import DataError
+from keras_unet.remote_path import local_path
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def find_inputs(images: str | Path, say: Callable[[str], None] | None = None) ->
     Raises:
         DataError: nothing there, or two files whose results would have the same name.
     """
-    images = Path(images)
+    images = local_path(images)
     if is_zarr(images):
         return [images]
     folder, notes = images_folder(images)

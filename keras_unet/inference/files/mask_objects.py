@@ -37,6 +37,7 @@ from keras_unet.inference.objects.polygons import outlines
 from keras_unet.inference.objects.settings import ObjectSettings
 from keras_unet.inference.objects.tables import stacked, write_csv
 from keras_unet.inference.objects.writing import DEFAULT_FORMATS, FORMATS, ObjectWriter
+from keras_unet.remote_path import local_path
 
 _SUMMARY = "summary.csv"
 
@@ -108,7 +109,7 @@ def objects_from_masks(
     partners = {} if images is None else _partners(files, Path(images))
     stated = {stem: pages_of(file, probable) for stem, file in files.items()}
     total = sum(count for count, _ in stated.values())
-    output = Path(output)
+    output = local_path(output)
     wanted = {stem: _names(stem, count, formats) for stem, (count, _) in stated.items()}
     if total > 1:
         wanted["the summary"] = [_SUMMARY]

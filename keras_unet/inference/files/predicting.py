@@ -31,6 +31,7 @@ from keras_unet.models.bundle import (
     model_file,
     trained_model,
 )
+from keras_unet.remote_path import local_path
 
 
 class Predictions(NamedTuple):
@@ -93,7 +94,7 @@ def predict_files(
         from keras_unet.inference.objects.tables import require_pyarrow
 
         require_pyarrow()
-    report = say or (lambda text: None)
+    report, folder = say or (lambda text: None), local_path(output)
     found = find_inputs(images, report)
     models = listed(model)
     if not models:
@@ -112,7 +113,7 @@ def predict_files(
         stated["normalization"] = trained[0].card.normalization.model_dump(mode="json")
     if class_names is not None:
         stated["class_names"] = list(trained[0].card.classes)
-    with Workplace(Path(output)) as place:
+    with Workplace(folder) as place:
         for name in tidy(place, [name_of(path) for path in found]):
             report(f"{name}: is gone, and so is now what was computed of it")
         records = read_records(place.folder)
@@ -183,7 +184,7 @@ def _run(
                 progress(done + tiles, total)
 
         with _memory_warnings(say):
-            written.append(segment(job, common, trained[0].card, options, place, advance))
+            written.append(segment(job, common, trained[0].card, options, place, advance, say))
         done += count
     return written
 

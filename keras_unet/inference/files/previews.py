@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_unet.data.nodata import filled
 from keras_unet.evaluation.pictures import Entry, class_entries, overlay
 from keras_unet.inference.files.scratch import Scratch
-from keras_unet.inference.source import Source
+from keras_unet.inference.source import Source, missing_of
 
 _STRIP_BYTES = 1 << 26
 
@@ -35,7 +36,9 @@ def preview(
     rows = max(1, _STRIP_BYTES // (width * channels * 4 * step))
     for top in range(0, h, rows):
         bottom = min(top + rows, h)
-        strip = source.read(slice(top * step, bottom * step), slice(0, w * step))
+        window = slice(top * step, bottom * step), slice(0, w * step)
+        strip = source.read(*window)
+        strip = filled(strip, missing_of(source, *window, strip))
         if step > 1:
             squares = strip.reshape(bottom - top, step, w, step, channels)
             strip = squares.mean((1, 3), dtype=np.float32)

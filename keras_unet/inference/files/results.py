@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_unet.data.nodata import filled
 from keras_unet.data.windows import WindowedFile
 from keras_unet.data.zarr_windows import import_zarr
 from keras_unet.errors import ConfigError
@@ -144,7 +145,9 @@ def _write_objects(found: Results, options: FileOptions, folder: Path) -> None:
     )
     with writer:
         for number, (height, width, _) in enumerate(images.shapes):
-            image = images.page(number).read(slice(0, height), slice(0, width))
+            page, window = images.page(number), (slice(0, height), slice(0, width))
+            image = page.read(*window)
+            image = filled(image, page.missing(*window, image))
             mask = found.classes.read(number, 0, slice(0, height))
             instances, kinds = to_objects(mask, border=border)
             names = {label: classes[kind] for label, kind in kinds.items()}

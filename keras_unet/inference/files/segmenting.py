@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from keras_unet.data.nodata import WHAT
 from keras_unet.data.windows import WindowedFile
 from keras_unet.errors import DataError
 from keras_unet.inference.files.file_options import FileOptions
 from keras_unet.inference.files.inputs import open_images
+from keras_unet.inference.files.label_values import label_values
 from keras_unet.inference.files.publishing import publish
 from keras_unet.inference.files.records import Identity, Record, describe_results, write_record
 from keras_unet.inference.files.results import Results, choose_format, write_results
@@ -64,6 +66,7 @@ def segment(
     options: FileOptions,
     place: Workplace,
     progress: Callable[[int], None],
+    say: Callable[[str], None],
 ) -> Path:
     """Segments a file and returns its mask; what an earlier run had computed is taken over.
 
@@ -74,6 +77,7 @@ def segment(
         options: see `FileOptions`.
         place: the output folder.
         progress: called with the tiles of this file that are done.
+        say: called with a note where pixels were never measured.
 
     Raises:
         DataError: the image can't be read or does not fit; nothing is left of it. OSError: the
@@ -102,7 +106,13 @@ def segment(
                 )
             needed = need(images, predictor.num_classes, form, options, sum(job.earlier.values()))
             require_room(place, [needed], [job.stem])
-            _compute(job, images, predictor, options, place, classes, chances, progress)
+            missing = _compute(job, images, predictor, options, place, classes, chances, progress)
+            if missing:
+                first = label_values(card.labels)[0]
+                say(
+                    f"note: {job.path}: {missing} pixels were never measured ({WHAT}): class "
+                    f"{card.classes[0]}, {first} in the mask"
+                )
             results = Results(
                 job.stem, job.identity.model_dump_json(), images, card, classes, chances
             )
@@ -126,13 +136,17 @@ def _compute(
     classes: Scratch,
     chances: Scratch | None,
     progress: Callable[[int], None],
-) -> None:
-    """Fills the scratch files from the last row of tiles that is complete."""
+) -> int:
+    """Fills the scratch files from the last row of tiles that is complete.
+
+    Returns:
+        How many pixels of what was computed now were never measured.
+    """
     from keras_unet.inference.prediction import to_classes
     from keras_unet.inference.rows import quantized
 
     record = job.record or job.begun()
-    before = 0
+    before = missing = 0
     for number in range(len(images)):
         size = images.shapes[number][:2]
         one = job.predictor if job.predictor and size == record.size else predictor
@@ -148,6 +162,7 @@ def _compute(
                 )
                 for band in bands:
                     given, rows = band.probabilities, band.rows
+                    missing += band.missing
                     if options.threshold is None:
                         found = to_classes(given)
                     else:
@@ -169,6 +184,7 @@ def _compute(
                         _keep(place.record(job.stem), kept, classes, chances)
         before += plan.tiles
         progress(before)
+    return missing
 
 
 def _shifted(progress: Callable[[int], None], before: int) -> Callable[[int, int], None]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_unet.evaluation.pictures import Entry, class_color, to_rgb
+from keras_unet.evaluation.pictures import Entry, to_rgb
 from keras_unet.inference.objects.measurements import Table
 from keras_unet.inference.objects.polygons import Outline
+from keras_unet.pictures import class_color
 
 _SMALLEST_NUMBERED = 14  # pixels across in the picture: smaller objects get no number
 _BRIGHT = 5  # so many colours are bright enough for numbers on a dark image

@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_unet.data.pixel_size import PixelSize
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.pictures import class_color
 from keras_unet.inference.objects.geojson import GeoJsonSink
 from keras_unet.inference.objects.label_images import LabelSink
 from keras_unet.inference.objects.measured import Color, ObjectSlice, Sink
@@ -26,6 +25,7 @@ from keras_unet.inference.objects.tables import (
     write_csv,
     write_parquet,
 )
+from keras_unet.pictures import class_color
 
 Format = Literal["labels", "csv", "geojson", "rois", "parquet"]
 FORMATS: dict[str, str] = {

@@ -103,7 +103,7 @@ def _relative(config_file: Path) -> bool:
     from google.protobuf import text_format
     from tensorflow_serving.config import model_server_config_pb2
 
-    read_config(config_file)  # says what is wrong with it
+    read_config(config_file, remote=True)  # says what is wrong with it
     config = model_server_config_pb2.ModelServerConfig()
     text_format.Parse(read_text(config_file), config)
     paths = [one.base_path for one in config.model_config_list.config]

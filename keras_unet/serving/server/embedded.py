@@ -69,13 +69,10 @@ class EmbeddedServer:
         self._own_process = False
 
     def run(self, say: Callable[[str], None] = lambda _: None) -> None:
-        """Serves until SIGINT or SIGTERM, then drains; `say` is told for people what goes on."""
+        """Serves until SIGINT or SIGTERM, then drains; `say` is told where it is, for people."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file
         self._own_process = True
-        names = sorted({model.name for model in self._models()})
-        if names:
-            say(f"Loading {', '.join(names)} from {self.settings.folder} ...")
         asyncio.run(self._serve(signals=True, ready=lambda: say(self._ready())))
 
     def __enter__(self) -> EmbeddedServer:

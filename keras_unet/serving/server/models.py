@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError
-
-_LARGEST = 2**63 - 1
+from keras_unet.remote_path import local_path, remote_uri
+from keras_unet.serving.folders import numbered
 
 
 class ServedModel(BaseModel):
@@ -30,29 +30,11 @@ class ServedModel(BaseModel):
         Raises:
             OSError: the folder is not there, or cannot be read.
         """
-        found = scan(self.base_path)
+        found = numbered(self.base_path)
         if self.specific:
             return {n: found[n] for n in self.specific if n in found}
         numbers = sorted(found)
         return {n: found[n] for n in (numbers if self.latest is None else numbers[-self.latest :])}
-
-
-def scan(base_path: Path) -> dict[int, Path]:
-    """Folders with an integer name, as TensorFlow Serving reads them (00000123 is 123).
-
-    Raises:
-        OSError: the folder is not there, or cannot be read: which is not the same as empty.
-    """
-    found: dict[int, Path] = {}
-    for entry in sorted(base_path.iterdir()):
-        name = entry.name
-        if name.isascii() and name.isdigit() and len(name) < 40 and int(name) <= _LARGEST:
-            try:
-                if entry.is_dir():
-                    found.setdefault(int(name), entry)
-            except OSError:
-                continue
-    return found
 
 
 def discover(folder: Path) -> list[ServedModel]:
@@ -64,13 +46,13 @@ def discover(folder: Path) -> list[ServedModel]:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; expected one that holds published models")
-    if scan(folder):
+    if numbered(folder):
         return [ServedModel(name=folder.resolve().name, base_path=folder)]
     found = []
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
             try:
-                there = scan(entry)
+                there = numbered(entry)
             except (PermissionError, FileNotFoundError):  # "lost+found", or deleted just now
                 continue
             if there:
@@ -87,7 +69,7 @@ def _refuse_other(folder: Path) -> None:
         ConfigError: it is a version itself, or what training left.
     """
     try:
-        if scan(folder):
+        if numbered(folder):
             return
     except OSError:  # it may come
         return
@@ -106,8 +88,11 @@ def _refuse_other(folder: Path) -> None:
         )
 
 
-def read_config(file: Path) -> list[ServedModel]:
+def read_config(file: Path, *, remote: bool = False) -> list[ServedModel]:
     """Reads a ModelServerConfig text file; relative paths start at the file's folder.
+
+    Args:
+        remote: see `from_proto`.
 
     Raises:
         ConfigError: not such a file, or it asks for something else than SavedModels.
@@ -121,17 +106,20 @@ def read_config(file: Path) -> list[ServedModel]:
     except (OSError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a model config file ({error})") from error
     try:
-        return from_proto(config, file.parent)
+        return from_proto(config, file.parent, remote=remote)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 
 
-def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
+def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[ServedModel]:
     """A ModelServerConfig as models.
+
+    Args:
+        remote: leave out those on object stores, which TensorFlow Serving's own server reads.
 
     Raises:
         ConfigError: names that repeat or are empty, another platform, a custom config, a folder
-            that can hold no versions.
+            that can hold no versions, a place on an object store.
     """
     if config.WhichOneof("config") != "model_config_list":
         raise ConfigError("expected a model_config_list")
@@ -141,9 +129,18 @@ def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
             raise ConfigError("a model without a name or a base_path")
         if one.name in models:
             raise ConfigError(f"model {one.name!r} is named twice")
+        if remote_uri(one.base_path):
+            if remote:
+                continue
+            raise ConfigError(
+                f"model {one.name!r}: base_path is {one.base_path}; expected a folder of this "
+                "machine, where it is mounted (TensorFlow Serving's own server reads some such; "
+                f"keras-unet serve {one.base_path} serves this model alone)"
+            )
         if one.model_platform not in ("", "tensorflow"):
             raise ConfigError(f"model {one.name!r}: platform {one.model_platform!r} is not served")
-        _refuse_other(relative_to / one.base_path)
+        base_path = relative_to / local_path(one.base_path)
+        _refuse_other(base_path)
         policy = one.model_version_policy
         latest: int | None = 1
         specific: tuple[int, ...] = ()
@@ -157,7 +154,7 @@ def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
         try:
             models[one.name] = ServedModel(
                 name=one.name,
-                base_path=relative_to / one.base_path,
+                base_path=base_path,
                 latest=latest,
                 specific=specific,
                 labels=dict(one.version_labels),

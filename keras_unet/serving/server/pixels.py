@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_unet.data.jpeg_markers import FRAMES
 from keras_unet.serving.server.codes import Refused, invalid, too_large
 
 _PNG, _JPEG, _GIF, _BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM"
@@ -15,7 +16,6 @@ _PNG, _JPEG, _GIF, _BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM"
 _MOST_PARTS = 1 << 15
 # Each scan of a progressive JPEG is another walk over all its pixels; encoders write about ten.
 _MOST_SCANS = 100
-_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers that tell a JPEG's size
 _BARE = {*range(0xC0), *range(0xD0, 0xD9)}  # that have no length
 _SCAN, _END, _FILL = 0xDA, 0xD9, 0xFF
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # among the numbers of a scan
@@ -108,7 +108,7 @@ def _of_jpeg(data: bytes) -> tuple[int, int]:
         elif marker in _BARE:
             at += 2
         else:
-            if marker in _FRAMES and size is None:
+            if marker in FRAMES and size is None:
                 height, width = struct.unpack_from(">HH", data, at + 5)
                 size = height, width
             at += 2 + max(2, int.from_bytes(data[at + 2 : at + 4], "big"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MIB = 1 << 20
+_NAME = re.compile(r"[\w.-]+")
 
 
 class Limits(BaseModel):
@@ -95,6 +98,12 @@ class ServerSettings(BaseModel):
             raise ValueError("TLS needs both a certificate and its key; found one of them")
         if self.tls_client_authority is not None and self.tls_certificate is None:
             raise ValueError("client certificates need TLS: a certificate and its key")
+        for host in self.allowed_hosts:
+            if host != "*" and not _NAME.fullmatch(host):
+                raise ValueError(
+                    f"found {host!r} among the names that requests may bear (--allow-host); "
+                    "expected a name without scheme and port, such as cells.example.org, or *"
+                )
         if self.grpc_port is None and self.rest_port is None:
             raise ValueError("nothing to serve: both gRPC and REST are off")
         if self.grpc_port and self.grpc_port == self.rest_port:
@@ -118,4 +127,7 @@ class ServerSettings(BaseModel):
 
 def is_loopback(host: str) -> bool:
     """Whether a name or address leads to this machine, whatever the network."""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: 127.example.org is anybody's
+        return host == "localhost"

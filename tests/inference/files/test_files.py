@@ -239,9 +239,9 @@ def test_a_bad_image_is_named_and_leaves_nothing(models, tmp_path):
     source.mkdir()
     tifffile.imwrite(source / "a.tif", picture(40, 50))
     image = picture(300, 50).astype(np.float32)
-    image[290, 7] = np.nan
+    image[290, 7] = np.inf
     tifffile.imwrite(source / "b.tif", image, compression="zlib", rowsperstrip=16)
-    with pytest.raises(DataError, match=r"b\.tif: .*NaN"):
+    with pytest.raises(DataError, match=r"b\.tif: .*infinite"):
         predict_files(models[1, 2], source, out, tile=TILE)
     assert (out / "a_mask.png").is_file()
     assert not list(out.glob("b*"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import tifffile
@@ -222,19 +224,17 @@ def test_a_model_replaced_while_it_is_loaded(models, tmp_path, monkeypatch):
     run.mkdir()
     best = run / "best.keras"
     best.write_bytes(models[0].read_bytes())
-    load = predicting.load_model
+    load = predicting.trained_model
 
-    def replaced(path, *, after):
-        found = load(path) if after else None
+    def replaced(path, *, after, **options):
+        found = load(path, **options) if after else None
         best.write_bytes(models[1].read_bytes())
-        return found or load(path)
+        return found or load(path, **options)
 
     for after in (True, False):
         best.write_bytes(models[0].read_bytes())
         with monkeypatch.context() as patch:
-            patch.setattr(
-                predicting, "load_model", lambda path, after=after: replaced(path, after=after)
-            )
+            patch.setattr(predicting, "trained_model", partial(replaced, after=after))
             predict_files(run, source, out)
         predict_files(run, source, out)
         assert np.asarray(Image.open(out / "a_mask.png")).all(), after

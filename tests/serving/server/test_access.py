@@ -16,6 +16,7 @@ from bounded_server import (
     refusal,
     request_of,
 )
+from pydantic import ValidationError
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from keras_unet.errors import ConfigError, ServingError
@@ -191,6 +192,10 @@ def test_names_are_asked_for_on_loopback_unless_told_otherwise():
     assert hosts(host="0.0.0.0") is None  # clients of other machines call it by any name
     assert hosts(allowed_hosts=("*",)) is None
     assert hosts(host="0.0.0.0", allowed_hosts=("a.b",)) == ("a.b",)
+    assert hosts(host="127.example.org") is None  # anybody's name
+    for wrong in ("a.b:8501", "http://a.b", "*.a.b", ""):  # none of a request is ever so
+        with pytest.raises(ValidationError, match="a name without scheme and port"):
+            hosts(allowed_hosts=(wrong,))
 
 
 def test_only_this_machine_can_connect_unless_told_otherwise(server):

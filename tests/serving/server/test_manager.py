@@ -8,9 +8,10 @@ import time
 import pytest
 
 from keras_unet.errors import ConfigError
+from keras_unet.serving.folders import numbered
 from keras_unet.serving.server.codes import Code, Refused
 from keras_unet.serving.server.manager import Manager
-from keras_unet.serving.server.models import ServedModel, discover, read_config, scan
+from keras_unet.serving.server.models import ServedModel, discover, read_config
 from keras_unet.serving.server.versions import State
 
 
@@ -230,9 +231,9 @@ def test_a_folder_that_may_not_be_read_is_no_model(tmp_path, monkeypatch):
     def guarded(path):
         if path.name == "lost+found":
             raise PermissionError(13, "Permission denied", str(path))
-        return scan(path)
+        return numbered(path)
 
-    monkeypatch.setattr("keras_unet.serving.server.models.scan", guarded)
+    monkeypatch.setattr("keras_unet.serving.server.models.numbered", guarded)
     assert [model.name for model in discover(tmp_path)] == ["m"]
 
 
@@ -327,7 +328,7 @@ def test_stopping_waits_for_requests(tmp_path):
 def test_names_that_are_no_versions(tmp_path):
     versions(tmp_path, "1", "٣", "-2", "3.0", "9" * 19, "9" * 60, "0002")
     (tmp_path / "5").write_text("a file")
-    assert sorted(scan(tmp_path)) == [1, 2]
+    assert sorted(numbered(tmp_path)) == [1, 2]
 
 
 def test_the_config_file_of_tensorflow_serving_is_read(tmp_path):
@@ -352,6 +353,10 @@ def test_the_config_file_of_tensorflow_serving_is_read(tmp_path):
         ("", "expected a model_config_list"),
         (f"model_config_list {{ {one} {one} }}", "named twice"),
         ('model_config_list { config { name: "a" } }', "without a name or a base_path"),
+        (
+            'model_config_list { config { name: "a" base_path: "s3://bucket/a" } }',
+            "base_path is s3://bucket/a; expected a folder of this machine",
+        ),
     ]:
         file.write_text(text)
         with pytest.raises(ConfigError, match=message):

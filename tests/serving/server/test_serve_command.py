@@ -69,7 +69,7 @@ def test_it_serves_until_it_is_told_to_stop(root, tmp_path):
         assert serving["models"] == ["m"] and serving["token"] is True
         url = f"http://{serving['rest']}/v1/models/m"
         assert requests.get(url, timeout=20).status_code == 401
-        assert process.stdout.readline() == f"Loading m from {root} ...\n"
+        assert process.stdout.readline() == f"Loading the models of {root} ...\n"
         at = f"http://{serving['rest']}/ and grpc://{serving['grpc']}"
         assert process.stdout.readline() == f"Serving m at {at}\n"
         headers = {"Authorization": "Bearer a long token"}

@@ -1,24 +1,23 @@
-"""Keeps the notices that TensorFlow writes while it is imported from the terminal."""
+"""Keeps TensorFlow's notices that heed no level from the terminal."""
 
 from __future__ import annotations
 
 import faulthandler
-import importlib.util
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+
+from keras_unet._import_hook import around_import
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # "I0000 00:00:1796037703.612113 7542 port.cc:153] …" and "2026-11-30 12:00:00.1: I tensorflow/…"
 _NOTICE = re.compile(
     rb"([IWEF])\d{4} [\d:.]+ +\d+ \S+:\d+\] |\d{4}-\d\d-\d\d [\d:.]+: ([IWEF]) |"
-    rb"WARNING: All log messages before absl::InitializeLog\(\)"
+    rb"WARNING: All log messages before absl::InitializeLog\(\)|INFO: Created TensorFlow Lite|"
+    rb"fully_quantize: "  # TensorFlow Lite's converter, to int8
 )
 
 
@@ -30,37 +29,20 @@ def quiet_tensorflow() -> None:
     """
     os.environ.setdefault(LEVEL, "3")
     if "tensorflow" not in sys.modules:
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder(MetaPathFinder):
-    """Finds the module as Python does, and holds notices back while it is run."""
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != "tensorflow":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.loader is not None:
-            run = spec.loader.exec_module
-
-            def exec_module(module: ModuleType) -> None:
-                with without_notices():
-                    run(module)
-
-            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+        around_import("tensorflow", without_notices)
 
 
 @contextmanager
 def without_notices() -> Iterator[None]:
-    """Holds back what goes to standard error, and in the end hands on what is no notice.
+    """Holds back what goes to standard error, and in the end hands on what is no notice below
+    TF_CPP_MIN_LOG_LEVEL; that is nothing where the level is not set, as in a script.
 
     The file descriptor is turned, since the notices come from C++. Should the process die of a
     signal meanwhile, the terminal is told where.
     """
+    if _level() == 0:
+        yield
+        return
     try:
         sys.stderr.flush()
         terminal = os.dup(2)
@@ -89,6 +71,10 @@ def _is_notice(line: bytes) -> bool:
     found = _NOTICE.match(line)
     if found is None:
         return False
-    level = os.environ.get(LEVEL, "")
     severity = (found[1] or found[2] or b"I").decode()
-    return "IWEF".index(severity) < (int(level) if level.isdecimal() else 0)
+    return "IWEF".index(severity) < _level()
+
+
+def _level() -> int:
+    level = os.environ.get(LEVEL, "")
+    return int(level) if level.isdecimal() else 0

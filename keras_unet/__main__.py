@@ -1,0 +1,6 @@
+"""`python -m keras_unet` is `keras-unet`."""
+
+from keras_unet.cli import main
+
+if __name__ == "__main__":
+    main()

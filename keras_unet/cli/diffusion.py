@@ -1,0 +1,131 @@
+"""`keras-unet diffusion`: train, sample, info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+
+from keras_unet.cli.local_paths import LocalPaths
+from keras_unet.training.interruption import ended_by_sigterm
+
+diffusion = typer.Typer(
+    name="diffusion",
+    help="Draw images: train a diffusion model on yours, sample images for masks.",
+    no_args_is_help=True,
+)
+
+
+@diffusion.command(cls=LocalPaths)
+@ended_by_sigterm()
+def train(
+    images: Annotated[
+        Path | None,
+        typer.Argument(help="Folder with images/ and labels/, of images, or a folder a class."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Labels, if not beside the images: a folder or a stack.")
+    ] = None,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Label numbers are objects, not classes.")
+    ] = False,
+    condition: Annotated[
+        str | None, typer.Option(help="labels (a mask), none, or class (the name of a subfolder).")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as a TOML file.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. minutes=60."),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was killed or stopped."),
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show-settings", help="List every setting and its default, and end.")
+    ] = False,
+) -> None:
+    """Learn to draw images like yours, for masks, classes, or freely."""
+    from keras_unet.diffusion.config import DiffusionConfig, make_diffusion_config
+    from keras_unet.training.config import read_tree, source_of
+    from keras_unet.training.explanations import describe
+
+    if show:
+        typer.echo(describe(DiffusionConfig))
+        return
+    from keras_unet.cli.report import console, say
+    from keras_unet.diffusion.training import train_diffusion
+
+    given = {
+        "images": images,
+        "labels": labels,
+        "label_kind": "instances" if instances else None,
+    }
+    tree = read_tree(config, settings or (), data=given)
+    if condition is not None:
+        tree["condition"] = condition
+    checked = None
+    if resume is None or tree != {"data": {}}:
+        checked = make_diffusion_config(tree, source_of(config, settings or ()))
+    folder = train_diffusion(checked, console, resume=resume)
+    say(f"Look at  {folder}/samples/ and {folder}/curves.png")
+    say(f"Draw     keras-unet diffusion sample {quote(str(folder))} --count 100 --output DRAWN")
+
+
+@diffusion.command(cls=LocalPaths)
+def sample(
+    run: Annotated[Path, typer.Argument(help="A run folder of `diffusion train`.")],
+    masks: Annotated[
+        Path | None,
+        typer.Argument(help="Label images to draw for; else tiles of the training labels."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The new folder.")] = Path("drawn"),
+    count: Annotated[int, typer.Option(min=1, help="Images.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Of the sampler.")] = 50,
+    guidance: Annotated[
+        float, typer.Option(min=0, help="1: as learned; more exaggerates the condition.")
+    ] = 1.0,
+    sampler: Annotated[str, typer.Option(help="ddim, ddpm, dpm++, euler …")] = "ddim",
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Height and width; else the training tile's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same gives the same images.")] = 0,
+) -> None:
+    """Draw a data set: images/, labels/, a contact sheet, and a note that it is synthetic."""
+    from keras_unet.cli.report import progress, say
+    from keras_unet.diffusion.synthesis import synthesize
+
+    with progress("drawing") as advance:
+        folder = synthesize(
+            run,
+            output,
+            masks,
+            count=count,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            sampler=sampler,
+            size=None if size is None else (size, size),
+            progress=advance,
+        )
+    say(f"{count} images in {folder} (synthetic: see {folder}/provenance.json)")
+    say(f"Look at  {folder}/contact_sheet.png")
+    if (folder / "labels").is_dir():
+        say(f"Train    keras-unet train {quote(str(folder))}")
+
+
+@diffusion.command(cls=LocalPaths)
+def info(run: Annotated[Path, typer.Argument(help="A run folder of `diffusion train`.")]) -> None:
+    """What a diffusion model was trained on and draws."""
+    from keras_unet.cli.report import say
+    from keras_unet.diffusion.synthesis import load_diffusion
+
+    model, card = load_diffusion(run)
+    say(f"{card.name}: draws {model.unet.outputs[0].shape[-1]} channel(s), {card.image_dtype}")
+    classes = f" ({', '.join(card.classes)})" if card.classes else ""
+    say(f"condition  {card.condition}{classes}")
+    say(f"tile       {card.tile} px")
+    say(f"parameters {model.unet.count_params():,}")
+    say(f"steps      {int(card.metrics.get('step', 0))}, {card.created}")
