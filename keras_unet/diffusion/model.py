@@ -392,7 +392,8 @@ def _sample_input(unet: keras.Model) -> Any:
 
 def _condition_inputs(unet: keras.Model) -> dict[str, tuple[int | None, ...]]:
     """Name -> shape without the batch of what the network takes beside sample and time."""
-    if not isinstance(unet.input, Mapping) or "sample" not in unet.input:
+    inputs = getattr(unet, "input", None)  # which a network that was never called has not
+    if not isinstance(inputs, Mapping) or "sample" not in inputs:
         raise ConfigError("expected a network of build_diffusion_unet: inputs by name")
     shapes = {
         name: tuple(tensor.shape[1:])

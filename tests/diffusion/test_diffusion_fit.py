@@ -131,7 +131,7 @@ def test_images_alone():
     with pytest.raises(ConfigError, match="expected size"):
         model.sample(steps=2)
     with pytest.raises(ConfigError, match="no condition"):
-        model.sample(np.arange(2), steps=2)
+        model.sample(np.arange(2), steps=2, size=(9, 13))
 
 
 def test_parts_that_do_not_fit_are_refused():
