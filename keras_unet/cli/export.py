@@ -49,13 +49,15 @@ def export(
     from keras_unet.cli.report import console, say
     from keras_unet.models.bundle import AS_THEY_ARE, load_model
     from keras_unet.serving.publish import export as run
+    from keras_unet.serving.publish import reached
 
     options: dict[str, Any] = {"precision": precision, "tile": tile, "keep": keep}
     if max_pixels is not None:
         options["max_pixels"] = max_pixels
     with console.status("writing, loading and comparing"):
+        place = reached(folder)  # before the model is loaded
         trained = load_model(model, normalization=normalization, class_names=class_names)
-        version = run(trained, folder, fields=fields, **options)
+        version = run(trained, place, fields=fields, **options)
     if normalization is None and trained.card.normalization.method == "none":
         say(AS_THEY_ARE)
     say(f"Published {version}")

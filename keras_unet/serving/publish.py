@@ -89,7 +89,7 @@ def export(
     """
     require_tensorflow("export")
     check_keep(keep)
-    folder = _reached(folder)
+    folder = reached(folder)
     pinned_versions(folder)  # a damaged models.config is found before anything is published
     trained = trained_model(model, normalization=normalization, class_names=class_names)
     with _drafted(folder) as draft:
@@ -135,7 +135,7 @@ def publish_bundle(
         RemoteError: as for `export`.
     """
     check_keep(keep)
-    bundle, folder = Path(bundle), _reached(folder)
+    bundle, folder = Path(bundle), reached(folder)
     pinned_versions(folder)  # as in `export`
     card = read_served_card(bundle)
     if card.name != folder.resolve().name:
@@ -199,7 +199,7 @@ def rollback(folder: str | Path | RemotePath, to: int | None = None) -> Path | R
         return draft.place()
 
 
-def _reached(folder: str | Path | RemotePath) -> Path | RemotePath:
+def reached(folder: str | Path | RemotePath) -> Path | RemotePath:
     """The folder; a remote one is asked for first, which takes its library and credentials."""
     place = as_path(folder)
     if isinstance(place, RemotePath):

@@ -203,7 +203,7 @@ def test_skew_between_the_splits_stops_the_run(weeks):
     weeks.add(6, darker_for_evaluation, seed=0)
     text = weeks.stopped(6, drift=False)
     assert re.search(r"eval: image/mean: found .* from the training split, which has", text)
-    weeks.run(6, drift=False, min_images=51)  # the evaluation split has 50
-    assert json.loads((weeks.pages() / "findings.json").read_text()) == []
-    page = (weeks.pages() / "anomalies.html").read_text()
-    assert "Skew of eval: 50 images against 60 of the training split are too few to judge" in page
+    # The evaluation split has 50 images: too few to judge by their divergence, but splits that have
+    # nothing in common stop the run all the same.
+    text = weeks.stopped(6, drift=False, min_images=51)
+    assert "nothing in common (50 against 60 images)" in text

@@ -31,7 +31,7 @@ def scored(whole, x, low):
         ({"at_least": 0.5, "slice": "density"}, (1, 1, None), None, False, "could be judged"),
         ({"at_least": 0.5}, (None, 1, 1), None, False, "is undefined"),
         ({"at_least": 1, "slice": "group", "min_images": 2}, (1, 0, 1), None, False, "small"),
-        ({"min_gain": 0.0}, (0.5, 0, 0), (0.5, 0, 0), True, "compared with the latest"),
+        ({"min_gain": 0.0}, (0.5, 0, 0), (0.5, 0, 0), True, "compared with the baseline"),
         ({"min_gain": 0.0}, (0.5, 0, 0), (None, 0, 0), False, "could be judged"),
         ({"min_gain": 0.01}, (0.505, 0, 0), (0.5, 0, 0), False, "gain +0.0050"),
         ({"min_gain": -0.01}, (0.49, 0, 0), (0.5, 0, 0), True, ""),

@@ -63,12 +63,12 @@ GOOD = {
     "png turned": saved("PNG", exif=turned()),
     "jpeg": saved("JPEG"),
     "jpeg in colour": saved("JPEG", "RGB"),
+    "jpeg in cmyk": saved("JPEG", "CMYK"),
     "jpeg progressive": saved("JPEG", "RGB", progressive=True),
     "jpeg turned": saved("JPEG", exif=turned()),
     "jpeg with a profile": saved("JPEG", "RGB", icc_profile=bytes(70_000)),
 }
 BAD = {
-    "jpeg in cmyk": saved("JPEG", "CMYK"),
     "gif": saved("GIF"),
     "bmp": saved("BMP"),
     "tiff": saved("TIFF"),
