@@ -112,8 +112,8 @@ class BilinearUpSampling2D(layers.Layer):
         for axis in (1, 2):
             size = ops.shape(x)[axis]
             place = ops.arange(size, dtype="int32")  # else int16 where floatx is float16
-            before = ops.take(x, ops.maximum(place - 1, 0), axis=axis)
-            after = ops.take(x, ops.minimum(place + 1, size - 1), axis=axis)
+            before = ops.take(x, ops.clip(place - 1, 0, size - 1), axis=axis)
+            after = ops.take(x, ops.clip(place + 1, 0, size - 1), axis=axis)
             both = ops.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis=axis + 1)
             shape = list(ops.shape(x))
             shape[axis] = 2 * size
