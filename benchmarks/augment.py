@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_unet.augment import Augment, sample_seeds
-from keras_unet.data.bank import ImageBank
+from keras_unet.augment.image_bank import ImageBank
 
 RESULTS = Path(__file__).parent / "results"
 BATCH = 8

@@ -28,9 +28,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from keras_unet.inference.forward import forward
+from keras_unet.inference.ensemble import forward
 from keras_unet.inference.options import PredictOptions
-from keras_unet.inference.rows import Predictor
+from keras_unet.inference.predictor import Predictor
 from keras_unet.inference.tiles import mirrored
 from keras_unet.models.unet import build_unet
 

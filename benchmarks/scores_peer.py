@@ -26,10 +26,9 @@ from rich.console import Console
 
 from keras_unet.data import LabelRule, Normalization, load_samples
 from keras_unet.data.reading import Sample
-from keras_unet.evaluation.record import FILE
-from keras_unet.evaluation.scorer import Scorer
-from keras_unet.evaluation.settings import ScoreSettings
-from keras_unet.models.card import ModelCard
+from keras_unet.evaluation.record import FILE, ScoreSettings
+from keras_unet.evaluation.scoring import Scorer
+from keras_unet.models.model_card import ModelCard
 
 SIDE, BATCH, FILTERS = 256, 2, 64
 DRAWN = {

@@ -24,7 +24,7 @@ import serve_soak
 import tensorflow as tf
 from serve_processes import Bare, Clients, Embedded, KServe, Server, publish
 
-from keras_unet.serving.overlap import tiling
+from keras_unet.serving.graph import tiling
 
 RESULTS = Path(__file__).parent / "results"
 CLIENTS = (1, 4, 16)

@@ -20,7 +20,7 @@ import numpy as np
 
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
-from keras_unet.models.bundle import ModelCard, TrainedModel
+from keras_unet.models.keras_file import ModelCard, TrainedModel
 from keras_unet.models.unet import Structure, build_unet, structure
 from keras_unet.serving.publish import export
 
@@ -58,7 +58,7 @@ def _write_requests(folder: Path, image: np.ndarray) -> None:
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
-    from keras_unet.serving.server.tensors import to_proto
+    from keras_unet.serving.protocol.tensors import to_proto
 
     numbers = image.astype(np.float32)
     request = predict_pb2.PredictRequest()

@@ -40,7 +40,7 @@ import tensorflow as tf
 
 from keras_unet import geometry
 from keras_unet.models.unet import build_unet
-from keras_unet.training.cost import Network, tile_cost
+from keras_unet.training.planning.sizes import Network, tile_cost
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"

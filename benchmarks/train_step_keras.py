@@ -23,12 +23,12 @@ from keras import layers
 
 from keras_unet import geometry
 from keras_unet.augment import Augment, preset_settings
-from keras_unet.data.bank import ImageBank
+from keras_unet.augment.image_bank import ImageBank
 from keras_unet.data.pipeline import tile_entries
-from keras_unet.inference.forward import forward, in_precision
+from keras_unet.inference.ensemble import forward, in_precision
 from keras_unet.models.precision import dtype_policy
 from keras_unet.models.unet import build_unet
-from keras_unet.training import setup
+from keras_unet.training import build
 from keras_unet.training.config import make_config
 
 PEAK_SIDE, PEAK_CHANNELS = 128, 256
@@ -71,10 +71,10 @@ def ours(folder: Path, settings: dict[str, Any], precision: str, data: str) -> d
     weights = rng.uniform(0.5, 10.0, shape).astype(np.float32)
     bank = ImageBank.from_arrays(list(images), list((images[..., 0] > 127) * 1), list(weights))
     augment = Augment(preset_settings("paper"), tile=tile, output=output)
-    network = setup.network(config, 1, 2, policy)
+    network = build.build_network(config, 1, 2, policy)
     network.set_weights(stored_weights(folder))
     entries = tile_entries([shape[1:]] * 4, output)
-    ready = setup.trainable(config, network, bank, augment, entries)
+    ready = build.trainable(config, network, bank, augment, entries)
     if data == "alone":
         batches = iter(ready.data(0))
         # the mean of many: what was drawn ahead comes at once

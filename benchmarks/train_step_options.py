@@ -95,11 +95,11 @@ def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
     import tensorflow as tf
 
     from keras_unet.augment import Augment, preset_settings
-    from keras_unet.data.bank import ImageBank
+    from keras_unet.augment.image_bank import ImageBank
     from keras_unet.data.pipeline import tile_entries
     from keras_unet.models import blocks, unet
     from keras_unet.models.precision import dtype_policy
-    from keras_unet.training import optimizers, setup
+    from keras_unet.training import build
     from keras_unet.training.config import make_config
 
     tf.config.threading.set_intra_op_parallelism_threads(variant.threads[0])
@@ -113,7 +113,7 @@ def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
     if variant.keras_crops:
         unet.Cropping2D = keras.layers.Cropping2D
     if variant.keras_adamw:
-        optimizers.AdamW = lambda rate, decay, **options: keras.optimizers.AdamW(
+        build.AdamW = lambda rate, decay, **options: keras.optimizers.AdamW(
             rate, weight_decay=decay, **options
         )
     config = make_config(
@@ -136,9 +136,9 @@ def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
     weights = np.ones(shape, np.float32)
     bank = ImageBank.from_arrays(list(images), list((images[..., 0] > 127) * 1), list(weights))
     augment = Augment(preset_settings("none"), tile=variant.tile, output=output)
-    network = setup.network(config, 1, 2, policy)
+    network = build.build_network(config, 1, 2, policy)
     entries = tile_entries([shape[1:]], output)
-    model = setup.trainable(config, network, bank, augment, entries).model
+    model = build.trainable(config, network, bank, augment, entries).model
     model.jit_compile = variant.xla
     small = (variant.batch, output, output)
     batch = (

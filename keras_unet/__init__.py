@@ -20,16 +20,16 @@ _MODULES = (
 )
 _NAMES = {
     "build_unet": "models.unet",
-    "compare": "evaluation.comparing",
+    "compare": "evaluation.comparison",
     "convert": "serving.formats",
     "cross_validate": "training.cross_validation",
     "evaluate": "evaluation.scoring",
     "export": "serving.publish",
-    "load_model": "models.bundle",
-    "plan": "training.planner",
-    "predict": "inference.prediction",
-    "save_model": "models.bundle",
-    "train": "training.fit",
+    "load_model": "models.keras_file",
+    "plan": "training.planning.plan",
+    "predict": "inference.predictor",
+    "save_model": "models.keras_file",
+    "train": "training.run",
     "weight_map": "weight_maps",
     **dict.fromkeys(_MODULES, ""),
 }
@@ -37,15 +37,15 @@ _NAMES = {
 __getattr__, __dir__, __all__ = attach(__name__, _NAMES)
 
 if TYPE_CHECKING:
-    from keras_unet.evaluation.comparing import compare as compare
+    from keras_unet.evaluation.comparison import compare as compare
     from keras_unet.evaluation.scoring import evaluate as evaluate
-    from keras_unet.inference.prediction import predict as predict
-    from keras_unet.models.bundle import load_model as load_model
-    from keras_unet.models.bundle import save_model as save_model
+    from keras_unet.inference.predictor import predict as predict
+    from keras_unet.models.keras_file import load_model as load_model
+    from keras_unet.models.keras_file import save_model as save_model
     from keras_unet.models.unet import build_unet as build_unet
     from keras_unet.serving.formats import convert as convert
     from keras_unet.serving.publish import export as export
     from keras_unet.training.cross_validation import cross_validate as cross_validate
-    from keras_unet.training.fit import train as train
-    from keras_unet.training.planner import plan as plan
+    from keras_unet.training.planning.plan import plan as plan
+    from keras_unet.training.run import train as train
     from keras_unet.weight_maps import weight_map as weight_map

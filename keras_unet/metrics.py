@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.losses.labels import class_labels, num_classes, one_hot, tell, values_now
+from keras_unet.losses.dense import class_labels, num_classes, one_hot, tell, values_now
 
 
 class ConfusionMetric(keras.metrics.Metric):

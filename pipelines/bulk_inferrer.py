@@ -37,14 +37,13 @@ from tfx.types.standard_artifacts import InferenceResult, Model, ModelBlessing
 from keras_unet import __version__
 from keras_unet.data.pairs import natural_key
 from keras_unet.errors import DataError
-from keras_unet.inference.files.file_options import FileOptions
-from keras_unet.inference.files.inputs import find_inputs, name_of
-from keras_unet.inference.files.mask_files import class_pages
-from keras_unet.inference.files.records import Identity, digest
-from keras_unet.inference.files.records import fingerprint as fingerprint_of
-from keras_unet.inference.files.segmenting import Job, segment
-from keras_unet.inference.files.workplace import Workplace
+from keras_unet.inference.files.outputs import FileOptions
+from keras_unet.inference.files.segmentation import Job, segment
+from keras_unet.inference.files.state import Identity, Workplace, digest
+from keras_unet.inference.files.state import fingerprint as fingerprint_of
+from keras_unet.inference.inputs import find_inputs, name_of
 from keras_unet.inference.objects.finding import to_instances
+from keras_unet.inference.objects.mask_objects import class_pages
 from keras_unet.inference.options import make_options
 from keras_unet.serving.graph import mask_values
 from pipelines import models
@@ -143,7 +142,7 @@ class Segment(beam.DoFn):
 
     def setup(self) -> None:
         """Loads the model."""
-        from keras_unet.inference.rows import Predictor
+        from keras_unet.inference.predictor import Predictor
 
         self._chosen = make_options(json.loads(self._options), FileOptions)
         self._model = models.load(self._uri)

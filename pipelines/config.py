@@ -13,11 +13,9 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from keras_unet.errors import ConfigError
+from keras_unet.settings import NESTED, explain, merged, problems
 from keras_unet.training.config import LISTING as TRAIN_LISTING
-from keras_unet.training.config import TrainConfig, read_tree, source_of
-from keras_unet.training.explanations import NESTED, explain, problems
-from keras_unet.training.sections import Section
-from keras_unet.training.trees import merged
+from keras_unet.training.config import Section, TrainConfig, read_tree, source_of
 from pipelines.sections import (
     BeamSettings,
     BulkSettings,

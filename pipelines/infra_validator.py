@@ -25,12 +25,11 @@ from tfx.proto import infra_validator_pb2
 from tfx.types import artifact_utils, system_executions
 from tfx.types.standard_artifacts import Examples, InfraBlessing, Model
 
-from keras_unet.data.record_files import read_record
-from keras_unet.data.records import encode_example
+from keras_unet.data.records import encode_example, read_record
 from keras_unet.errors import DataError, KerasUnetError, ServingError
-from keras_unet.models.bundle import TrainedModel
+from keras_unet.models.keras_file import TrainedModel
 from keras_unet.models.unet import structure
-from keras_unet.serving import golden
+from keras_unet.serving import bundle as golden
 from keras_unet.serving.bundle import rounded
 from keras_unet.serving.card import read_served_card
 from keras_unet.serving.client import Client
@@ -73,7 +72,7 @@ def ServerInfraValidator(
     deadline = time.monotonic() + seconds
     trained = models.load(model.uri)
     with models.local_copy(records) as source:
-        requests = [*golden.requests(trained), *real_requests(trained, source, number)]
+        requests = [*golden.golden_requests(trained), *real_requests(trained, source, number)]
     with models.local_output(blessing.uri) as folder:
         try:
             found = _validate(model.uri, trained, requests, folder / "server.log", deadline)

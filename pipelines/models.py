@@ -11,7 +11,7 @@ from tfx.dsl.io import fileio
 from tfx.utils import io_utils, path_utils
 
 from keras_unet.errors import DataError
-from keras_unet.models.bundle import TrainedModel, load_model
+from keras_unet.models.keras_file import TrainedModel, load_model
 
 KERAS = "Format-Keras"  # beside TFX's Format-Serving and Format-TFMA
 FILE = "best.keras"

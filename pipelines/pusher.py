@@ -17,7 +17,7 @@ from tfx.types import system_executions
 from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing, PushedModel
 
 from keras_unet.serving.bundle import fingerprint
-from keras_unet.serving.notes import LINEAGE, Origin
+from keras_unet.serving.card import LINEAGE, Origin
 from keras_unet.serving.publish import publish_bundle
 from pipelines import models
 

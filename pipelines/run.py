@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.local_paths import LocalPaths
+from keras_unet.cli.options import LocalPaths
 from keras_unet.cli.report import say
 from keras_unet.console import take_every_character
 from keras_unet.errors import KerasUnetError
-from keras_unet.quiet import quiet_tensorflow
-from keras_unet.training.explanations import describe
+from keras_unet.keras_backend import quiet_tensorflow
+from keras_unet.settings import describe
 from pipelines.config import PipelineConfig, load_pipeline_config
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

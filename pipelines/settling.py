@@ -14,7 +14,7 @@ from keras_unet.data.pairs import Pair, pages
 from keras_unet.data.report import DataReport
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.training.trees import merged
+from keras_unet.settings import merged
 from pipelines.config import PipelineConfig
 from pipelines.sections import DataSettings
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_unet.quiet import LEVEL, quiet_tensorflow, without_notices
+from keras_unet.keras_backend import LEVEL, quiet_tensorflow, without_notices
 
 NOTICES = {
     "I": "I0000 00:00:1796037703.612113    7542 port.cc:153] oneDNN custom operations are on.",
@@ -60,7 +60,8 @@ def test_tensorflow_is_found_as_before_and_a_crash_says_where(tmp_path, end):
     text = f"import os\nos.write(2, {NOTICES['I']!r}.encode() + b'\\n')\nVERSION = 1\n"
     text += "os.abort()\n" if "abort" in end else ""
     (tmp_path / "tensorflow" / "__init__.py").write_text(text)
-    code = "import os, sys\nfrom keras_unet.quiet import quiet_tensorflow\nquiet_tensorflow()\n"
+    code = "import os, sys\nfrom keras_unet.keras_backend import quiet_tensorflow\n"
+    code += "quiet_tensorflow()\n"
     code += "import importlib.util\nassert importlib.util.find_spec('tensorflow')\n"  # a look
     code += f"import tensorflow\nassert tensorflow.VERSION == 1\n{end}\n"
     code += "assert all(getattr(one, '_name', '') != 'tensorflow' for one in sys.meta_path)\n"

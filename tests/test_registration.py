@@ -16,7 +16,7 @@ from keras_unet import diffusion, losses, metrics
 from keras_unet._registration import CLASSES, PACKAGE, StandIn
 from keras_unet.augment import Augment
 from keras_unet.models import build_unet
-from keras_unet.training.adamw import AdamW
+from keras_unet.training.step import AdamW
 
 # Each opens the files in a process of its own: compiled, in safe mode, in another order.
 ORDERS = {

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from keras_unet.cell_distances import two_nearest
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.weight_maps import (
     balanced_class_weights,
     border_weights,
     separate_cells,
+    two_nearest,
     weight_map,
 )
 

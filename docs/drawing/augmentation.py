@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from keras_unet.augment.picture import draw_samples
-from keras_unet.augment.presets import preset_settings
+from keras_unet.augment.settings import preset_settings
 from keras_unet.data import make_cells
 
 

@@ -1,4 +1,9 @@
-"""What is drawn at random for each sample, all of it, once; `field` and `intensity` apply it."""
+"""Random draws: all that is drawn for each sample of a batch, once; nothing is applied here.
+
+Each sample has a seed of its own, and its draws are the same on every device. TensorFlow's
+stateless generators take one seed a call, so such a batch would need a loop; and their normal draws
+differ between kernels.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,85 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from keras_unet import threefry as generator
 from keras_unet.augment.settings import AugmentSettings
-from keras_unet.augment.threefry import normal, threefry, uniform
 
 Tensor = Any
+
+
+def _constant(value: int) -> Tensor:
+    return tf.constant(value, tf.uint32)
+
+
+def threefry(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """`keras_unet.threefry.threefry` in TensorFlow."""
+    return generator.threefry(key, counter, tf.bitwise)
+
+
+def sample_bits(seeds: Tensor, stream: int, count: int | Tensor) -> tuple[Tensor, Tensor]:
+    """`count` pairs of words for each sample.
+
+    Args:
+        seeds: int32 [batch, 2], one seed a sample.
+        stream: names the quantity that is drawn, so that draws of different quantities are
+            independent and adding one does not change the others.
+        count: how many pairs.
+
+    Returns:
+        Two uint32 tensors [batch, count].
+    """
+    words = tf.bitcast(seeds, tf.uint32)
+    index = tf.cast(tf.range(count), tf.uint32)[None, :]
+    return threefry((words[:, :1], words[:, 1:]), (index, _constant(stream)))
+
+
+def uniform(bits: Tensor) -> Tensor:
+    """float32 in [0, 1), a multiple of 2^-24, from uint32 bits of any shape."""
+    return (
+        tf.cast(tf.cast(tf.bitwise.right_shift(bits, _constant(8)), tf.int32), tf.float32)
+        * 2.0**-24
+    )
+
+
+def normal(numbers: tuple[Tensor, Tensor]) -> Tensor:
+    """float32 standard normal values (Box-Muller) from two `uniform` tensors of any one shape."""
+    radius = tf.sqrt(-2.0 * tf.math.log(numbers[0] + 2.0**-25))
+    return radius * tf.cos((2.0 * math.pi) * numbers[1])
+
+
+def _words(value: Any) -> tuple[Tensor, Tensor]:
+    """The low and the high 32 bits of an integer or an integer tensor."""
+    if isinstance(value, int):
+        value &= 2**64 - 1
+        value = value - 2**64 if value >= 2**63 else value
+    value = tf.cast(value, tf.int64)
+    # A cast to int32 keeps the low bits; shifting first brings the high bits down.
+    low = tf.cast(tf.bitwise.bitwise_and(value, tf.constant(0xFFFFFFFF, tf.int64)), tf.uint32)
+    high = tf.bitwise.bitwise_and(
+        tf.bitwise.right_shift(value, tf.constant(32, tf.int64)), 0xFFFFFFFF
+    )
+    return low, tf.cast(high, tf.uint32)
+
+
+def sample_seeds(seed: Any, epoch: Any, index: Any) -> Tensor:
+    """One seed for each sample of a batch.
+
+    It depends on nothing else: not on threads, batch size, worker or restarts, so sample 17 of
+    epoch 3 is the same picture wherever and whenever it is made.
+
+    Args:
+        seed: the run's seed, an integer (64 bits count) or a scalar integer tensor.
+        epoch: an integer, or an integer tensor that broadcasts against `index`.
+        index: which sample of the epoch: integers [batch] (or a scalar, for a batch of one).
+
+    Returns:
+        int32 tensor [batch, 2].
+    """
+    index = tf.reshape(tf.convert_to_tensor(index), [-1])
+    first = threefry(_words(seed), _words(epoch))
+    second = threefry(first, _words(index))
+    return tf.stack([tf.bitcast(word, tf.int32) for word in second], axis=1)
+
 
 # One stream of random numbers for each quantity: switching one option on or changing its range
 # leaves the draws of all others as they were. Append only: the order is part of a seed's meaning.

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_unet.augment.layer import Augment
-from keras_unet.augment.seeds import sample_seeds
+from keras_unet.augment.augment import Augment
+from keras_unet.augment.draws import sample_seeds
 from keras_unet.augment.settings import AugmentSettings
 from keras_unet.pictures import contrast
 

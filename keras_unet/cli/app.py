@@ -14,20 +14,18 @@ from keras_unet.cli.convert import convert
 from keras_unet.cli.demo import demo
 from keras_unet.cli.diffusion import diffusion
 from keras_unet.cli.evaluate import evaluate
-from keras_unet.cli.export import export
+from keras_unet.cli.export import export, rollback
 from keras_unet.cli.info import info
 from keras_unet.cli.lineage import lineage
-from keras_unet.cli.local_paths import LocalPaths
 from keras_unet.cli.objects import objects
+from keras_unet.cli.options import LocalPaths
 from keras_unet.cli.plan import plan
 from keras_unet.cli.predict import predict
-from keras_unet.cli.rollback import rollback
 from keras_unet.cli.serve import serve
 from keras_unet.cli.train import train
 from keras_unet.console import take_every_character
 from keras_unet.errors import KerasUnetError
-from keras_unet.keras_backend import use_tensorflow
-from keras_unet.quiet import quiet_tensorflow
+from keras_unet.keras_backend import quiet_tensorflow, use_tensorflow
 
 app = typer.Typer(
     name="keras-unet",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from keras_unet.cli.card_options import (
+from keras_unet.cli.options import (
     Author,
     Citation,
     ClassNames,
@@ -56,9 +56,9 @@ def convert(
     from keras_unet.data.images import read_image
     from keras_unet.data.pairs import find_pairs
     from keras_unet.errors import DataError
-    from keras_unet.models.bundle import load_model
-    from keras_unet.serving.bioimage import write_bioimage
+    from keras_unet.models.keras_file import load_model
     from keras_unet.serving.formats import convert as run
+    from keras_unet.serving.formats import write_bioimage
 
     inside = images / "images"
     pairs = find_pairs(inside if inside.is_dir() else images)

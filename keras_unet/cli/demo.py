@@ -21,7 +21,7 @@ def demo(
     from keras_unet.data.synthetic import write_dataset
     from keras_unet.serving.publish import export
     from keras_unet.training.config import make_config
-    from keras_unet.training.fit import train
+    from keras_unet.training.run import train
 
     data = output / "demo-data"
     write_dataset(data, seed=seed)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.local_paths import LocalPaths
+from keras_unet.cli.options import LocalPaths
 from keras_unet.training.interruption import ended_by_sigterm
 
 diffusion = typer.Typer(
@@ -49,8 +49,8 @@ def train(
 ) -> None:
     """Learn to draw images like yours, for masks, classes, or freely."""
     from keras_unet.diffusion.config import DiffusionConfig, make_diffusion_config
+    from keras_unet.settings import describe
     from keras_unet.training.config import read_tree, source_of
-    from keras_unet.training.explanations import describe
 
     if show:
         typer.echo(describe(DiffusionConfig))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.card_options import ClassNames, Normalization
+from keras_unet.cli.options import ClassNames, Normalization
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""`keras-unet export`."""
+"""`keras-unet export` and `keras-unet rollback`: versions that TF Serving takes up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_unet.cli.card_options import (
+from keras_unet.cli.options import (
     Author,
     Citation,
     ClassNames,
@@ -47,7 +47,7 @@ def export(
     fields = card_fields(description, author, licence, data_licence, citation, pixel_size)
 
     from keras_unet.cli.report import console, say
-    from keras_unet.models.bundle import AS_THEY_ARE, load_model
+    from keras_unet.models.keras_file import AS_THEY_ARE, load_model
     from keras_unet.serving.publish import export as run
     from keras_unet.serving.publish import reached
 
@@ -62,3 +62,20 @@ def export(
         say(AS_THEY_ARE)
     say(f"Published {version}")
     say(f"Look at it  keras-unet info {version}")
+
+
+def rollback(
+    folder: Annotated[
+        str, typer.Argument(help="Where versions are, e.g. saved_models/unet or gs://bucket/unet.")
+    ],
+    to: Annotated[
+        int | None, typer.Option(help="Version to go back to; default: the one before.")
+    ] = None,
+) -> None:
+    """Publish an older version once more, as the newest: servers take it up by themselves."""
+    from keras_unet.cli.report import console, say
+    from keras_unet.serving.publish import rollback as run
+
+    with console.status("copying and loading"):
+        version = run(folder, to)
+    say(f"Published {version}")

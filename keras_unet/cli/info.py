@@ -10,9 +10,9 @@ import typer
 from keras_unet.remote_path import as_path, fetched
 
 if TYPE_CHECKING:
-    from keras_unet.models.card import ModelCard
-    from keras_unet.models.description import ModelDescription
-    from keras_unet.serving.describe import Description, TensorForm
+    from keras_unet.models.keras_file import ModelDescription
+    from keras_unet.models.model_card import ModelCard
+    from keras_unet.serving.card import Description, TensorForm
 
 
 def info(
@@ -30,13 +30,13 @@ def info(
     if kept is None and place.name.endswith(".keras"):
         kept = place  # which says that it is not there
     if kept is not None:
-        from keras_unet.models.description import describe_model
+        from keras_unet.models.keras_file import describe_model
 
         with fetched(kept) as file:
             described = describe_model(file)
         lines, text = _kept_lines(model, described), described.model_dump_json(indent=1)
     else:
-        from keras_unet.serving.describe import describe
+        from keras_unet.serving.card import describe
 
         found = describe(model)
         lines, text = _lines(found), found.model_dump_json(indent=1)

@@ -84,7 +84,7 @@ def _settings(component: str, properties: dict[str, Any]) -> dict[str, Any]:
     """What a person chose, of a component's parameters."""
     given = properties.get("custom_config")
     if isinstance(given, dict) and isinstance(given.get("train"), dict):
-        from keras_unet.training.trees import flat
+        from keras_unet.settings import flat
 
         return dict(flat(given["train"]))
     kept = {k: v for k, v in properties.items() if v not in (None, "", "null", [], {})}

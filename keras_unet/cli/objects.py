@@ -56,8 +56,8 @@ def objects(
 ) -> None:
     """Masks to objects: numbers, a table of measurements, polygons for QuPath, ROIs for Fiji."""
     from keras_unet.cli.report import progress, say
-    from keras_unet.inference.files.mask_objects import objects_from_masks
-    from keras_unet.inference.objects.settings import make_settings, parse_names
+    from keras_unet.inference.objects.finding import make_settings, parse_names
+    from keras_unet.inference.objects.mask_objects import objects_from_masks
 
     settings = make_settings(
         min_size=min_size,

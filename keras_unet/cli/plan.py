@@ -38,7 +38,7 @@ def plan(
     """Choose settings for a data set and this machine, with reasons: a train.toml."""
     from keras_unet.cli.report import say
     from keras_unet.training.config import read_tree
-    from keras_unet.training.planner import plan_tree
+    from keras_unet.training.planning.plan import plan_tree
 
     given = {
         "images": images,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.card_options import ClassNames, Normalization
+from keras_unet.cli.options import ClassNames, Normalization
 
 EXTRA = "Speed and exactness"
 FILES = "Files"
@@ -144,7 +144,7 @@ def predict(
         )
     from keras_unet.cli.report import progress, say
     from keras_unet.errors import ConfigError
-    from keras_unet.inference.files.predicting import predict_files
+    from keras_unet.inference.files.run import predict_files
 
     if memory is not None and not (isfinite(memory) and memory > 0):
         raise ConfigError(f"--memory: expected gigabytes above 0, got {memory}")
@@ -226,8 +226,7 @@ def _remotely(
     from keras_unet.cli.report import progress, say
     from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
-    from keras_unet.serving.client import Client
-    from keras_unet.serving.remote import segment_files
+    from keras_unet.serving.client import Client, segment_files
 
     if len(models) != 1:
         raise ConfigError(f"--server: expected one model's name, got {len(models)}")

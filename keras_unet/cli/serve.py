@@ -83,8 +83,8 @@ def serve(
     from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.remote_path import RemotePath, as_path
-    from keras_unet.serving.server import binary, logs
-    from keras_unet.serving.server.batching_file import read_batching
+    from keras_unet.serving.server import binary, observe
+    from keras_unet.serving.server.model_files import read_batching
     from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
 
     place = as_path(folder)
@@ -124,11 +124,11 @@ def serve(
         said = (": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
         raise ConfigError("; ".join(said)) from None
 
-    logs.to_stderr()
+    observe.log_to_stderr()
     if isinstance(place, RemotePath):
         if engine is Engine.tensorflow_model_server:
             raise ConfigError(f"{binary.NAME} takes {folder} from a --model-config-file: base_path")
-        from keras_unet.serving.server.mirror import Mirror
+        from keras_unet.serving.server.model_files import Mirror
 
         mirror = Mirror(place, poll_seconds)
         settings = settings.model_copy(update={"folder": mirror.start()})
@@ -143,11 +143,11 @@ def serve(
             batching = batching_parameters_file is not None
             arguments = binary.command(program, settings, work, batching=batching)
             _say(f"Starting {program} ...")
-            logs.event("starting", program=program, arguments=arguments[1:])
+            observe.log_event("starting", program=program, arguments=arguments[1:])
             binary.replace_process(arguments)
         if engine is Engine.tensorflow_model_server:
             raise ConfigError(f"{binary.NAME} cannot be used: {reason}")
-        logs.event("embedded", reason=f"{binary.NAME} is on PATH, but {reason}")
+        observe.log_event("embedded", reason=f"{binary.NAME} is on PATH, but {reason}")
     _say(f"Loading the models of {folder} ...")
     try:
         from keras_unet.serving.server.embedded import EmbeddedServer

@@ -53,8 +53,8 @@ def train(
     Without --config, settings that are not --set are planned for the data (see `keras-unet plan`).
     A run that was stopped or killed goes on with --resume RUN, and ends as if nothing had happened.
     """
+    from keras_unet.settings import describe
     from keras_unet.training.config import TrainConfig, load_config, read_tree
-    from keras_unet.training.explanations import describe
 
     if show:
         typer.echo(describe(TrainConfig))
@@ -72,11 +72,11 @@ def train(
     checked, files = None, {}
     tree = read_tree(config, settings or (), data=given)
     if resume is None and os.environ.get("TF_CONFIG") and tree.get("devices") != "one":
-        from keras_unet.training.team import join
+        from keras_unet.training.distributed.cluster import join
 
         join("auto")  # machines meet before TensorFlow reads any data
     if resume is None and config is None:  # what is not set is planned
-        from keras_unet.training.planner import plan_tree
+        from keras_unet.training.planning.plan import plan_tree
 
         planned = plan_tree(tree, folded=folded)
         checked, files = planned.config, {"plan.toml": planned.to_toml()}
@@ -102,7 +102,7 @@ def train(
         say(f"Segment  keras-unet predict {quote(str(found.folder))} NEW_IMAGES")
         return
 
-    from keras_unet.training.fit import train as run
+    from keras_unet.training.run import train as run
 
     result = run(checked, console, resume=resume, files=files)
     show_evaluation(result.evaluation)

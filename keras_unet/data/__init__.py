@@ -21,7 +21,7 @@ _NAMES = {
     "count_pages": "images",
     "find_pairs": "pairs",
     "load_dataset": "pipeline",
-    "load_samples": "samples",
+    "load_samples": "check",
     "make_cells": "synthetic",
     "read_image": "images",
     "read_labels": "images",
@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = attach(__name__, _NAMES)
 
 if TYPE_CHECKING:
     from keras_unet.data.check import check_data as check_data
+    from keras_unet.data.check import load_samples as load_samples
     from keras_unet.data.images import count_pages as count_pages
     from keras_unet.data.images import read_image as read_image
     from keras_unet.data.images import read_labels as read_labels
@@ -46,6 +47,5 @@ if TYPE_CHECKING:
     from keras_unet.data.reading import Sample as Sample
     from keras_unet.data.report import DataReport as DataReport
     from keras_unet.data.report import shared_images as shared_images
-    from keras_unet.data.samples import load_samples as load_samples
     from keras_unet.data.synthetic import make_cells as make_cells
     from keras_unet.data.synthetic import write_dataset as write_dataset

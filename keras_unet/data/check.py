@@ -1,9 +1,10 @@
-"""The check of a data set before training: everything that is wrong, told at once."""
+"""Check of a data set before training: everything that is wrong, told at once; the samples read."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -17,9 +18,10 @@ from keras_unet.data.label_check import (
     single_class,
 )
 from keras_unet.data.label_rule import LabelMapping, LabelRule
-from keras_unet.data.pairs import Pair, natural_key
-from keras_unet.data.reading import RawPair, Sample, size
-from keras_unet.data.record_files import Records
+from keras_unet.data.pairs import Pair, Pairs, find_pairs, natural_key
+from keras_unet.data.reading import PairReader, RawPair, size
+from keras_unet.data.reading import Sample as Sample
+from keras_unet.data.records import Records, find_records, read_records
 from keras_unet.data.report import (
     DataReport,
     DataSummary,
@@ -28,7 +30,38 @@ from keras_unet.data.report import (
     beside_images,
     listed,
 )
-from keras_unet.data.sources import Source, read_source
+from keras_unet.errors import DataError
+
+
+def load_samples(
+    images: str | Path,
+    labels: str | Path | None = None,
+    rule: LabelRule | None = None,
+    *,
+    need_labels: bool = False,
+    for_scoring: bool = False,
+) -> tuple[list[Sample], DataReport]:
+    """Finds, reads and checks a data set; each file is read once.
+
+    Args:
+      images, labels: as in `find_pairs`: a folder with `images/` and `labels/`, two folders, two
+        stacks, or images alone. Or records, as in `find_records`, without `labels`.
+      rule: what label values mean; default `LabelRule()`: classes.
+      need_labels: images alone are refused.
+      for_scoring: not for training: a set of background alone is accepted.
+
+    Returns:
+      The samples in natural order of their names, and the report (its `notes` are worth showing).
+      For instance labels, `classes` is `instances > 0`; touching cells are not separated here.
+
+    Raises:
+      DataError: the check found problems; the message lists all of them.
+    """
+    samples, report = check_and_read(
+        find_source(images, labels), rule, need_labels=need_labels, for_scoring=for_scoring
+    )
+    report.raise_if_bad()
+    return samples, report
 
 
 def check_data(
@@ -207,3 +240,32 @@ def _spread(numbers: Sequence[float]) -> Spread | None:
     return Spread(
         min=round(float(low), 2), median=round(float(middle), 2), max=round(float(high), 2)
     )
+
+
+Source = Pairs | Records
+
+
+def find_source(images: str | Path, labels: str | Path | None = None) -> Source:
+    """The records where `images` is such, as `find_records` tells; else `find_pairs`.
+
+    Raises:
+      DataError: see `find_pairs`; also records with labels beside them.
+    """
+    records = find_records(images)
+    if records is None:
+        return find_pairs(images, labels)
+    if labels is not None:
+        raise DataError(
+            f"{images}: records hold their labels; expected no labels beside ({labels})"
+        )
+    return records
+
+
+def read_source(source: Source | Iterable[Pair], rule: LabelRule) -> Iterator[RawPair]:
+    """Every image and its labels, in turn; what fails is told in their `problems`."""
+    if isinstance(source, Records):
+        yield from read_records(source, rule)
+        return
+    with PairReader() as reader:
+        for pair in source:
+            yield reader.read(pair, rule)

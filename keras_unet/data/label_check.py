@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_unet.data.label_rule import INSTANCES, MOST_UNSTATED, LabelMapping, LabelRule, as_setting
-from keras_unet.data.nodata import WHAT
 from keras_unet.data.reading import RawPair
 from keras_unet.data.report import Problem, listed
+from keras_unet.data.stored_pixels import WHAT
 from keras_unet.errors import DataError
 
 VOID = (-1, 127, 254, 255, 32767, 65535)  # usual for pixels that do not count

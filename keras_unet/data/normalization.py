@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from keras_unet.data.nodata import WHAT, missing_pixels
+from keras_unet.data.stored_pixels import WHAT, missing_pixels
 from keras_unet.errors import ConfigError, DataError
 
 Method = Literal["image", "dataset", "range"]  # what training images are normalised by

@@ -14,9 +14,9 @@ import numpy as np
 
 from keras_unet.data.images import ImageFile
 from keras_unet.data.label_rule import IGNORED, LabelMapping, LabelRule
-from keras_unet.data.nodata import WHAT, as_nan, filled
 from keras_unet.data.pairs import Pair
 from keras_unet.data.report import Problem
+from keras_unet.data.stored_pixels import WHAT, as_nan, filled
 from keras_unet.errors import DataError
 
 
@@ -40,7 +40,7 @@ class Sample:
     count, None without labels; instances: int32 [H, W] object numbers, 0 = none, for labels of
     kind "instances" (touching objects keep their numbers and touch). A record may say which group
     (animal, plate …) it is of, "" if none, and hold the border term. missing: bool [H, W], pixels
-    that were never measured (`keras_unet.data.nodata`), None without any: in `image` they have the
+    that were never measured (see `stored_pixels`), None without any: in `image` they have the
     mean of the others, to be looked at, in `measured` they are NaN; their class is -1.
     """
 

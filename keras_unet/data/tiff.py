@@ -1,18 +1,28 @@
-"""TIFF files by the page: stacks, planar and interleaved colour, palettes, odd compressions."""
+"""TIFF files by the page: stacks, planar and interleaved colour, palettes, odd compressions.
+
+Also files of an OME-TIFF set, whose OME-XML names the file of each plane (OME-TIFF specification,
+"Distributing an OME-TIFF data set across multiple files"), and CCITT compression for Python 3.10,
+whose tifffile knows none.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
+import struct
 import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
+from PIL import Image
 
-from keras_unet.data import fax, nodata, ome
+from keras_unet.data import stored_pixels
 from keras_unet.data.photometric import (
     has_opacity,
     is_palette,
@@ -21,7 +31,7 @@ from keras_unet.data.photometric import (
     refuse_unknown,
     shown,
 )
-from keras_unet.data.upright import of_page, upright
+from keras_unet.data.stored_pixels import page_orientation, upright
 from keras_unet.errors import DataError
 
 MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved without saying so
@@ -127,7 +137,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
 
     def orientation(self, number: int) -> int:
         """How the stored pixels of an image are turned to be displayed, 1 to 8."""
-        return of_page(self.keyframes(self.slots[number])[0])
+        return page_orientation(self.keyframes(self.slots[number])[0])
 
     def inverted(self, number: int) -> bool:
         """Whether an image is of black and white with white stored as 0."""
@@ -177,7 +187,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         found = found or [self.series[slot.series].keyframe]
         for keyframe in found:
             refuse_unknown(self.path, keyframe)
-        if len(turned := {of_page(keyframe) for keyframe in found}) > 1:
+        if len(turned := {page_orientation(keyframe) for keyframe in found}) > 1:
             raise DataError(
                 f"{self.path}: channels of one image have the orientations {sorted(turned)}; "
                 "expected one"
@@ -187,7 +197,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     def nodata(self, slot: Slot) -> float | None:
         """The value that stands for pixels never measured (GDAL_NODATA), as `read` shows it."""
         page = self.keyframes(slot)[0]
-        value = nodata.parsed(page.tags.valueof(_GDAL_NODATA, ""))
+        value = stored_pixels.nodata_value(page.tags.valueof(_GDAL_NODATA, ""))
         if value is None or np.isnan(value) or is_palette(page):
             return None
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE or page.bitspersample < 8:
@@ -209,10 +219,10 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     def missing(self, number: int, array: np.ndarray) -> np.ndarray | None:
         """Which pixels of image `number`, as `read` gives it, are none: see `missing_pixels`."""
         slot = self.slots[number]
-        found = nodata.missing_pixels(array, self.nodata(slot))
+        found = stored_pixels.missing_pixels(array, self.nodata(slot))
         if (mask := self.mask(slot)) is not None:
             outside = self.decode(mask).reshape(mask.imagelength, mask.imagewidth) == 0
-            outside = upright(outside, of_page(self.keyframes(slot)[0]))
+            outside = upright(outside, page_orientation(self.keyframes(slot)[0]))
             found = outside if found is None else found | outside
         return found if found is not None and found.any() else None
 
@@ -229,7 +239,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             whole = self.decode(series).reshape(-1, *series.keyframe.shape)
             planes = [self.tidy(whole[k], series.keyframe, stored) for k in slot.planes]
         array = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
-        return upright(array, of_page(keyframes[0]))
+        return upright(array, page_orientation(keyframes[0]))
 
     def _arrange(self) -> tuple[Slot, ...]:
         """Which planes make up each image."""
@@ -325,17 +335,17 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             for k, page in enumerate(series.pages)
         }
         found = []
-        for image in ome.own_images(self.file.ome_metadata or "", self.path) or ():
+        for image in own_images(self.file.ome_metadata or "", self.path) or ():
             if not all(ifd in places for ifd in image.planes.values()):
                 return None  # what it says of itself is wrong
             there = sorted(image.planes)
-            along = [sorted({place[k] for place in there}) for k in range(len(ome.AXES))]
+            along = [sorted({place[k] for place in there}) for k in range(len(OME_AXES))]
             shape = tuple(map(len, along))
             series = {places[image.planes[place]][0] for place in there}
             if len(series) > 1 or int(np.prod(shape)) != len(there):
                 return None  # not a block of the set: each plane an image
             order = np.array([places[image.planes[place]][1] for place in there])
-            outer = [(axis, n) for axis, n in zip(ome.AXES, shape, strict=True) if n > 1]
+            outer = [(axis, n) for axis, n in zip(OME_AXES, shape, strict=True) if n > 1]
             found.append((series.pop(), outer, order.reshape([n for _, n in outer])))
         return found or None
 
@@ -355,9 +365,9 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             return source.asarray(maxworkers=1)
         except Exception as error:
             reason = error
-        if source.keyframe.compression in fax.COMPRESSIONS and "not supported" in str(reason):
+        if source.keyframe.compression in FAX_COMPRESSIONS and "not supported" in str(reason):
             try:
-                return fax.decode(source)
+                return decode_fax(source)
             except Exception as error:
                 reason = error
         raise undecoded(self.path, source.keyframe, reason) from reason
@@ -445,3 +455,139 @@ class _Complaints(logging.Handler):
 
     def __exit__(self, *unused: object) -> None:
         logging.getLogger("tifffile").removeHandler(self)
+
+
+OME_AXES = "TZC"
+
+
+class OwnImage(NamedTuple):
+    """The planes of one image of the set that lie in this file.
+
+    name: of the image, "" if it has none. planes: the number of the directory (IFD) of each plane
+    by its place along T, Z and C in the whole set.
+    """
+
+    name: str
+    planes: dict[tuple[int, int, int], int]
+
+
+def own_images(xml: str, path: Path) -> list[OwnImage] | None:
+    """What of an OME-TIFF set lies in the file `path`, whose OME-XML this is.
+
+    None where the XML doesn't say: it is damaged, leaves everything to a companion that isn't
+    there, or knows no file by this UUID or name. A renamed file whose XML speaks of one file only
+    is that file.
+    """
+    try:
+        root = ElementTree.fromstring(xml)
+        uuid = root.get("UUID")
+        companion = next((each for each in root if _named(each, "BinaryOnly")), None)
+        if companion is not None:
+            beside = path.with_name(Path(companion.get("MetadataFile", "")).name or path.name)
+            root = ElementTree.fromstring(beside.read_bytes())
+        data = list(_planes(root))
+    except (ElementTree.ParseError, OSError, ValueError):
+        return None
+    files = {file for _, _, _, file in data if file is not None}
+    mine = {file for file in files if file[0] == uuid}  # a name may have changed
+    mine = mine or {file for file in files if file[1].lower() == path.name.lower()}
+    mine = files if len(files) == 1 else mine
+    images: dict[int, OwnImage] = {}
+    for image, name, (place, ifd), file in data:
+        if file is None or file in mine:
+            images.setdefault(image, OwnImage(name, {})).planes[place] = ifd
+    return list(images.values()) or None
+
+
+_File = tuple[str, str]  # UUID and name
+_Plane = tuple[tuple[int, int, int], int]
+
+
+def _planes(root: ElementTree.Element) -> Iterator[tuple[int, str, _Plane, _File | None]]:
+    """Each plane of a set: number and name of its image, place and IFD, and file if it is named."""
+    for number, image in enumerate(each for each in root if _named(each, "Image")):
+        for pixels in (each for each in image if _named(each, "Pixels")):
+            order = [axis for axis in pixels.get("DimensionOrder", "XYCZT") if axis in OME_AXES]
+            sizes = {axis: int(pixels.get(f"Size{axis}", 1)) for axis in OME_AXES}
+            channels = [each for each in pixels if _named(each, "Channel")]
+            samples = int(channels[0].get("SamplesPerPixel", 1)) if channels else 1
+            sizes["C"] = max(sizes["C"] // samples, 1)
+            total = sizes["T"] * sizes["Z"] * sizes["C"]
+            for data in (each for each in pixels if _named(each, "TiffData")):
+                first = {axis: int(data.get(f"First{axis}", 0)) for axis in OME_AXES}
+                start, step = 0, 1
+                for axis in order:  # the fastest first
+                    start += first[axis] * step
+                    step *= sizes[axis]
+                alone = "IFD" in data.attrib
+                left = max(total - start, 0)  # a count beyond it would be of no plane
+                count = min(int(data.get("PlaneCount", 1 if alone else left)), left)
+                file = next(
+                    (
+                        ((each.text or "").strip(), each.get("FileName", ""))
+                        for each in data
+                        if _named(each, "UUID")
+                    ),
+                    None,
+                )
+                for k in range(count):
+                    rest, place = start + k, {}
+                    for axis in order:
+                        rest, place[axis] = divmod(rest, sizes[axis])
+                    at = (place.get("T", 0), place.get("Z", 0), place.get("C", 0))
+                    yield number, image.get("Name", ""), (at, int(data.get("IFD", 0)) + k), file
+
+
+def _named(element: ElementTree.Element, name: str) -> bool:
+    return element.tag.rpartition("}")[2] == name
+
+
+FAX_COMPRESSIONS = (2, 3, 4)  # run lengths, Group 3, Group 4
+_FAX_LAYOUT = (
+    256,
+    257,
+    258,
+    259,
+    266,
+    277,
+    278,
+    292,
+    293,
+    322,
+    323,
+)  # tags that say how it is coded
+_HEADER = 8  # bytes
+_LONG = 4  # type of a number
+
+
+def decode_fax(page: Any) -> np.ndarray:
+    """The bits of a page as they are stored: bool [H, W].
+
+    Args:
+        page: tifffile's.
+
+    Raises:
+        OSError: damaged.
+    """
+    handle = page.parent.filehandle
+    segments = []
+    with handle.lock:
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+            handle.seek(offset)
+            segments.append(handle.read(count))
+    counts = [len(segment) for segment in segments]
+    starts = [_HEADER + sum(counts[:n]) for n in range(len(counts))]
+    places, lengths = (324, 325) if page.is_tiled else (273, 279)
+    tags = {code: [int(page.tags[code].value)] for code in _FAX_LAYOUT if code in page.tags}
+    tags |= {262: [1], places: starts, lengths: counts}  # 262: MinIsBlack
+    body = b"".join(segments)
+    entries = b""
+    for code, values in sorted(tags.items()):
+        data = struct.pack(f"<{len(values)}I", *values)
+        if len(values) > 1:
+            data, body = struct.pack("<I", _HEADER + len(body)), body + data
+        entries += struct.pack("<HHI", code, _LONG, len(values)) + data
+    head = struct.pack("<2sHI", b"II", 42, _HEADER + len(body))
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    with Image.open(io.BytesIO(head + body + directory), formats=("TIFF",)) as picture:
+        return np.asarray(picture)

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from keras_unet.data import fax
+from keras_unet.data import tiff
 from keras_unet.data.photometric import JPEG, shown
-from keras_unet.data.pixel_size import of_tiff
+from keras_unet.data.stored_pixels import UPRIGHT, page_orientation, tiff_pixel_size, upright_shape
 from keras_unet.data.tiff import Slot, TiffStack, undecoded
-from keras_unet.data.upright import UPRIGHT, of_page, upright_shape
 from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
 
@@ -40,7 +39,7 @@ class TiffWindows(WindowedFile):
         self.stack = TiffStack(path, channels)
         try:
             self.axes, self.left_out = self.stack.axes, self.stack.left_out
-            self.pixel_size = of_tiff(self.stack.file)
+            self.pixel_size = tiff_pixel_size(self.stack.file)
             self._forms = [self._form(slot) for slot in self.stack.slots]
         except Exception as error:  # tags that contradict each other: any kind of error
             self.close()
@@ -90,7 +89,7 @@ class TiffWindows(WindowedFile):
                 pixels.append((mask != 0).astype(np.uint8))
             return pixels[0]
 
-        turned = of_page(self.stack.keyframes(slot)[0])
+        turned = page_orientation(self.stack.keyframes(slot)[0])
         return WindowedImage(
             self.path, (*size, 1), np.dtype(np.uint8), size, load, orientation=turned
         )
@@ -103,13 +102,13 @@ class TiffWindows(WindowedFile):
         channels = pixel.shape[2] * (len(slot.planes) // len(keyframes))
         opacity = channels in (2, 4) and self.stack.opacity(slot)
         shape = (first.imagelength, first.imagewidth, channels - opacity)
-        return _Form(shape, pixel.dtype, opacity, of_page(first))
+        return _Form(shape, pixel.dtype, opacity, page_orientation(first))
 
     def _blocks(self, slot: Slot) -> tuple[tuple[int, int], Load | None]:
         """Size and loader of the blocks, as stored; no loader if the image can't be cut."""
         pages, keyframe = self.stack.pages(slot), self.stack.keyframes(slot)[0]
         height, width = keyframe.imagelength, keyframe.imagewidth
-        if keyframe.imagedepth > 1 or keyframe.compression in fax.COMPRESSIONS:
+        if keyframe.imagedepth > 1 or keyframe.compression in tiff.FAX_COMPRESSIONS:
             return (height, width), None
         plane = height * width * keyframe.samplesperpixel * np.dtype(keyframe.dtype).itemsize
         if pages:

@@ -9,9 +9,14 @@ from types import TracebackType
 
 import numpy as np
 
-from keras_unet.data.nodata import missing_pixels
-from keras_unet.data.pixel_size import PixelSize
-from keras_unet.data.upright import UPRIGHT, stored_window, upright, upright_shape
+from keras_unet.data.stored_pixels import (
+    UPRIGHT,
+    PixelSize,
+    missing_pixels,
+    stored_window,
+    upright,
+    upright_shape,
+)
 from keras_unet.errors import DataError
 
 

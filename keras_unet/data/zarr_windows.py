@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_unet.data.pixel_size import PixelSize, in_micrometres, of_sizes
+from keras_unet.data.stored_pixels import PixelSize, in_micrometres, pixel_size
 from keras_unet.data.tiff import MOST_CHANNELS
 from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
@@ -152,7 +152,7 @@ def _guessed(shape: tuple[int, ...], channels: int | None) -> tuple[str, ...]:
 
 def _pixel_size(scales: Mapping[str, tuple[float, str | None]]) -> PixelSize | None:
     sizes = [in_micrometres(*scales[axis]) if axis in scales else None for axis in "YXZ"]
-    return of_sizes(*sizes)
+    return pixel_size(*sizes)
 
 
 def _shown(sizes: Mapping[str, int]) -> str:

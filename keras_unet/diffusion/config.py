@@ -9,11 +9,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from keras_unet.data.label_rule import LabelMapping
-from keras_unet.diffusion.schedule import Prediction
+from keras_unet.diffusion.noise import Prediction
 from keras_unet.errors import ConfigError
 from keras_unet.models.precision import Precision
-from keras_unet.training.explanations import explain
-from keras_unet.training.sections import AnyPath, AnyText, DataConfig, Section
+from keras_unet.settings import explain
+from keras_unet.training.config import AnyPath, AnyText, DataConfig, Section
 
 LISTING = "keras-unet diffusion train --show-settings"
 

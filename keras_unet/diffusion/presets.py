@@ -1,8 +1,9 @@
-"""Networks by name: those of the papers, to the parameter, and two of a microscope's size."""
+"""Presets: networks of the papers, to the parameter, and two of a microscope's size."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -182,3 +183,22 @@ def preset_options(preset: str, part: str) -> dict[str, Any]:
     if part not in PRESETS[preset]:
         raise ConfigError(f"preset {preset!r} has no {part}; it has {', '.join(PRESETS[preset])}")
     return dict(PRESETS[preset][part])
+
+
+def completed(builder: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The builder's arguments with its defaults, without `dtype` and `name`.
+
+    Raises:
+        ConfigError: an option is no argument of the builder; all such are named.
+    """
+    parameters = {
+        name: parameter.default
+        for name, parameter in inspect.signature(builder).parameters.items()
+        if name not in ("dtype", "name")
+    }
+    unknown = sorted(set(options) - set(parameters))
+    if unknown:
+        raise ConfigError(
+            f"{builder.__name__} has no option {', '.join(unknown)}; it has {', '.join(parameters)}"
+        )
+    return {**parameters, **options}

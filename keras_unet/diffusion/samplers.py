@@ -21,7 +21,7 @@ import numpy as np
 from keras import ops
 from pydantic import BaseModel, ConfigDict, Field
 
-from keras_unet.diffusion.schedule import NoiseSchedule, Prediction
+from keras_unet.diffusion.noise import NoiseSchedule, Prediction
 from keras_unet.errors import ConfigError
 
 Tensor = Any

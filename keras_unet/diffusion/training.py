@@ -21,36 +21,33 @@ from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
 
 from keras_unet.augment import Augment, preset_settings
+from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import Console
-from keras_unet.data.bank import ImageBank
+from keras_unet.data.check import Sample, load_samples
 from keras_unet.data.pairs import natural_key
 from keras_unet.data.pipeline import tile_dataset, tile_entries, tile_requests
-from keras_unet.data.samples import Sample, load_samples
 from keras_unet.diffusion.config import (
     DiffusionCard,
     DiffusionConfig,
     make_diffusion_config,
 )
 from keras_unet.diffusion.model import DiffusionModel
-from keras_unet.diffusion.schedule import NoiseSchedule
+from keras_unet.diffusion.noise import NoiseSchedule
 from keras_unet.diffusion.unet import build_diffusion_unet
 from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.evaluation.pictures import save_png
-from keras_unet.models.bundle import versions, write_with_card
+from keras_unet.models.keras_file import versions, write_with_card
 from keras_unet.models.precision import dtype_policy
 from keras_unet.pictures import COLORS
 from keras_unet.training import run_folder
-from keras_unet.training.adamw import AdamW
-from keras_unet.training.callbacks import Budget
+from keras_unet.training.build import environment
+from keras_unet.training.callbacks import Budget, History, ShowProgress, StopWhereNotFinite
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import to_tree
+from keras_unet.training.distributed.cluster import Team
 from keras_unet.training.interruption import Interrupted, StopRequest
-from keras_unet.training.logs import History
 from keras_unet.training.loop import Position, restore, run_loop, snapshot
-from keras_unet.training.prepare import environment
-from keras_unet.training.progress import ShowProgress
-from keras_unet.training.team import Team
-from keras_unet.training.watch import StopWhereNotFinite
+from keras_unet.training.step import AdamW
 
 COMMAND = "keras-unet diffusion train"
 MODEL = "model.keras"

@@ -25,8 +25,7 @@ from keras_unet.diffusion.blocks import (
     float_dtype,
     register,
 )
-from keras_unet.diffusion.options import completed
-from keras_unet.diffusion.presets import preset_options
+from keras_unet.diffusion.presets import completed, preset_options
 from keras_unet.errors import ConfigError
 
 AttentionKind = Literal["self", "cross"] | None

@@ -1,10 +1,11 @@
-"""Confusion matrices and the scores that follow from them, in NumPy."""
+"""Confusion matrices of classes, scores that follow from them, and overlap tables of segments."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array, csr_array
 
 from keras_unet.errors import ConfigError, DataError
 
@@ -105,3 +106,38 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis of what is not NaN; NaN where nothing is left."""
     present = ~np.isnan(values)
     return ratio(np.where(present, values, 0.0).sum(axis=-1), present.sum(axis=-1))
+
+
+def overlap_table(truth: np.ndarray, predicted: np.ndarray) -> csr_array:
+    """Pixels by truth label (row) and predicted label (column).
+
+    Args:
+        truth, predicted: integer labels >= 0 of one shape, any rank.
+
+    Returns:
+        int64 sparse [max(truth) + 1, max(predicted) + 1], without stored zeros.
+
+    Raises:
+        DataError: shapes differ, or labels are no integers or negative.
+    """
+    truth, predicted = check_labels(truth, predicted)
+    if not truth.size:
+        return csr_array((1, 1), dtype=np.int64)
+    ones = np.ones(truth.size, np.int64)
+    cells = (truth.ravel().astype(np.int64), predicted.ravel().astype(np.int64))
+    return csr_array(coo_array((ones, cells)).tocsr())  # sums what falls into one cell
+
+
+def check_labels(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays, or a DataError that says what does not fit."""
+    truth, predicted = np.asarray(truth), np.asarray(predicted)
+    if truth.shape != predicted.shape:
+        raise DataError(
+            f"truth and prediction must have one shape, got {truth.shape} and {predicted.shape}"
+        )
+    for name, labels in (("truth", truth), ("prediction", predicted)):
+        if labels.dtype.kind not in "biu":
+            raise DataError(f"{name} must hold integer labels, got {labels.dtype}")
+        if labels.size and int(labels.min()) < 0:
+            raise DataError(f"{name} has label {int(labels.min())}, expected 0 or more")
+    return truth, predicted

@@ -1,16 +1,21 @@
-"""The images of a report: a table to sort, and under it the pictures in the same order."""
+"""Gallery of a report: a table of images to sort, and under it small pictures in the same order."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import heapq
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from keras_unet.evaluation.descriptions import describe, show, title
-from keras_unet.evaluation.html import Html, data_uri, tag
-from keras_unet.evaluation.pictures import error_entries
+import numpy as np
+from PIL import Image
+from skimage.measure import block_reduce
+
+from keras_unet.evaluation.descriptions import describe, show, show_range, title
+from keras_unet.evaluation.html import Html, data_uri, join, tag
+from keras_unet.evaluation.pictures import MARKS, error_entries, error_marks, to_rgb
 from keras_unet.evaluation.record import Evaluation, file_name, flat
-from keras_unet.evaluation.tables import Cell, columns_of_images, number_cell, sortable
-from keras_unet.evaluation.thumbnails import Thumbnail
 
 
 def images_section(evaluation: Evaluation, pictures: Mapping[str, Thumbnail]) -> list[Html]:
@@ -106,3 +111,200 @@ def legend(classes: int) -> Html:
         svg = tag("svg", box, viewBox="0 0 30 12", class_="swatch", aria_hidden="true")
         items.append(tag("li", svg, text))
     return tag("ul", items, class_="keys")
+
+
+class Thumbnail(NamedTuple):
+    """A picture in two layers of one size: `image` as JPEG, `errors` as PNG, both as bytes."""
+
+    width: int
+    height: int
+    image: bytes
+    errors: bytes
+
+
+def thumbnail(image: np.ndarray, classes: np.ndarray, truth: np.ndarray, longest: int) -> Thumbnail:
+    """Scales an image and its errors down to at most `longest` pixels a side.
+
+    A pixel of the result stands for n × n pixels: their mean grey value, and the worst of their
+    marks, so that a thin error does not vanish.
+
+    Args:
+        image: [H, W, C]. classes, truth: int [H, W], truth -1 = ignored.
+    """
+    step = max(1, -(-max(truth.shape) // longest))
+    base = Image.fromarray(to_rgb(image)).reduce(step)
+    marks = block_reduce(error_marks(classes, truth), (step, step), np.max)
+    layer = Image.fromarray(marks, mode="P")
+    palette, alpha = [0, 0, 0], [0]
+    for mark in MARKS:
+        palette += mark.color
+        alpha.append(round(255 * mark.strength))
+    layer.putpalette(palette)
+    return Thumbnail(
+        base.width,
+        base.height,
+        _encoded(base, format="JPEG", quality=85),
+        _encoded(layer, format="PNG", transparency=bytes(alpha)),
+    )
+
+
+class Gallery:
+    """The thumbnails of the worst images: memory is bounded whatever their number."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._heap: list[tuple[float, int, str, Thumbnail]] = []
+        self._added = 0
+
+    def add(self, name: str, badness: float, picture: Thumbnail) -> None:
+        """Keeps a picture, at the cost of the least bad one where there are too many."""
+        self._added += 1
+        entry = (badness, -self._added, name, picture)
+        if len(self._heap) < self._most:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    def pictures(self) -> dict[str, Thumbnail]:
+        """By image name, worst first."""
+        return {name: picture for _, _, name, picture in sorted(self._heap, reverse=True)}
+
+
+def longest_side(images: int) -> int:
+    """Pixels of a thumbnail's longer side, so that a page of so many stays below about 20 MB."""
+    return 640 if images <= 40 else 384 if images <= 120 else 256
+
+
+def _encoded(picture: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, **options)
+    return buffer.getvalue()
+
+
+Path = tuple[str, ...]
+
+
+class Cell(NamedTuple):
+    """What is shown, and the number it is sorted by ("" = undefined)."""
+
+    content: Any
+    value: float | str
+
+
+def sortable(
+    columns: Sequence[tuple[str, str]],
+    rows: Mapping[str, Sequence[Cell]],
+    *,
+    caption: str,
+    gallery: str | None = None,
+) -> Html:
+    """A table whose columns sort it, and the gallery below, at a click.
+
+    Args:
+        columns: title and first direction ("ascending" or "descending") of each.
+        rows: by the name of the image that they speak of.
+        gallery: id of the element that holds the images' pictures.
+    """
+    heads = [
+        tag("th", tag("button", text, type="button"), scope="col", data_first=first)
+        for text, first in columns
+    ]
+    lines = [
+        tag("tr", [_cell(cell) for cell in cells], data_image=name) for name, cells in rows.items()
+    ]
+    table = tag(
+        "table",
+        tag("thead", tag("tr", heads)),
+        tag("tbody", lines),
+        class_="sortable",
+        data_gallery=gallery,
+        aria_label=caption,
+    )
+    return tag("div", table, class_="table", tabindex="0", role="region", aria_label=caption)
+
+
+def number_cell(path: Path, value: float | None) -> Cell:
+    """A score in a sortable table."""
+    return Cell("–" if value is None else show(path, value), "" if value is None else value)
+
+
+def columns_of_images(evaluation: Evaluation) -> list[Path]:
+    """Scores worth a column of their own, image by image."""
+    foreground = evaluation.classes[1:]
+    wanted: list[Path] = [("mean_iou",), ("mean_dice",), ("pixel_error",)]
+    wanted += [("iou", name) for name in foreground]
+    wanted += [("boundary_f1", name) for name in foreground]
+    wanted += [("hausdorff95", name) for name in foreground]
+    wanted += [("objects", name) for name in ("f1", "seg", "merged", "split")]
+    wanted += [("isbi", name) for name in ("v_rand", "v_info", "pixel_error")]
+    held = flat(evaluation.total)
+    return [path for path in wanted if path in held]
+
+
+def by_class(evaluation: Evaluation) -> Html:
+    """One line a class: IoU, Dice, precision, recall, boundaries, AP, each with its interval."""
+    names = ["iou", "dice", "precision", "recall", "boundary_f1", "hausdorff95"]
+    names += ["average_precision"]
+    intervals = flat(evaluation.intervals)
+    heads = [
+        tag("th", describe((name, "*")).title, scope="col", title=describe((name, "*")).meaning)
+        for name in names
+    ]
+    rows = []
+    for label in evaluation.classes:
+        cells = [
+            _score(path, evaluation.total[path[0]][label], intervals.get(path))
+            for path in ((name, label) for name in names)
+        ]
+        rows.append(tag("tr", tag("th", label, scope="row"), cells))
+    head = tag("thead", tag("tr", tag("th", "class", scope="col"), heads))
+    return tag("div", tag("table", head, tag("tbody", rows)), class_="scroll")
+
+
+def score_list(evaluation: Evaluation, paths: Sequence[Path]) -> Html:
+    """One line a score: its value, interval, and what it says."""
+    scores, intervals = flat(evaluation.total), flat(evaluation.intervals)
+    rows = [
+        tag(
+            "tr",
+            tag("th", title(path), scope="row"),
+            _score(path, scores[path], intervals.get(path)),
+            tag("td", describe(path).meaning, class_="words"),
+        )
+        for path in paths
+        if path in scores
+    ]
+    return tag("div", tag("table", tag("tbody", rows)), class_="scroll")
+
+
+def confusion_table(evaluation: Evaluation) -> Html:
+    """Pixels by true class (row) and predicted class (column), as shares of the row."""
+    matrix = sum(np.asarray(counts["confusion"]) for counts in evaluation.counts.values())
+    names = evaluation.classes
+    rows = []
+    for name, row in zip(names, np.asarray(matrix), strict=True):
+        whole = max(int(row.sum()), 1)
+        cells = [
+            tag(
+                "td",
+                f"{count / whole:.1%}",
+                tag("span", f"{int(count):,} px", class_="range"),
+                class_=f"h{min(int(10 * count / whole), 9)}",
+            )
+            for count in row
+        ]
+        rows.append(tag("tr", tag("th", name, scope="row"), cells))
+    over = (tag("td"), tag("th", "predicted", scope="colgroup", colspan=len(names)))
+    heads = [tag("th", name, scope="col") for name in names]
+    head = tag("thead", tag("tr", over), tag("tr", tag("th", "true", scope="col"), heads))
+    return tag("div", tag("table", head, tag("tbody", rows), class_="matrix"), class_="scroll")
+
+
+def _score(path: Path, value: float | None, limits: Sequence[float | None] | None) -> Html:
+    text = show_range(path, limits)
+    return tag("td", show(path, value), tag("span", text, class_="range") if text else None)
+
+
+def _cell(cell: Cell) -> Html:
+    value = f"{cell.value:.6g}" if isinstance(cell.value, float) else cell.value
+    return tag("td", join(cell.content), data_value=value)

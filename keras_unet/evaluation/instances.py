@@ -14,8 +14,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.confusion import ratio
-from keras_unet.evaluation.overlap import check_labels, overlap_table
+from keras_unet.evaluation.confusion import check_labels, overlap_table, ratio
 
 # Data Science Bowl 2018: IoU 0.50, 0.55 … 0.95. In twentieths, so that an IoU is compared with
 # them in integers and one of exactly 0.55 is never taken for more

@@ -1,4 +1,4 @@
-"""The page of one evaluation: `report.html`, in one file, without network."""
+"""Report of one evaluation: `report.html`, in one file, without network."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_unet.disk import write_text
-from keras_unet.evaluation.advice import advise
 from keras_unet.evaluation.descriptions import describe, show, show_range, title
-from keras_unet.evaluation.gallery import images_section
-from keras_unet.evaluation.html import Html, page, tag
-from keras_unet.evaluation.probability_charts import challenge_chart, probability_charts
-from keras_unet.evaluation.record import Evaluation, flat
-from keras_unet.evaluation.tables import by_class, confusion_table, score_list
-from keras_unet.evaluation.thumbnails import Thumbnail
+from keras_unet.evaluation.gallery import (
+    Thumbnail,
+    by_class,
+    confusion_table,
+    images_section,
+    score_list,
+)
+from keras_unet.evaluation.html import COLORS, Html, Series, line_chart, page, tag
+from keras_unet.evaluation.record import Evaluation, counts_as_arrays, flat
 
 Pictures = Mapping[str, Thumbnail]
 
@@ -134,3 +138,199 @@ def _model(evaluation: Evaluation) -> list[Html]:
 def _trained_on(card: Mapping[str, Any]) -> str:
     data = card.get("data", {})
     return f"{data['images']} images" if "images" in data else ""
+
+
+def probability_charts(evaluation: Evaluation) -> Html:
+    """Calibration, precision and recall of pixels and, where objects are scored, of objects."""
+    names = evaluation.classes[1:] if len(evaluation.classes) == 2 else evaluation.classes
+    reliability = evaluation.curves["reliability"]
+    curves = [
+        Series(name, reliability[name]["probability"], reliability[name]["frequency"], marks=True)
+        for name in names
+    ]
+    first = reliability[names[-1]]["pixels"]
+    bars = [count / max(*first, 1) for count in first]
+    error = show(("calibration_error",), evaluation.total["calibration_error"])
+    charts = [
+        line_chart(
+            "Calibration",
+            "probability that the network gives",
+            "share of pixels that are it",
+            curves,
+            ideal=True,
+            bars=bars,
+            note="On the dashed line probabilities mean what they say. Grey: how many pixels of "
+            f"{names[-1]} were given each probability. Calibration error {error}.",
+        ),
+        line_chart(
+            "Precision and recall of pixels",
+            "recall",
+            "precision",
+            [
+                Series(name, curve["recall"], curve["precision"])
+                for name, curve in evaluation.curves["precision_recall"].items()
+                if name in names
+            ],
+            points=[
+                (k % COLORS, recall, precision, f"{name}, as predicted")
+                for k, name in enumerate(names)
+                if (recall := evaluation.total["recall"][name]) is not None
+                and (precision := evaluation.total["precision"][name]) is not None
+            ],
+            note="One point for each threshold; the dot is the prediction as it is written. "
+            + "Area below: "
+            + ", ".join(
+                f"{name} {show(('average_precision', name), area)}"
+                for name, area in evaluation.total["average_precision"].items()
+                if name in names
+            )
+            + ".",
+        ),
+    ]
+    if objects := evaluation.total.get("objects"):
+        curve = objects["average_precision"]
+        charts.append(
+            line_chart(
+                "Objects found, by how well",
+                "IoU that a match needs",
+                "TP / (TP + FP + FN)",
+                [Series("objects", [float(x) for x in curve], list(curve.values()), marks=True)],
+                x_range=(0.5, 1.0),
+            )
+        )
+    return tag("div", charts, class_="charts")
+
+
+def challenge_chart(evaluation: Evaluation) -> list[Html] | None:
+    """The ISBI 2012 scores along the thresholds, where they were asked for."""
+    curve = evaluation.curves.get("isbi")
+    if not curve:
+        return None
+    names = {"v_rand": "V_Rand", "v_info": "V_Info", "pixel_f_score": "F-score of pixels"}
+    series = [Series(text, curve["threshold"], curve[name], True) for name, text in names.items()]
+    chart = line_chart(
+        "ISBI 2012 scores by threshold",
+        "threshold on the probability of being inside",
+        "score",
+        series,
+        note="The challenge takes the best threshold of each, one for the whole stack.",
+    )
+    return [tag("h2", "Thresholds of the challenge"), tag("div", chart, class_="charts")]
+
+
+MANY = 0.05  # share of the objects that makes merging or splitting worth a word
+GAIN = 0.005  # of Dice, by another threshold
+GAP = 0.05  # calibration error
+
+
+def advise(evaluation: Evaluation) -> list[str]:
+    """Sentences, the most telling first; each rests on a number that it names."""
+    matrix = sum(counts_as_arrays(c)["confusion"] for c in evaluation.counts.values())
+    rules = (_worst, _kind_of_error, _where, _confused, _objects, _threshold, _calibration)
+    return [text for rule in rules if (text := rule(evaluation, np.asarray(matrix)))]
+
+
+def _worst(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
+    wrong = {name: float(counts["wrong"][0]) for name, counts in evaluation.counts.items()}
+    total = sum(wrong.values())
+    if len(wrong) < 4 or not total:
+        return None
+    ordered = sorted(wrong, key=lambda name: -wrong[name])
+    share = np.cumsum([wrong[name] for name in ordered]) / total
+    few = int(np.argmax(share >= 0.5)) + 1
+    if few > len(wrong) / 4:
+        return None
+    named = ", ".join(ordered[: min(few, 3)]) + (", …" if few > 3 else "")
+    verb = "holds" if few == 1 else "hold"
+    return (
+        f"{few} of {len(wrong)} images {verb} {share[few - 1]:.0%} of all wrong pixels: {named}. "
+        "Look whether their labels are right, and whether more images like them can be labelled."
+    )
+
+
+def _kind_of_error(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
+    missed, false = matrix[1:, 0].sum(), matrix[0, 1:].sum()
+    if max(missed, false) < 2 * min(missed, false) or missed + false == 0:
+        return None
+    share = max(missed, false) / (missed + false)
+    if missed > false:
+        return f"Of the errors between foreground and background {share:.0%} are missed foreground."
+    return f"Of the errors between foreground and background {share:.0%} are false foreground."
+
+
+def _where(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
+    share, tolerance = evaluation.total["wrong_near_outline"], evaluation.settings.tolerance
+    if share is None:
+        return None
+    if share >= 0.7:
+        return (
+            f"{share:.0%} of the wrong pixels lie within {tolerance:g} px of a true outline, where "
+            "two people may differ too: pixel scores can rise little, so rather compare boundary "
+            "F1 or objects."
+        )
+    if share <= 0.3:
+        return (
+            f"Only {share:.0%} of the wrong pixels lie within {tolerance:g} px of a true outline: "
+            "whole regions are missed or made up; the worst pictures show which."
+        )
+    return None
+
+
+def _confused(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
+    if len(evaluation.classes) < 3:
+        return None
+    others = matrix - np.diag(np.diag(matrix))
+    row, column = np.unravel_index(int(others.argmax()), others.shape)
+    if not others[row, column]:
+        return None
+    share = others[row, column] / others.sum()
+    names = evaluation.classes
+    return f"The most frequent error ({share:.0%}): {names[row]} taken for {names[column]}."
+
+
+def _objects(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
+    found = evaluation.total.get("objects")
+    if not found:
+        return None
+    true = found["true_positives"] + found["false_negatives"]
+    if found["merged"] > MANY * max(true, 1):
+        return (
+            f"{found['merged']} predicted object{'s hold' if found['merged'] > 1 else ' holds'} "
+            f"two or more true ones ({true} in all): "
+            "touching objects run together. A higher loss.w0 in training parts them, or "
+            "keras-unet objects --split distance afterwards."
+        )
+    if found["split"] > MANY * max(true, 1):
+        return (
+            f"{found['split']} of {true} true objects fall apart in the prediction: filling holes "
+            "and dropping small pieces (keras-unet objects) may mend it."
+        )
+    return None
+
+
+def _threshold(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
+    if len(evaluation.classes) != 2:
+        return None
+    name = evaluation.classes[1]
+    threshold, dice = evaluation.curves["best_threshold"][name]
+    now = evaluation.total["dice"][name]
+    if threshold is None or now is None or dice - now < GAIN:
+        return None
+    return (
+        f"With a threshold of {threshold:g} instead of 0.5 the Dice of {name} would be "
+        f"{dice:.3f} instead of {now:.3f} (chosen on these very images, so a little too good): "
+        f"keras-unet predict --threshold {threshold:g}."
+    )
+
+
+def _calibration(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
+    error = evaluation.total["calibration_error"]
+    if error is None or error < GAP:
+        return None
+    groups = sum(counts_as_arrays(c)["confidence"] for c in evaluation.counts.values())
+    pixels, confidence, right = np.asarray(groups).sum(axis=0)
+    sure = "surer than it is right" if confidence > right else "less sure than it could be"
+    return (
+        f"The network is {sure}: mean confidence {confidence / pixels:.3f}, share of right pixels "
+        f"{right / pixels:.3f}. Do not read its probabilities as such."
+    )

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from keras_unet.data.nodata import as_nan, missing_pixels
+from keras_unet.data.stored_pixels import as_nan, missing_pixels
 from keras_unet.errors import DataError
 
 STRIP = 512  # rows read together where the whole image is looked through

@@ -1,4 +1,6 @@
-"""Where an overlap-tile puts its tiles: pure integers (paper, section 2 and figure 2).
+"""Tiles of an image: where an overlap-tile puts them, and how they share pixels.
+
+See the paper, section 2 and figure 2.
 
 Tiles are placed so that stitching them gives what the network gives for the whole mirrored image.
 Max pooling is equivariant only to shifts by `geometry.stride`, so the outputs' origins are
@@ -7,7 +9,7 @@ multiples of it: with the paper's 572 -> 388 tile, 384 of the 388 pixels of a ti
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -154,3 +156,24 @@ def fitting(form: Layout, largest: int) -> int:
 
 def _steps(tile: int, form: Layout) -> int:
     return (tile - form.lost) // form.stride * form.stride
+
+
+SIGMA = 1 / 8  # of the tile's length, as in nnU-Net and MONAI
+
+
+def axis_weights(axis: Axis, blend: Literal["gaussian", "flat"]) -> np.ndarray:
+    """float32 [repeats, used]; over the tiles that cover a pixel they sum to 1.
+
+    A tile's weight is the product of its rows' and its columns' weights. "gaussian" trusts the
+    middle of a tile, whose context is complete, more than its edge, which saw zeros.
+    """
+    place = np.arange(axis.used) - (axis.used - 1) / 2
+    profile = np.ones(axis.used)
+    if blend == "gaussian":
+        profile = np.exp(-0.5 * (place / (SIGMA * axis.used)) ** 2)
+    total = np.zeros((axis.repeats - 1) * axis.step + axis.used)
+    starts = [index * axis.step for index in range(axis.repeats)]
+    for start in starts:
+        total[start : start + axis.used] += profile
+    shares = [profile / total[start : start + axis.used] for start in starts]
+    return np.asarray(shares, np.float32)

@@ -1,8 +1,7 @@
 """Losses for dense prediction; importing this registers them, so that saved models load."""
 
-from keras_unet.losses.cross_entropy import WeightedCrossEntropy
-from keras_unet.losses.focal import Focal
-from keras_unet.losses.overlap import Dice
-from keras_unet.losses.total import Sum
+from keras_unet.losses.cross_entropy import Focal, WeightedCrossEntropy
+from keras_unet.losses.dice import Dice
+from keras_unet.losses.sum import Sum
 
 __all__ = ["Dice", "Focal", "Sum", "WeightedCrossEntropy"]

@@ -1,4 +1,4 @@
-"""The U-Net's building blocks: each takes and returns a Keras tensor [B, H, W, C].
+"""Building blocks of the U-Net: each takes and returns a Keras tensor [B, H, W, C].
 
 Only Keras is used, so that the blocks build on its TensorFlow, JAX and torch backends.
 """
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import keras
 from keras import initializers, layers
 
-from keras_unet.models.normalization import BatchNormalization
+from keras_unet import geometry
 
 Normalization = Literal["batch", "group", "layer"] | None
 Upsampling = Literal["transpose", "bilinear", "nearest"]
@@ -123,3 +123,141 @@ class BilinearUpSampling2D(layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> tuple[Any, ...]:
         batch, height, width, channels = input_shape
         return (batch, height and 2 * height, width and 2 * width, channels)
+
+
+@keras.saving.register_keras_serializable(package="keras_unet")
+class BatchNormalization(layers.BatchNormalization):
+    """Keras's layer, same weights and numbers; in training by TensorFlow's FusedBatchNormV3.
+
+    Keras 3 spells it out as a dozen operations, each a pass over the tensor in float32, which on a
+    CPU makes a training step a quarter longer (benchmarks/train_step_options.py). Another backend,
+    another axis than the channels of [B, H, W, C], float64, weights that aren't float32, a mask,
+    renormalization or moments over several devices: as Keras has it.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        fits = len(inputs.shape) == 4 and self.axis in (-1, 3)
+        fits = fits and inputs.dtype != "float64" and self.variable_dtype == "float32"
+        renorm = getattr(self, "renorm", False)  # Keras 3.12 has none
+        plain = self.center and self.scale and not (self.synchronized or renorm)
+        updated = training and self.trainable and mask is None
+        if not (fits and plain and updated and keras.backend.backend() == "tensorflow"):
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=tf.zeros([0]),
+            variance=tf.zeros([0]),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], variance.dtype)
+        variance *= (count - 1) / count  # the operation divides by one less; Keras does not
+        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+        return outputs
+
+
+def cut(x: Any, top: int, left: int, height: Any, width: Any) -> Any:
+    """The part of [B, H, W, C] that begins at (top, left) and has the given height and width.
+
+    The gradient of TensorFlow's `x[:, a:b, c:d]` (StridedSliceGrad) runs on one core of a CPU and
+    takes several times as long as that of `tf.slice`, a padding (docs/training.md).
+    """
+    if keras.backend.backend() != "tensorflow":
+        return x[:, top : top + height, left : left + width, :]
+    import tensorflow as tf
+
+    part = tf.slice(x, [0, top, left, 0], tf.stack([-1, height, width, -1]))
+    known = [size if isinstance(size, int) else None for size in (height, width)]
+    part.set_shape([x.shape[0], *known, x.shape[3]])  # else what is not known hides what is
+    return part
+
+
+@keras.saving.register_keras_serializable(package="keras_unet")
+class Cropping2D(layers.Cropping2D):
+    """Keras's layer with a fast gradient, for channels last."""
+
+    def call(self, inputs: Any) -> Any:
+        if self.data_format != "channels_last":
+            return super().call(inputs)
+        (top, bottom), (left, right) = self.cropping
+        sizes = keras.ops.shape(inputs)[1:3]
+        height, width = sizes[0] - top - bottom, sizes[1] - left - right
+        if any(isinstance(size, int) and size <= 0 for size in (height, width)):
+            return super().call(inputs)  # says so
+        # of unknown sizes nothing may be left, as in Keras; -1 would be all the rest
+        return cut(inputs, top, left, _at_least_0(height), _at_least_0(width))
+
+
+def _at_least_0(size: Any) -> Any:
+    return size if isinstance(size, int) else keras.ops.maximum(size, 0)
+
+
+@keras.saving.register_keras_serializable(package="keras_unet")
+class CropLike(layers.Layer):
+    """Cuts the first tensor [B, H, W, C] at the bottom and right to the second's height, width.
+
+    A pooling of an odd size rounds up, so the up-convolution gives one row or column too many.
+    Keras has no layer that cuts by a size known only at run time.
+    """
+
+    def call(self, inputs: list[Any]) -> Any:
+        x, like = inputs
+        return cut(x, 0, 0, *keras.ops.shape(like)[1:3])
+
+    def compute_output_shape(self, input_shape: list[Any]) -> tuple[Any, ...]:
+        x, like = input_shape
+        return (x[0], like[1], like[2], x[3])
+
+
+@keras.saving.register_keras_serializable(package="keras_unet")
+class LegalSize(layers.Layer):
+    """Hands [B, H, W, C] on as it is where its height and width pass every pooling evenly.
+
+    Raises:
+        ConfigError: they don't, and are known; names the nearest sizes that do. Sizes that only the
+            graph knows raise TensorFlow's InvalidArgumentError with the same words.
+    """
+
+    def __init__(self, depth: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.depth = depth
+
+    def call(self, inputs: Any) -> Any:
+        open_sizes = self._check(keras.ops.shape(inputs)[1:3])
+        if open_sizes and keras.backend.backend() == "tensorflow":
+            return _checked_in_graph(inputs, self.depth)
+        return inputs
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        self._check(inputs.shape[1:3])  # JAX's default makes up sizes where they are open
+        return keras.KerasTensor(inputs.shape, self.compute_dtype)
+
+    def _check(self, sizes: Any) -> bool:
+        """Looks at the sizes that are known; returns whether there are others."""
+        known = [size for size in sizes if isinstance(size, int)]
+        for size in known:
+            geometry.output_size(size, self.depth)
+        return len(known) < 2
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "depth": self.depth}
+
+
+def _checked_in_graph(inputs: Any, depth: int) -> Any:
+    import tensorflow as tf
+
+    sizes = tf.shape(inputs)[1:3]
+    smallest, stride = geometry.input_size(1, depth), geometry.stride(depth)
+    below = tf.maximum(sizes - (sizes - smallest) % stride, smallest)
+    message = tf.strings.format(
+        f"input size {{}} does not fit a U-Net of depth {depth} with valid padding: nearest legal "
+        f"sizes are {{}} and {{}}; {geometry.ANY_SIZE}",
+        [sizes, below, below + stride],
+    )
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(below == sizes), [message])]):
+        return tf.identity(inputs)

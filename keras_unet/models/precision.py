@@ -12,7 +12,7 @@ def dtype_policy(precision: Precision) -> tuple[str, str]:
     """The Keras dtype policy for a precision, and why: ("mixed_bfloat16", "the CPU has …").
 
     Weights, logits and loss are float32 under each. "mixed_float16" needs its loss scaled, see
-    `keras_unet.training.optimizers`: float16 ends at 65504 and at 6e-8. "auto" takes it on GPUs
+    `keras_unet.training.build`: float16 ends at 65504 and at 6e-8. "auto" takes it on GPUs
     with tensor cores that are older than bfloat16 (compute capability 7), never on a CPU.
     """
     if precision != "auto":

@@ -6,13 +6,13 @@ import re
 from typing import Any, NamedTuple, get_args
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_unet import geometry
 from keras_unet.errors import ConfigError
 from keras_unet.models import blocks
-from keras_unet.models.cropping import CropLike, Cropping2D
-from keras_unet.models.legal_size import LegalSize
+from keras_unet.models.blocks import CropLike, Cropping2D, LegalSize
 
 
 def build_unet(
@@ -201,3 +201,128 @@ def _check(
             raise ConfigError(f"{label} must be one of {allowed}, got {value!r}")
     if not 0.0 <= dropout < 1.0:
         raise ConfigError(f"dropout must be in [0, 1), got {dropout!r}")
+
+
+_SAME = 5e-3  # a softmax may be computed in bfloat16; what else a layer does differs by more
+
+
+def unet_in(model: keras.Model) -> keras.Model:
+    """The model itself where it is a U-Net of this package, else the one that it contains.
+
+    Raises:
+        ConfigError: it contains none, or several; or it answers otherwise than that network (or its
+            softmax or sigmoid) does, so that it cannot be left out.
+    """
+    try:
+        structure(model)
+        return model
+    except ConfigError as error:
+        found = _inside(model)
+        if len(found) != 1:
+            raise (
+                error
+                if not found
+                else ConfigError(
+                    f"model {model.name!r} contains {len(found)} U-Nets; give one of them"
+                )
+            ) from error
+    inner = found[0]
+    if not _same_answers(model, inner):
+        raise ConfigError(
+            f"model {model.name!r} does more than the U-Net {inner.name!r} in it: give that "
+            f"network, and state what is done before it (normalization=…)"
+        )
+    return inner
+
+
+def _inside(model: keras.Model) -> list[keras.Model]:
+    found = []
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            try:
+                structure(layer)
+                found.append(layer)
+            except ConfigError:
+                found += _inside(layer)
+    names = {layer.name: layer for layer in model.layers}
+    if not found and {"down1_conv1", "logits"} <= set(names):  # layers after its last
+        found.append(keras.Model(model.input, names["logits"].output, name=model.name))
+    return found
+
+
+def _same_answers(model: keras.Model, inner: keras.Model) -> bool:
+    """Whether the two give the same, or probabilities of the same logits, for a small image."""
+    form = structure(inner)
+    usual = geometry.input_size(2**form.depth, form.depth, form.padding)
+    size = [known or usual for known in inner.input_shape[1:3]]
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(1, *size, form.channels)).astype(np.float32)
+    answer = model(x, training=False)
+    if not keras.ops.is_tensor(answer):
+        return False
+    expected: Any = inner(x, training=False)
+    activated = keras.ops.sigmoid if form.num_classes == 1 else keras.ops.softmax
+    either = [expected] + [activated(expected)] * (form.output is None)
+    answer = keras.ops.convert_to_numpy(keras.ops.cast(answer, "float32"))
+    return any(
+        answer.shape == one.shape and np.abs(answer - one).max() <= _SAME
+        for one in map(keras.ops.convert_to_numpy, either)
+    )
+
+
+def with_heads(network: keras.Model) -> keras.Model:
+    """The network with one more answer at each level of its expansive path above the first.
+
+    A head is a 1x1 convolution to the classes; each of its pixels answers for the block of pixels
+    that it covers (2^(level - 1) squared), so that all answers have the size of the first and go
+    with the same labels and weights (after Lee et al. 2015, "Deeply-supervised nets"; nnU-Net has
+    coarser labels instead). Layers and weights are shared: what is trained here is `network`, which
+    stays as it is and is what to save.
+
+    Args:
+        network: made by `build_unet` with logits as its output.
+
+    Returns:
+        A model from the same input to (logits, logits of level 2, …), all float32
+        [B, H', W', K]. A network of depth 1 has no such level: its list has one output.
+    """
+    found = structure(network)
+    answers = [network.output]
+    for level in range(2, found.depth + 1):
+        name = f"up{level}_conv2"
+        names = {layer.name for layer in network.layers}
+        features = network.get_layer(f"{name}_act" if f"{name}_act" in names else name).output
+        x = layers.Conv2D(
+            found.num_classes,
+            1,
+            data_format=blocks.CHANNELS,
+            kernel_initializer=blocks.he_normal(features.shape[-1]),
+            dtype="float32",
+            name=f"head{level}_logits",
+        )(features)
+        x = layers.UpSampling2D(
+            2 ** (level - 1),
+            data_format=blocks.CHANNELS,
+            dtype="float32",
+            name=f"head{level}_resize",
+        )(x)
+        answers.append(_cut_to_output(x, network.output, level, found.padding))
+    return keras.Model(network.input, answers, name=network.name)
+
+
+def head_weights(count: int) -> list[float]:
+    """The weight of each answer in the loss: 1, 1/2, 1/4 … (nnU-Net's, before its division)."""
+    return [0.5**i for i in range(count)]
+
+
+def _cut_to_output(x: Any, like: Any, level: int, padding: str) -> Any:
+    """Cuts a level's answer to the network's: each unpadded convolution below it takes a border.
+
+    From level l to l - 1 the size s becomes 2s - 4, so with borders in pixels of level 1 the map of
+    level l stands out by 2 + 4 + … + 2^(l-1) = 2^l - 2 on each side.
+    """
+    name = f"head{level}_crop"
+    if padding == "valid":
+        crop = 2**level - 2
+        return Cropping2D(crop, data_format=blocks.CHANNELS, dtype="float32", name=name)(x)
+    return CropLike(dtype="float32", name=name)([x, like])

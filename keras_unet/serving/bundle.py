@@ -1,26 +1,51 @@
-"""What is published of a model, in a folder of its own: made and proved before anyone serves it.
+"""Bundle: a SavedModel with its card and its golden requests, compared with the Keras model.
 
-A pipeline makes it after training; `publish_bundle` gives it a number when it may be served.
+A pipeline writes one after training; `publish_bundle` gives it a number when it may be served.
+Golden requests are known images for each signature, which warm a server up and prove an export.
+They are stored as TF Serving reads them, `assets.extra/tf_serving_warmup_requests`, a TFRecord of
+PredictionLog. A fresh process without this package answers them from the SavedModel, and the
+answers are compared with what `predict` gives, which is kept beside them: so a copy of the
+SavedModel can be proved later, without Keras.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from PIL import Image
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from keras_unet.data.encoded import MAX_PIXELS
+from keras_unet.data.graph_images import MAX_PIXELS
+from keras_unet.data.records import encode_example
 from keras_unet.errors import ExportError
-from keras_unet.models.bundle import TrainedModel, trained_model
-from keras_unet.models.unet import structure
+from keras_unet.inference.predictor import predict, to_classes
+from keras_unet.models.keras_file import TrainedModel, trained_model
+from keras_unet.models.unet import structure, whole_image_statistics
 from keras_unet.remote_path import local_path
-from keras_unet.serving import golden
-from keras_unet.serving.card import CardFields, read_served_card, served_card, write_card
-from keras_unet.serving.graph import Precision, mask_values, stored, write_saved_model
-from keras_unet.serving.notes import LINEAGE, ROLLBACK
-from keras_unet.serving.overlap import tiling
+from keras_unet.serving.card import (
+    LINEAGE,
+    ROLLBACK,
+    CardFields,
+    read_served_card,
+    served_card,
+    write_card,
+)
+from keras_unet.serving.graph import Precision, mask_values, stored, tiling, write_saved_model
 
 
 def write_bundle(
@@ -63,9 +88,9 @@ def write_bundle(
         max_pixels=max_pixels,
     )
     write_card(card, folder)
-    requests = golden.requests(model, tile)
-    golden.write_warmup(requests, card.name, folder)
-    golden.write_expected(golden.expected(rounded(model, precision), requests), folder)
+    requests = golden_requests(model, tile)
+    write_warmup(requests, card.name, folder)
+    write_expected(expected_probabilities(rounded(model, precision), requests), folder)
     check_bundle(folder)
 
 
@@ -77,24 +102,24 @@ def check_bundle(folder: Path) -> None:
     """
     values = [one.value for one in read_served_card(folder).classes]
     kind = np.uint8 if max(values) < 256 else np.uint16
-    asked, probabilities = golden.signatures(folder), golden.read_expected(folder)
-    given = golden.answers(folder)
+    asked, probabilities = warmup_signatures(folder), read_expected(folder)
+    given = fresh_answers(folder)
     if not len(asked) == len(probabilities) == len(given):
         raise ExportError(
             f"{folder}: {len(asked)} warm-up requests, {len(probabilities)} expected answers and "
             f"{len(given)} given; expected as many of each"
         )
     try:
-        found = golden.differences(asked, probabilities, np.array(values, kind), given)
+        found = differences(asked, probabilities, np.array(values, kind), given)
     except (ValueError, IndexError) as error:  # of other images, other sizes
         raise ExportError(
-            f"{folder / golden.EXPECTED}: does not fit the warm-up requests ({error})"
+            f"{folder / EXPECTED}: does not fit the warm-up requests ({error})"
         ) from error
     for signature, largest in found.items():
-        if not largest <= golden.TOLERANCE:
+        if not largest <= TOLERANCE:
             raise ExportError(
                 f"the SavedModel's {signature} differs from the Keras model by {largest:.2e}; "
-                f"at most {golden.TOLERANCE:.0e} was expected; not published"
+                f"at most {TOLERANCE:.0e} was expected; not published"
             )
 
 
@@ -125,3 +150,246 @@ def rounded(model: TrainedModel, precision: Precision) -> TrainedModel:
     twin = keras.models.clone_model(model.network)
     twin.set_weights([stored(w, precision).astype(w.dtype) for w in model.network.get_weights()])
     return model._replace(network=twin)
+
+
+WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+EXPECTED = Path("assets.extra", "golden.npz")
+TOLERANCE = 1e-5
+_DAMAGED = (zipfile.BadZipFile, zlib.error)  # beside what np.load and zipfile raise in general
+
+# Runs without keras_unet: what a server will see.
+_ANSWER = """
+import sys
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+served = tf.saved_model.load(sys.argv[1]).signatures
+with tf.io.TFRecordWriter(sys.argv[3]) as answers:
+    for record in tf.data.TFRecordDataset(sys.argv[2]).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        request = log.predict_log.request
+        inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
+        inputs = {k: tf.constant(v) for k, v in inputs.items()}
+        answer = predict_pb2.PredictResponse()
+        for name, value in served[request.model_spec.signature_name](**inputs).items():
+            answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        answers.write(answer.SerializeToString())
+assert "keras_unet" not in sys.modules
+"""
+
+
+class Request(NamedTuple):
+    """One request, and the images in it as `predict` takes them."""
+
+    signature: str
+    name: str  # of the input
+    value: np.ndarray  # float32 [B, H, W, C], or bytes [B]
+    images: list[np.ndarray]
+
+
+def golden_requests(model: TrainedModel, tile: int | None = None) -> list[Request]:
+    """Seeded requests for each signature: odd sizes, unequal in a batch, larger than a tile."""
+    form = structure(model.network)
+    tiles = tiling(form, tile)
+    normalization, trained = model.card.normalization, np.dtype(model.card.image_dtype)
+    rng = np.random.default_rng(0)
+    sizes = [(61, 83), (7, tiles.largest - tiles.form.lost + 30)]
+    if whole_image_statistics(model.network):
+        del sizes[1]  # its statistics are a tile's: several tiles give what their places make of it
+    # An untouched input is small: of large ones a network's rounding is more than `TOLERANCE`.
+    brightest = normalization.scale or (1.0 if normalization.method == "none" else 255.0)
+    given = [rng.uniform(0, brightest, (*size, form.channels)).astype(np.float32) for size in sizes]
+    found = [Request("serving_default", "images", x[None], [x]) for x in given]
+    kind = np.uint16 if trained == np.uint16 else np.uint8
+    most = min(
+        np.iinfo(kind).max, brightest if normalization.method in ("range", "none") else np.inf
+    )
+    files = [
+        rng.integers(0, int(most) + 1, (*size, form.channels)).astype(kind)
+        for size in ((61, 83), (40, 20))
+    ]
+    examples = [encode_example("golden", files[0]), encode_example("golden", given[0])]
+    if form.channels in (1, 3):
+        pngs = _strings(tf.io.encode_png(x).numpy() for x in files)
+        for name in ("segment_bytes", "segment_bytes_probabilities"):
+            found.append(Request(name, "image_bytes", pngs, files))
+    found.append(Request("segment_examples", "examples", _strings(examples), [files[0], given[0]]))
+    return found
+
+
+def write_warmup(found: Sequence[Request], model_name: str, folder: Path) -> None:
+    """Stores the requests in the SavedModel in `folder`, where TF Serving looks for them."""
+    path = folder / WARMUP
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as file:
+        for request in found:
+            asked = predict_pb2.PredictRequest()
+            asked.model_spec.name = model_name
+            asked.model_spec.signature_name = request.signature
+            asked.inputs[request.name].CopyFrom(tf.make_tensor_proto(request.value))
+            log = prediction_log_pb2.PredictionLog()
+            log.predict_log.request.CopyFrom(asked)
+            file.write(log.SerializeToString(deterministic=True))
+
+
+def fresh_answers(folder: Path) -> list[dict[str, np.ndarray]]:
+    """The SavedModel's outputs for its warm-up requests, computed by a fresh process, on the CPU.
+
+    Raises:
+        ExportError: it does not load, or fails.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work, "answers")
+        warmup = folder.resolve() / WARMUP
+        if not warmup.is_file():  # not ours: that it loads is what can be checked
+            warmup = Path(work, "none")
+            warmup.touch()
+        command = [sys.executable, "-c", _ANSWER, str(folder.resolve()), str(warmup), str(path)]
+        # on the CPU, and not beside this process on its GPU
+        env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=env,
+            cwd=work,
+            check=False,
+        )
+        if done.returncode:
+            raise ExportError(f"the SavedModel does not load: {done.stderr.strip()[-2000:]}")
+        found = []
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            outputs = predict_pb2.PredictResponse.FromString(record).outputs
+            found.append({name: tf.make_ndarray(value) for name, value in outputs.items()})
+    return found
+
+
+def expected_probabilities(model: TrainedModel, found: Sequence[Request]) -> list[list[np.ndarray]]:
+    """The probabilities that `predict` gives, float32 [H, W, K], for each image of each request."""
+    known: dict[int, np.ndarray] = {}  # several signatures are asked about the same image
+    with _full_products():
+        for request in found:
+            for image in request.images:
+                if id(image) not in known:
+                    known[id(image)] = predict(model, image)
+    return [[known[id(image)] for image in request.images] for request in found]
+
+
+@contextlib.contextmanager
+def _full_products() -> Iterator[None]:
+    """Without TF32: a GPU would round factors to 11 bits, and differ by more than `TOLERANCE`."""
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+def write_expected(found: Sequence[Sequence[np.ndarray]], folder: Path) -> None:
+    """Stores the probabilities in the SavedModel in `folder`, in the order of the requests."""
+    arrays = {f"{i:02d}-{j:02d}": one for i, each in enumerate(found) for j, one in enumerate(each)}
+    np.savez_compressed(folder / EXPECTED, **arrays)  # type: ignore[arg-type]
+
+
+def read_expected(folder: Path) -> list[list[np.ndarray]]:
+    """What `write_expected` stored.
+
+    Raises:
+        ExportError: there is none, or it is damaged.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    try:
+        with np.load(folder / EXPECTED, allow_pickle=False) as archive:
+            for name in sorted(archive.files):
+                found.setdefault(name.partition("-")[0], []).append(archive[name])
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, *_DAMAGED) as error:
+        raise ExportError(
+            f"{folder / EXPECTED}: cannot be read ({error}); expected what write_bundle wrote"
+        ) from error
+    return list(found.values())
+
+
+def warmup_signatures(folder: Path) -> list[str]:
+    """The signature of each warm-up request of a SavedModel, in their order.
+
+    Raises:
+        ExportError: they are damaged.
+    """
+    try:
+        logs = list(tf.data.TFRecordDataset(str(folder / WARMUP)).as_numpy_iterator())
+        parsed = [prediction_log_pb2.PredictionLog.FromString(record) for record in logs]
+    except (tf.errors.OpError, DecodeError) as error:
+        raise ExportError(
+            f"{folder / WARMUP}: damaged ({' '.join(str(error).split())[:200]}); expected what "
+            "write_bundle wrote"
+        ) from error
+    return [log.predict_log.request.model_spec.signature_name for log in parsed]
+
+
+def difference(
+    model: TrainedModel, found: Sequence[Request], given: Sequence[dict[str, np.ndarray]]
+) -> dict[str, float]:
+    """`differences` of the answers to requests from `predict`."""
+    values = mask_values(model.card)
+    return differences(
+        [r.signature for r in found], expected_probabilities(model, found), values, given
+    )
+
+
+def differences(
+    asked: Sequence[str],
+    probabilities: Sequence[Sequence[np.ndarray]],
+    values: np.ndarray,
+    given: Sequence[dict[str, np.ndarray]],
+) -> dict[str, float]:
+    """The largest difference of probabilities, signature by signature.
+
+    A mask counts as 1 where it shows another class, by more than rounding.
+
+    Args:
+        asked: each request's signature. probabilities: see `expected`.
+        values: of a mask, class by class. given: each request's outputs.
+    """
+    worst: dict[str, float] = {}
+    for signature, images, outputs in zip(asked, probabilities, given, strict=True):
+        for i, wanted in enumerate(images):
+            errors = [worst.get(signature, 0.0)]
+            if "probabilities" in outputs:
+                errors.append(_largest(outputs["probabilities"][i], wanted))
+            if "probability_bytes" in outputs:
+                shares = np.stack([_read(data) for data in outputs["probability_bytes"][i]], -1)
+                rounded = _largest(shares / 65535.0, wanted) - 0.5 / 65535
+                errors.append(max(rounded, 0.0))
+            if "mask_bytes" in outputs:
+                errors.append(_masks_differ(_read(outputs["mask_bytes"][i]), wanted, values))
+            worst[signature] = max(errors)
+    return worst
+
+
+def _masks_differ(mask: np.ndarray, expected: np.ndarray, values: np.ndarray) -> float:
+    if mask.shape != expected.shape[:2] or mask.dtype != values.dtype:
+        return np.inf
+    if expected.shape[-1] == 1:
+        sure = np.abs(expected[..., 0] - 0.5) > TOLERANCE
+    else:
+        first, second = np.sort(expected, -1)[..., :-3:-1].transpose(2, 0, 1)
+        sure = first - second > 2 * TOLERANCE
+    return float(np.any(mask[sure] != values[to_classes(expected)][sure]))
+
+
+def _largest(given: np.ndarray, expected: np.ndarray) -> float:
+    if given.shape != expected.shape:
+        return np.inf
+    found = float(np.abs(given - expected).max())
+    return np.inf if np.isnan(found) else found  # `max` would pass over NaN
+
+
+def _read(data: bytes) -> np.ndarray:
+    array = np.asarray(Image.open(io.BytesIO(data), formats=("PNG",)))
+    return array.astype(np.uint16) if array.dtype == np.int32 else array
+
+
+def _strings(items: Any) -> np.ndarray:
+    return np.array(list(items), object)

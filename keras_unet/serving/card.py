@@ -1,16 +1,29 @@
-"""The card of a published model, `assets/model_card.json`: what it is, for people and programs."""
+"""Card, notes and description of a published version, read from its files without TensorFlow.
+
+`assets/model_card.json` is of the model: what it is, for people and programs. The notes in
+`assets.extra/` are of this copy of it: which version was gone back to, which pipeline pushed it.
+`describe` reads these, and the signatures from `saved_model.pb`.
+"""
 
 from __future__ import annotations
 
+import struct
+from collections import Counter
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, TypeVar
 
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keras_unet._version import __version__
 from keras_unet.errors import ExportError
-from keras_unet.models.card import ModelCard
+from keras_unet.models.model_card import ModelCard
 from keras_unet.pictures import COLORS, class_color
+from keras_unet.remote_path import RemotePath, as_path, fetched
+from keras_unet.serving.folders import numbered
 
 CARD = Path("assets", "model_card.json")
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -116,3 +129,269 @@ def read_served_card(folder: str | Path) -> ServedCard:
         ) from error
     except ValidationError as error:
         raise ExportError(f"{path}: is no model card of keras_unet ({error})") from error
+
+
+ROLLBACK = Path("assets.extra", "rollback.json")
+LINEAGE = Path("assets.extra", "lineage.json")
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+Note = TypeVar("Note", bound=BaseModel)
+
+
+class Rollback(BaseModel):
+    """That a version is a copy: of which one, by `keras-unet rollback`."""
+
+    model_config = _FROZEN
+
+    of: int = Field(ge=0)
+
+
+class Origin(BaseModel):
+    """What a version remembers of the pipeline that pushed it.
+
+    metadata: the store, a SQLite file; "" where it is none. model, uri: the Model artifact's number
+    and place. fingerprint: of the SavedModel.
+    """
+
+    model_config = _FROZEN
+
+    format: int = 1
+    metadata: str
+    model: int
+    uri: str
+    fingerprint: str
+
+
+def read_rollback(version: Path | RemotePath) -> Rollback | None:
+    """None: it is no copy.
+
+    Raises:
+        ExportError: the note is damaged.
+    """
+    return _read_note(version, ROLLBACK, Rollback, "is no record of keras-unet rollback")
+
+
+def read_origin(version: Path | RemotePath) -> Origin | None:
+    """None: no pipeline pushed it.
+
+    Raises:
+        ExportError: the note is damaged.
+    """
+    return _read_note(version, LINEAGE, Origin, "is no lineage of keras_unet")
+
+
+def write_rollback(version: Path, note: Rollback) -> None:
+    path = version / ROLLBACK
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(note.model_dump_json() + "\n", encoding="utf-8")
+
+
+def _read_note(
+    version: Path | RemotePath, name: Path, kind: type[Note], is_none: str
+) -> Note | None:
+    path = version / name
+    if not path.exists():
+        return None
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ExportError(
+            f"{path}: {is_none} ({error}); mend it, or delete it if nothing of it is needed"
+        ) from error
+
+
+WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+_LARGEST = 2**30  # bytes of a graph or of a record that is read
+
+
+class TensorForm(BaseModel):
+    """A signature's input or output; None is a size that may vary, shape None any rank."""
+
+    model_config = _FROZEN
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+class SignatureForm(BaseModel):
+    """What one signature takes and gives."""
+
+    model_config = _FROZEN
+
+    name: str
+    inputs: tuple[TensorForm, ...]
+    outputs: tuple[TensorForm, ...]
+
+
+class Description(BaseModel):
+    """A published version: its files, its signatures, its card (None: not of this package)."""
+
+    model_config = _FROZEN
+
+    folder: str
+    bytes: int
+    weight_bytes: int
+    tensorflow: str
+    signatures: tuple[SignatureForm, ...]
+    warmup: dict[str, int]  # signature -> requests
+    card: ServedCard | None
+
+
+def describe(version: str | Path | RemotePath) -> Description:
+    """Reads a version folder, e.g. "saved_models/unet/3"; a remote one is fetched first.
+
+    Raises:
+        ExportError: no such folder, no SavedModel in it, or one of its files is damaged.
+        RemoteError: a remote one cannot be read.
+    """
+    place = as_path(version)
+    if not place.is_dir():
+        raise ExportError(f"{place}: no such folder; expected a version such as saved_models/x/3")
+    if not (place / "saved_model.pb").is_file():
+        inside = numbered(place)
+        hint = f"; did you mean {inside[max(inside)]}?" if inside else ""
+        raise ExportError(f"{place}: no saved_model.pb in it; expected a SavedModel{hint}")
+    with fetched(place) as folder:
+        return _described(folder).model_copy(update={"folder": str(place)})
+
+
+def _described(folder: Path) -> Description:
+    graph = _graph(folder / "saved_model.pb")
+    if not (folder / "variables" / "variables.index").is_file():
+        raise ExportError(f"{folder}: no variables/variables.index; the weights are missing")
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    weights = [p for p in files if p.parent == folder / "variables"]
+    return Description(
+        folder=str(folder),
+        bytes=sum(p.stat().st_size for p in files),
+        weight_bytes=sum(p.stat().st_size for p in weights),
+        tensorflow=graph.meta_info_def.tensorflow_version,
+        signatures=tuple(
+            SignatureForm(
+                name=entry.key,
+                inputs=_tensors(entry.value.inputs),
+                outputs=_tensors(entry.value.outputs),
+            )
+            for entry in sorted(graph.signature_def, key=lambda entry: entry.key)
+            if not entry.key.startswith("__")  # the loader's own
+        ),
+        warmup=_warmup(folder / WARMUP),
+        card=read_served_card(folder) if (folder / CARD).exists() else None,
+    )
+
+
+def _graph(path: Path) -> Any:
+    if path.stat().st_size > _LARGEST:
+        raise ExportError(f"{path}: {path.stat().st_size:,} bytes; expected at most {_LARGEST:,}")
+    try:
+        saved = parse_message("SavedModel", path.read_bytes())
+    except DecodeError as error:
+        raise ExportError(f"{path}: damaged, or no SavedModel ({error})") from error
+    for graph in saved.meta_graphs:
+        if "serve" in graph.meta_info_def.tags:
+            return graph
+    raise ExportError(f'{path}: holds no graph with the tag "serve"; expected a SavedModel')
+
+
+def _tensors(entries: Any) -> tuple[TensorForm, ...]:
+    return tuple(
+        TensorForm(
+            name=entry.key,
+            dtype=dtype_name(entry.value.dtype),
+            shape=None
+            if entry.value.shape.unknown_rank
+            else tuple(None if dim.size < 0 else dim.size for dim in entry.value.shape.dim),
+        )
+        for entry in sorted(entries, key=lambda entry: entry.key)
+    )
+
+
+def _warmup(path: Path) -> dict[str, int]:
+    """Requests by signature, in a TFRecord file of PredictionLog."""
+    if not path.exists():
+        return {}
+    found: Counter[str] = Counter()
+    with path.open("rb") as file:
+        while start := file.read(12):  # length, its checksum
+            length = struct.unpack("<Q", start[:8])[0] if len(start) == 12 else _LARGEST + 1
+            rest = file.read(length + 4) if length <= _LARGEST else b""
+            if len(rest) != length + 4:
+                raise ExportError(f"{path}: truncated after {found.total()} records")
+            try:
+                log = parse_message("PredictionLog", rest[:-4])
+            except DecodeError as error:
+                raise ExportError(f"{path}: damaged record ({error})") from error
+            found[log.predict_log.request.model_spec.signature_name] += 1
+    return dict(sorted(found.items()))
+
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_PACKAGE = "keras_unet.wire"
+# message -> (field, number, type, whether repeated); a type with a capital is another message
+_MESSAGES: dict[str, list[tuple[str, int, str, bool]]] = {
+    "Dim": [("size", 1, "int64", False)],
+    "Shape": [("dim", 2, "Dim", True), ("unknown_rank", 3, "bool", False)],
+    "TensorInfo": [("dtype", 2, "int32", False), ("shape", 3, "Shape", False)],
+    "TensorEntry": [("key", 1, "string", False), ("value", 2, "TensorInfo", False)],
+    "Signature": [
+        ("inputs", 1, "TensorEntry", True),
+        ("outputs", 2, "TensorEntry", True),
+        ("method_name", 3, "string", False),
+    ],
+    "SignatureEntry": [("key", 1, "string", False), ("value", 2, "Signature", False)],
+    "MetaInfo": [("tags", 4, "string", True), ("tensorflow_version", 5, "string", False)],
+    "MetaGraph": [
+        ("meta_info_def", 1, "MetaInfo", False),
+        ("signature_def", 5, "SignatureEntry", True),
+    ],
+    "SavedModel": [("schema", 1, "int64", False), ("meta_graphs", 2, "MetaGraph", True)],
+    "ModelSpec": [("name", 1, "string", False), ("signature_name", 3, "string", False)],
+    "Predict": [("model_spec", 1, "ModelSpec", False)],
+    "PredictLog": [("request", 1, "Predict", False)],
+    "PredictionLog": [("predict_log", 6, "PredictLog", False)],
+}
+_TYPES = {
+    "int32": _FIELD.TYPE_INT32,
+    "int64": _FIELD.TYPE_INT64,
+    "bool": _FIELD.TYPE_BOOL,
+    "string": _FIELD.TYPE_STRING,
+}
+_DTYPES = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", 7: "string", 9: "int64", 10: "bool"}
+
+
+@lru_cache(maxsize=1)
+def _message_classes() -> dict[str, Any]:
+    file = descriptor_pb2.FileDescriptorProto(
+        name="keras_unet_wire.proto", package=_PACKAGE, syntax="proto3"
+    )
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, number, kind, repeated in fields:
+            label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
+            added = message.field.add(name=field, number=number, label=label)
+            if kind in _TYPES:
+                added.type = _TYPES[kind]
+            else:
+                added.type = _FIELD.TYPE_MESSAGE
+                added.type_name = f".{_PACKAGE}.{kind}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
+        for name in _MESSAGES
+    }
+
+
+def parse_message(kind: str, data: bytes) -> Any:
+    """A message "SavedModel" or "PredictionLog".
+
+    Raises:
+        google.protobuf.message.DecodeError: the bytes are no such message.
+    """
+    return _message_classes()[kind].FromString(data)
+
+
+def dtype_name(code: int) -> str:
+    """TensorFlow's DataType as NumPy's name."""
+    return _DTYPES.get(code, f"type {code}")

@@ -1,4 +1,4 @@
-"""The serving graph: images in, probabilities or masks out, nothing left to the client.
+"""Graph that is served: images in, probabilities or masks out, nothing left to the client.
 
 Decoding, normalisation, mirroring, tiles, cropping and encoding are TensorFlow operations of the
 exported graph, so that a server needs neither this package nor Keras. What a request does wrong
@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_unet.data import encoded, records
-from keras_unet.data.normalization import Normalization
+from keras_unet.data import graph_images, records
+from keras_unet.data.graph_images import checked
+from keras_unet.data.normalization import FLOOR, Normalization
 from keras_unet.errors import ConfigError
-from keras_unet.inference.files.label_values import to_label_values
-from keras_unet.inference.prediction import probabilities_of
-from keras_unet.inference.tiles import layout
-from keras_unet.models.bundle import ModelCard, TrainedModel
-from keras_unet.models.unet import structure, whole_image_statistics
+from keras_unet.inference.files.outputs import to_label_values
+from keras_unet.inference.predictor import probabilities_of
+from keras_unet.inference.tiles import Layout, fitting, layout
+from keras_unet.models.keras_file import ModelCard, TrainedModel
+from keras_unet.models.unet import Structure, structure, whole_image_statistics
 from keras_unet.serving.client import TILING
-from keras_unet.serving.grey_values import parameters, same_depth
-from keras_unet.serving.overlap import Tiling, by_tiles, tiling
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -35,7 +34,7 @@ def write_saved_model(
     *,
     precision: Precision = "float32",
     tile: int | None = None,
-    max_pixels: int = encoded.MAX_PIXELS,
+    max_pixels: int = graph_images.MAX_PIXELS,
 ) -> None:
     """Writes a SavedModel to `folder`; C channels, K classes, B images in a request.
 
@@ -77,8 +76,10 @@ def write_saved_model(
 
     def serving_default(images: Any) -> dict[str, Any]:
         size = tf.shape(images, tf.int64)
-        few = encoded.few_enough(size[1], size[2], max_pixels)
-        images = encoded.checked(images, few, encoded.OF_SIZE, size[1], size[2], max_pixels)
+        few = graph_images.few_enough(size[1], size[2], max_pixels)
+        images = graph_images.checked(
+            images, few, graph_images.OF_SIZE, size[1], size[2], max_pixels
+        )
         images = tf.debugging.check_numerics(images, "expected finite grey values; images holds")
         return {"probabilities": segment(images, tf.identity, tf.float32)}
 
@@ -220,5 +221,180 @@ def _each(one: Callable[[Any], Any], items: Any, spec: Any) -> Any:
 
 
 def _decoded(data: Any, channels: int, max_pixels: int, card: ModelCard) -> Any:
-    image, bits = encoded.decode(data, channels, max_pixels)
+    image, bits = graph_images.decode(data, channels, max_pixels)
     return same_depth(image, bits, card)
+
+
+_BAND = 2**20  # numbers of an image that are turned into float64 at a time
+
+
+def same_depth(image: Any, bits: Any, card: ModelCard) -> Any:
+    """Grey values of another depth mean something else, unless each image is normalised alone."""
+    trained = np.dtype(card.image_dtype)
+    if card.normalization.method == "image" or trained.kind not in "ui":
+        return image
+    expected = 8 * trained.itemsize
+    return checked(
+        image,
+        (bits == expected) | (bits == 0) | ((bits < 8) & (expected == 8)),
+        f"image of {{}} bits; expected {trained}, as in training",
+        bits,
+    )
+
+
+def parameters(images: Any, normalization: Normalization) -> tuple[Any, Any]:
+    """`Normalization.parameters` of each image: (shift, scale), float32 [B or 1, 1, 1, C]."""
+    if normalization.method == "image":  # in float64: a constant image must come out as zeros
+        exact = tf.float64
+        count = tf.cast(tf.reduce_prod(tf.shape(images)[1:3]), exact)
+        mean = _sum_of_bands(images, lambda band: band) / count
+        std = tf.sqrt(_sum_of_bands(images, lambda band: tf.square(band - mean)) / count)
+        low, high = (
+            tf.cast(f(images, axis=[1, 2, 3], keepdims=True), exact)
+            for f in (tf.reduce_min, tf.reduce_max)
+        )
+        least = FLOOR * tf.maximum(tf.abs(low), tf.abs(high))
+        scale = tf.math.divide_no_nan(tf.ones_like(std), tf.maximum(std, least))
+        return tf.cast(mean, tf.float32), tf.cast(scale, tf.float32)
+    shift, scale = normalization.parameters(np.zeros((1, 1, images.shape[-1]), np.float32))
+    if normalization.scale is not None:
+        brightest = tf.cast(tf.reduce_max(images), tf.float32)
+        scale = checked(
+            scale,
+            (tf.size(images) == 0) | (brightest <= normalization.scale * (1 + 1e-6)),
+            f"grey values up to {{}}; expected at most {normalization.scale:g}",
+            brightest,
+        )
+    return tf.constant(shift), scale
+
+
+def _sum_of_bands(images: Any, function: Callable[[Any], Any]) -> Any:
+    """Sum over the pixels of function(image), float64 [B, 1, 1, C], some rows at a time."""
+    shape = tf.shape(images)
+    rows = tf.maximum(1, _BAND // tf.maximum(shape[0] * shape[2] * shape[3], 1))
+
+    def add(top: Any, total: Any) -> Any:
+        band = function(tf.cast(images[:, top : top + rows], tf.float64))
+        return top + rows, total + tf.reduce_sum(band, axis=[1, 2], keepdims=True)
+
+    zero = tf.zeros(tf.stack([shape[0], 1, 1, shape[3]]), tf.float64)
+    start = (tf.constant(0), tf.ensure_shape(zero, [None, 1, 1, images.shape[-1]]))
+    return tf.while_loop(lambda top, _: top < shape[1], add, start, parallel_iterations=1)[1]
+
+
+USUAL_TILE = 828  # input pixels a side: at depth 4, 644 of output, 60 percent of the tile
+
+
+class Tiling(NamedTuple):
+    """What does not depend on the image: what the network asks of tiles, and the largest one."""
+
+    form: Layout
+    largest: int
+
+
+class _Axis(NamedTuple):
+    """Along one axis, as scalars: the image's size, input tile, new pixels a tile, how many."""
+
+    size: Any
+    tile: Any
+    step: Any
+    repeats: Any
+
+
+def tiling(network: Structure, tile: int | None = None) -> Tiling:
+    """The tiles of `inference.tiles.layout`; `tile` is the largest, pixels a side.
+
+    Raises:
+        ConfigError: `tile` is too small to be repeated.
+    """
+    form = layout(network.depth, network.padding, network.upsampling)
+    return Tiling(form, fitting(form, max(USUAL_TILE, form.smallest) if tile is None else tile))
+
+
+def by_tiles(images: Any, tiles: Tiling, compute: Callable[[Any], Any], dtype: Any) -> Any:
+    """Applies `compute` to mirrored tiles one after the other and puts its outputs together.
+
+    Args:
+        images: [B, H, W, C], any H, W ≥ 1.
+        compute: the network, a tile [B, h, w, C] -> [B, h', w', K] of `dtype`.
+
+    Returns:
+        [B, H, W, K]. Beside it and the image, one tile's activations are in memory at a time.
+    """
+    shape = tf.shape(images)
+    rows, columns = _axis(shape[1], tiles), _axis(shape[2], tiles)
+    context, lead = tiles.form.context, tiles.form.lead
+
+    def one(index: Any, found: Any) -> Any:
+        row, column = index // columns.repeats, index % columns.repeats
+        x = tf.gather(images, _mirrored(row, rows, context), axis=1)
+        x = tf.gather(x, _mirrored(column, columns, context), axis=2)
+        y = compute(x)[:, lead : lead + rows.step, lead : lead + columns.step]
+        return index + 1, found.write(index, y)
+
+    total = rows.repeats * columns.repeats
+    found = tf.TensorArray(dtype, size=total, element_shape=[None] * 4)
+    _, found = tf.while_loop(
+        lambda index, _: index < total, one, (tf.constant(0), found), parallel_iterations=1
+    )
+    y = found.stack()  # [tiles, B, rows.step, columns.step, K]
+    k = tf.shape(y)[-1]
+    y = tf.reshape(y, [rows.repeats, columns.repeats, shape[0], rows.step, columns.step, k])
+    y = tf.transpose(y, [2, 0, 3, 1, 4, 5])
+    y = tf.reshape(y, [shape[0], rows.repeats * rows.step, columns.repeats * columns.step, k])
+    return y[:, : rows.size, : columns.size]
+
+
+def mirrored_whole(images: Any, form: Layout) -> tuple[Any, int]:
+    """[B, H, W, C] extended to an input whose output covers it, and where in the output it is.
+
+    Without loops; sizes that are known are folded into constants, and then no runtime prepares the
+    graph for other images, though a LiteRT file's client may ask for it: it would answer with a
+    part of them.
+    """
+    known = images.shape[1:3]
+    if None not in known:
+        images = _of_known_size(images)
+    for axis in (1, 2):
+        size = tf.shape(images)[axis] if None in known else tf.constant(known[axis - 1])
+        one = _Axis(size, _whole(size, form), size, 1)
+        images = tf.gather(images, _mirrored(0, one, form.context), axis=axis)
+    return images, form.lead
+
+
+def _of_known_size(images: Any) -> Any:
+    """Float32 images as they are, by operations that a runtime can't do for any other shape.
+
+    To reverse the first of a sequence changes nothing; there must be a sequence for each length.
+    Delegates would take a plainer operation, and not all of them look at shapes. As bits, so that
+    no converter makes 8-bit numbers of them, which LiteRT cannot reverse.
+    """
+    bits = tf.bitcast(images, tf.int32)
+    for axis, count in enumerate(images.shape):
+        once = tf.ones([count], tf.int32)
+        bits = tf.reverse_sequence(bits, once, seq_axis=2 if axis == 1 else 1, batch_axis=axis)
+    return tf.bitcast(bits, tf.float32)
+
+
+def _whole(size: Any, form: Layout) -> Any:
+    """`Layout.input_for`, without negative numbers: no two converters agree on -1 // n."""
+    stride = form.stride
+    steps = (size + form.lost - form.smallest + 3 * stride - 1) // stride
+    return form.smallest - 2 * stride + steps * stride
+
+
+def _axis(size: Any, tiles: Tiling) -> _Axis:
+    form = tiles.form
+    whole = _whole(size, form)
+    one = whole <= tiles.largest
+    tile = tf.where(one, whole, tiles.largest)
+    step = tf.where(one, size, (tile - form.lost) // form.stride * form.stride)
+    return _Axis(size, tile, step, -(-size // step))
+
+
+def _mirrored(index: Any, axis: _Axis, context: int) -> Any:
+    """`tiles.mirrored` for tile `index`: where in the image its pixels are, int32 [tile]."""
+    period = tf.maximum(2 * axis.size - 2, 1)
+    start = index * axis.step - context
+    folded = tf.abs(tf.range(start, start + axis.tile)) % period  # no converter agrees on -1 % n
+    return tf.minimum(folded, period - folded) % axis.size

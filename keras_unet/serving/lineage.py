@@ -13,9 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from keras_unet.errors import ExportError
 from keras_unet.remote_path import RemotePath, as_path, fetched
-from keras_unet.serving.card import read_served_card
-from keras_unet.serving.notes import Origin, read_origin, read_rollback
-from keras_unet.serving.remote_folders import published
+from keras_unet.serving.card import Origin, read_origin, read_rollback, read_served_card
+from keras_unet.serving.folders import published
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 

@@ -14,8 +14,8 @@ from ml_metadata.metadata_store import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from keras_unet.errors import ExportError
+from keras_unet.serving.card import Origin
 from keras_unet.serving.lineage import ArtifactNote, Step
-from keras_unet.serving.notes import Origin
 
 # small files that say more than the properties, by the type of artifact
 _CONTENTS = {

@@ -18,18 +18,32 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_unet.data.encoded import MAX_PIXELS
+from keras_unet.data.graph_images import MAX_PIXELS
 from keras_unet.errors import ExportError
 from keras_unet.keras_backend import require_tensorflow
-from keras_unet.models.bundle import Model, Stated, trained_model
+from keras_unet.models.keras_file import Model, Stated, trained_model
 from keras_unet.remote_path import RemotePath, as_path, fetched
-from keras_unet.serving import golden, remote_folders
+from keras_unet.serving import bundle as golden
+from keras_unet.serving import folders
 from keras_unet.serving.bundle import check_bundle, fingerprint, write_bundle
-from keras_unet.serving.card import CARD, CardFields, read_served_card
-from keras_unet.serving.configs import add_to_root, pinned_versions
-from keras_unet.serving.folders import check_keep, numbered, place, retire, unfinished
+from keras_unet.serving.card import (
+    CARD,
+    CardFields,
+    Rollback,
+    read_rollback,
+    read_served_card,
+    write_rollback,
+)
+from keras_unet.serving.folders import (
+    add_to_root,
+    check_keep,
+    numbered,
+    pinned_versions,
+    place,
+    retire,
+    unfinished,
+)
 from keras_unet.serving.graph import Precision
-from keras_unet.serving.notes import Rollback, read_rollback, write_rollback
 
 
 class _Draft(NamedTuple):
@@ -194,7 +208,7 @@ def rollback(folder: str | Path | RemotePath, to: int | None = None) -> Path | R
         if (draft.path / golden.EXPECTED).is_file():
             check_bundle(draft.path)
         else:  # published before these were kept, or not by this package: that it loads
-            golden.answers(draft.path)
+            golden.fresh_answers(draft.path)
         write_rollback(draft.path, origin)
         return draft.place()
 
@@ -211,13 +225,13 @@ def reached(folder: str | Path | RemotePath) -> Path | RemotePath:
 def _drafted(folder: Path | RemotePath) -> Iterator[_Draft]:
     """The next version of `folder`; nobody else makes one of its number meanwhile."""
     if isinstance(folder, RemotePath):
-        with remote_folders.claimed(folder) as number, tempfile.TemporaryDirectory() as work:
+        with folders.claimed(folder) as number, tempfile.TemporaryDirectory() as work:
             path = Path(work, "version")
             yield _Draft(
                 path,
-                remote_folders.complete(folder),
-                partial(remote_folders.upload, path, folder, number),
-                partial(remote_folders.retire, folder),
+                folders.complete(folder),
+                partial(folders.upload, path, folder, number),
+                partial(folders.retire_remote, folder),
             )
     else:
         with unfinished(folder) as path:

@@ -14,9 +14,9 @@ from urllib.request import proxy_bypass
 import numpy as np
 
 from keras_unet.errors import ConfigError, ServingError
-from keras_unet.serving import tls
+from keras_unet.serving.protocol import tls
+from keras_unet.serving.protocol.tensors import from_json, to_json
 from keras_unet.serving.server.settings import is_loopback
-from keras_unet.serving.values import from_json, to_json
 
 GRPC_PORT = 8500  # where gRPC is, unless a URL says otherwise
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
@@ -123,7 +123,7 @@ class Grpc:
         """See `Transport`."""
         from tensorflow_serving.apis import predict_pb2
 
-        from keras_unet.serving.server.tensors import to_array, to_proto
+        from keras_unet.serving.protocol.tensors import to_array, to_proto
 
         request = predict_pb2.PredictRequest()
         request.model_spec.name, version, label = model[0], model[1], model[2]
@@ -297,7 +297,7 @@ def _value(url: str, response: Any, key: str) -> Any:
 
 def _infos(described: Any, signature: str) -> dict[str, tuple[Any, list[int] | None]]:
     """{output: (NumPy type, shape)} of a signature, from a model's metadata."""
-    from keras_unet.serving.server.tensors import numpy_type_of
+    from keras_unet.serving.protocol.tensors import numpy_type_of
 
     try:
         outputs = described["signature_def"]["signature_def"][signature]["outputs"]

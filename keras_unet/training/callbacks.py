@@ -1,24 +1,33 @@
-"""What happens around the steps: budget, validation on whole images, the best model, patience."""
+"""Callbacks of a run: budget, validation, the best model, patience, history, progress."""
 
 from __future__ import annotations
 
+import csv
+import io
+import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from keras_unet.data.normalization import Normalization
+from keras_unet.data.pipeline import scored_classes
 from keras_unet.data.reading import Sample
-from keras_unet.data.targets import scored_classes
-from keras_unet.errors import DataError
+from keras_unet.data.report import listed
+from keras_unet.disk import write_text
+from keras_unet.errors import DataError, TrainingError
 from keras_unet.evaluation.confusion import confusion_matrix, scores
-from keras_unet.inference.prediction import predict, to_classes
-from keras_unet.models.bundle import TrainedModel, read_card, save_model
+from keras_unet.inference.predictor import predict, to_classes
+from keras_unet.models.keras_file import TrainedModel, read_card, save_model
 from keras_unet.training.config import TrainConfig
 from keras_unet.training.schedules import Schedule, learning_rate
+from keras_unet.training.step import FINITE
 
 Bundle = Callable[[dict[str, float]], TrainedModel]
 
@@ -195,3 +204,230 @@ class Patience(keras.callbacks.Callback):
 def finite(logs: dict[str, float] | None) -> dict[str, float]:
     """The numbers that JSON can hold."""
     return {k: float(v) for k, v in (logs or {}).items() if np.isfinite(v)}
+
+
+LEAST_SCALE = 1.0  # of float16's losses: they are scaled up, so below it gradients overflow anyway
+
+
+class StopWhereNotFinite(keras.callbacks.Callback):
+    """Ends a run whose loss, gradients or weights are no longer numbers, and names the batch.
+
+    A step that float16's loss scaling leaves out changes no weight and ends nothing, until there
+    are so many that the scale falls below `LEAST_SCALE`.
+
+    Args:
+        names: the images in a batch, by its number in the run.
+        done: steps done before the batch.
+        kept: where to go on from.
+        values: the label values of the data set.
+    """
+
+    def __init__(
+        self,
+        names: Callable[[int], list[str]],
+        done: Callable[[], int],
+        kept: Callable[[], str],
+        values: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.names, self.done, self.kept = names, done, kept
+        self._values = values
+        self._batch = 0
+        self._scale: float | None = None  # None: losses aren't scaled
+        self._left_out: list[int] = []  # batches, of this process
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            self._scale = float(optimizer.dynamic_scale)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._batch = self.done()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        logs = logs or {}
+        loss = float(logs.get("loss", 0.0))
+        if not np.isfinite(loss):
+            self._stop(f"the loss (now {loss}) stopped being finite", self.names(self._batch))
+        if float(logs.get(FINITE, 1.0)) != 1.0:
+            self._stop("the gradients stopped being finite", self.names(self._batch))
+        if self._scale is not None:
+            self._look_at(self._scale, float(self.model.optimizer.dynamic_scale))
+
+    def _look_at(self, before: float, scale: float) -> None:
+        """It is halved where a step is left out."""
+        self._scale = scale
+        if scale < before:
+            self._left_out.append(self._batch)
+        if scale < LEAST_SCALE:
+            counts = Counter(n for b in self._left_out for n in dict.fromkeys(self.names(b)))
+            names = [f"{name} ({count} times)" for name, count in counts.most_common(5)]
+            what = f"gradients overflow float16: {len(self._left_out)} steps were left out"
+            self._stop(what, names)
+
+    def _stop(self, what: str, names: list[str]) -> None:
+        seen = (
+            f" (label values of the set: {listed(self._values)}; one that is no class belongs into "
+            "data.label_ignore, the ignore_class of a loss)"
+            if self._values
+            else ""
+        )
+        raise TrainingError(
+            f"step {self._batch + 1}: {what}, with tiles of {', '.join(names)}. {self.kept()}. "
+            f"Look at these images and their labels{seen}; else begin a run with a lower "
+            "learning_rate, or with precision=float32"
+        )
+
+
+class History(keras.callbacks.Callback):
+    """Writes each epoch's numbers to `history.csv` and to `tensorboard/{train,validation}`.
+
+    The CSV has 6 digits of each number. A checkpoint holds all rows, so a resumed run writes both
+    anew up to there, whatever a killed process, a full disk or a power failure left of them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path, self.board = folder / "history.csv", folder / "tensorboard"
+        self.rows: list[dict[str, float]] = []
+        self.times: list[float] = []  # when each row was written, seconds since 1970
+        self._events: dict[str, EventFile] = {}
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows, "times": self.times}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.rows = [dict(row) for row in state["rows"]]
+        self.times = list(state["times"])
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        write_text(self.path, "".join(map(self._line, range(len(self.rows)))))
+        for old in self.board.glob("*/events.out.tfevents.*"):
+            old.unlink()
+        self._events = {name: EventFile(self.board / name) for name in ("train", "validation")}
+        for epoch in range(len(self.rows)):
+            self._to_board(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        numbers = {k: v if isinstance(v, int) else float(v) for k, v in (logs or {}).items()}
+        self.rows.append({"epoch": epoch, **dict(sorted(numbers.items()))})
+        self.times.append(time.time())
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(self._line(len(self.rows) - 1))
+        self._to_board(len(self.rows) - 1)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes TensorBoard's files."""
+        for events in self._events.values():
+            events.close()
+        self._events = {}
+
+    def _line(self, number: int) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), restval="", extrasaction="ignore")
+        if number == 0:
+            writer.writeheader()
+        row = self.rows[number].items()
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row})
+        return text.getvalue()
+
+    def _to_board(self, number: int) -> None:
+        row = self.rows[number]
+        parts: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
+        for key, value in row.items():
+            if key != "epoch":
+                part = "validation" if key.startswith("val_") else "train"
+                parts[part][f"epoch_{key.removeprefix('val_')}"] = value
+        for part, values in parts.items():
+            self._events[part].write(values, int(row["epoch"]), self.times[number])
+
+
+class EventFile:
+    """One of TensorBoard's event files, each record handed to the system as it is written."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        self._file = (folder / name).open("xb")
+        self._records = RecordWriter(self._file)
+        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def write(self, values: Mapping[str, float], step: int, wall_time: float) -> None:
+        """Adds one event with these scalars."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        if not values:
+            return
+        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._add(Event(wall_time=wall_time, step=step, summary=Summary(value=scalars)))
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _add(self, event: Any) -> None:
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+
+class ShowProgress(keras.callbacks.Callback):
+    """One bar for the run with its loss and last validation; a line an epoch where no terminal."""
+
+    def __init__(self, budget: Budget, console: Console) -> None:
+        super().__init__()
+        self.budget, self.console = budget, console
+        self._validation = ""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("training", total=1.0, left="")
+        self._start, self._used = time.monotonic(), 0.0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._start, self._used = time.monotonic(), self.budget.used
+        if self.console.is_terminal:
+            self._bar.start()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.console.is_terminal and self.budget.used > 0:
+            used = self.budget.used
+            ours = max(used - self._used, 1e-9)  # by this process; a run may be resumed
+            left = (time.monotonic() - self._start) * (1 - used) / ours
+            self._bar.update(
+                self._task,
+                completed=self.budget.used,
+                description=f"step {self.budget.done} loss {float((logs or {})['loss']):.3f}",
+                left=f"{left / 60:.1f} min left{self._validation}",
+            )
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        logs = logs or {}
+        if "val_mean_dice" in logs:
+            dice, error = logs["val_mean_dice"], logs["val_pixel_error"]
+            self._validation = f" · validation Dice {dice:.3f}, pixel error {error:.3f}"
+        if not self.console.is_terminal:
+            self.console.print(
+                f"{100 * self.budget.used:3.0f}% step {self.budget.done}"
+                f" · loss {logs['loss']:.3f}{self._validation}",
+                highlight=False,
+            )
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the terminal back after an interruption, when `on_train_end` isn't called."""
+        if self._bar.live.is_started:  # else it would write an empty line
+            self._bar.stop()

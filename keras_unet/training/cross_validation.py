@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keras_unet.console import Console
-from keras_unet.data.samples import Sample, load_samples
+from keras_unet.data.check import Sample, load_samples
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
@@ -23,9 +23,9 @@ from keras_unet.evaluation.record import Evaluation
 from keras_unet.keras_backend import require_tensorflow
 from keras_unet.training import run_folder
 from keras_unet.training.config import TrainConfig, make_config, to_tree
-from keras_unet.training.fit import train
+from keras_unet.training.distributed.cluster import Team, join
+from keras_unet.training.run import train
 from keras_unet.training.splits import classes_of, lone_holder, make_folds
-from keras_unet.training.team import Team, join
 
 SPLITS = "splits.json"
 REPORT = "cross_validation.json"

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_unet.data.reading import Sample
 from keras_unet.errors import ConfigError
-from keras_unet.training.sections import DataConfig
+from keras_unet.training.config import DataConfig
 
 DRAWS = 100  # of held-out images, until training and validation have the same classes
 

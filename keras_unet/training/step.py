@@ -1,4 +1,4 @@
-"""The compiled training step: tiles drawn where it runs, and a watch over the weights."""
+"""Training step: what is compiled, the optimizer's kernel, the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -44,3 +44,106 @@ class TrainingStep(keras.Model):
             tf.nn.l2_loss(tf.cast(v, tf.float32)) for v in (*self.trainable_variables, *gathered)
         ]
         return tf.cast(tf.math.is_finite(tf.add_n(squares)), tf.float32)
+
+
+@keras.saving.register_keras_serializable(package="keras_unet")
+class AdamW(keras.optimizers.Adam):
+    """Adam with decoupled weight decay (Loshchilov, Hutter 2019, algorithm 2), as Keras's.
+
+    The numbers are those of `keras.optimizers.AdamW`, but for rounding: Keras spells the step out,
+    a dozen passes over memory, which a network of 31 million weights feels; here it is TensorFlow's
+    fused kernel, after the decay.
+
+    Args:
+        learning_rate: the rate of the first step.
+        decay: rate · decay of each weight is taken from it before a change.
+        options: of `keras.optimizers.Adam`.
+    """
+
+    def __init__(self, learning_rate: float, decay: float, **options: Any) -> None:
+        super().__init__(learning_rate, **options)
+        self.decay = decay
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable, learning_rate: Any) -> None:
+        """Changes one variable."""
+        number = self._get_variable_index(variable)
+        rate = tf.cast(learning_rate, variable.dtype)
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        if self.decay:
+            variable.assign_sub(variable * (rate * self.decay))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[number].value.handle,
+            v=self._velocities[number].value.handle,
+            beta1_power=self.beta_1**step,
+            beta2_power=self.beta_2**step,
+            lr=rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Keras's, with `decay`."""
+        config = super().get_config()
+        del config["weight_decay"]  # Adam's own, which is not used
+        return {**config, "decay": self.decay}
+
+
+class WeightAverage(keras.callbacks.Callback):
+    """After each change of the weights w, average ← d · average + (1 - d) · w.
+
+    d = min(decay, (1 + t) / (10 + t)) after t changes, as TensorFlow's ExponentialMovingAverage
+    with `num_updates`: the first weights are soon forgotten. The statistics of batch normalisation
+    are averaged too. Keras's own `use_ema` leaves those out, starts from the random weights with
+    the full decay, and its `SwapEMAWeights` swaps by additions, which round.
+
+    The averages are variables of the optimizer, so that a checkpoint that holds those holds them;
+    training never sees them.
+
+    Args:
+        network: whose weights are averaged.
+        optimizer: of the model that shares them; it is built.
+        decay: d, in (0, 1).
+    """
+
+    def __init__(
+        self, network: keras.Model, optimizer: keras.optimizers.Optimizer, decay: float
+    ) -> None:
+        super().__init__()
+        inner = getattr(optimizer, "inner_optimizer", optimizer)  # within loss scaling
+        self._twin = keras.models.clone_model(network)
+        averages = []
+        for number, weight in enumerate(network.weights):
+            average = inner.add_variable_from_reference(weight, name=f"average{number}")
+            average.assign(weight)
+            averages.append(average)
+        seen = inner.add_variable((), initializer="zeros", dtype="int64", name="averaged")
+        self._averages = averages
+
+        @tf.function
+        def update() -> None:
+            changes = tf.cast(inner.iterations, tf.int64)
+
+            def step() -> tf.Tensor:
+                t = tf.cast(changes, tf.float32)
+                share = 1.0 - tf.minimum(decay, (1.0 + t) / (10.0 + t))
+                for average, weight in zip(averages, network.weights, strict=True):
+                    average.assign(average + share * (weight - average))
+                seen.assign(changes)
+                return changes
+
+            # gradients may be gathered over several steps, or a step be left out
+            tf.cond(changes > tf.cast(seen.value, tf.int64), step, lambda: changes)
+
+        self._update = update
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._update()
+
+    def network(self) -> keras.Model:
+        """A network of its own with the averages as its weights."""
+        for own, average in zip(self._twin.weights, self._averages, strict=True):
+            own.assign(average)
+        return self._twin

@@ -16,10 +16,10 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from keras_unet.data import Normalization, records
-from keras_unet.data.encoded import checked
+from keras_unet.data.graph_images import checked
 from keras_unet.data.normalization import FLOOR
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.serving.grey_values import parameters
+from keras_unet.serving.graph import parameters
 
 SHIFT, SCALE, METHOD = "image/shift", "image/scale", "image/normalization"
 MOST_PIXELS = 2**31 - 1  # no limit: ImageExampleGen has read these very images

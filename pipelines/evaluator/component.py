@@ -23,11 +23,10 @@ from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelEv
 
 from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.comparing import compare
-from keras_unet.evaluation.reading import LabelledImages
+from keras_unet.evaluation.comparison import compare
 from keras_unet.evaluation.record import Evaluation
-from keras_unet.evaluation.scoring import evaluate_samples
-from keras_unet.models.bundle import TrainedModel
+from keras_unet.evaluation.scoring import LabelledImages, evaluate_samples
+from keras_unet.models.keras_file import TrainedModel
 from keras_unet.models.unet import structure
 from pipelines import models
 from pipelines.evaluator.pages import verdict_page

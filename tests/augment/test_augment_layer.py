@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_unet.augment import PRESETS, Augment, make_settings, sample_seeds
-from keras_unet.data.bank import ImageBank
+from keras_unet.augment.image_bank import ImageBank
 from keras_unet.errors import ConfigError, DataError
 
 RNG = np.random.default_rng(5)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 
 from keras_unet.augment import PRESETS, Augment, sample_seeds
-from keras_unet.data.bank import ImageBank
+from keras_unet.augment.image_bank import ImageBank
 
 SEEDS = tf.zeros((2, 2), tf.int32)
 

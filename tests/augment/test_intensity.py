@@ -12,11 +12,11 @@ from keras_unet.augment.intensity import (
     Intensity,
     Statistics,
     apply_intensity,
+    batch_statistics,
     blur,
     gaussian_noise,
     low_resolution,
 )
-from keras_unet.augment.sources import batch_statistics
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.gamma(2.0, 3.0, (2, 24, 30, 2)).astype(np.float32)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_unet.augment import Augment, sample_seeds
-from keras_unet.data.bank import ImageBank
+from keras_unet.augment.image_bank import ImageBank
 
 RNG = np.random.default_rng(0)
 IMAGES = [

@@ -7,8 +7,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from keras_unet.augment.seeds import sample_seeds
-from keras_unet.augment.threefry import normal, sample_bits, threefry, uniform
+from keras_unet.augment.draws import normal, sample_bits, sample_seeds, threefry, uniform
 
 # Random123's known answers for threefry2x32 with 20 rounds: counter, key, result.
 VECTORS = [

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_unet.augment.picture import draw_samples
-from keras_unet.augment.presets import preset_settings
+from keras_unet.augment.settings import preset_settings
 from keras_unet.cli.augment import augment
 from keras_unet.errors import ConfigError, DataError
 

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from keras_unet.cli.app import app
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.training import fit, setup
+from keras_unet.training import build
+from keras_unet.training import run as fit
 
 COMMAND = [sys.executable, "-c", "from keras_unet.cli import main; main()", "train"]
 SETTINGS = ["model.filters=2", "model.depth=1", "augment=flips", "tile=44", "name=first"]
@@ -69,7 +70,7 @@ def test_a_stopped_run_says_how_to_go_on(tmp_path, number, code):
 def test_sigterm_outside_the_steps_ends_the_command_too(tmp_path, monkeypatch, during):
     """Its default would leave files half written, and do nothing to a container's first process."""
     data = write_dataset(tmp_path / "cells", train=2, val=1, size=(48, 48), seed=0)
-    place, name = {"reading": (setup, "load_samples"), "scoring": (fit, "evaluate_samples")}[during]
+    place, name = {"reading": (build, "load_samples"), "scoring": (fit, "evaluate_samples")}[during]
 
     def told(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)

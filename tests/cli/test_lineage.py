@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 
 from keras_unet.cli.app import app
 from keras_unet.errors import ExportError
-from keras_unet.serving.card import CardFields, served_card, write_card
+from keras_unet.serving.card import CardFields, Origin, read_origin, served_card, write_card
 from keras_unet.serving.lineage import lineage
-from keras_unet.serving.notes import Origin, read_origin
 
 
 def version(folder: Path, origin: Origin | None = None) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_unet.data.bank import ImageBank
+from keras_unet.augment.image_bank import ImageBank
 from keras_unet.errors import DataError
 
 A = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)

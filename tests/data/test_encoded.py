@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_unet.data.encoded import decode, few_enough, header
+from keras_unet.data.graph_images import decode, few_enough, header
 
 
 def file(mode, size=(7, 5), kind="PNG", **options):

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from keras_unet.augment import Augment, sample_seeds
-from keras_unet.data.foreground import foreground_pixels
 from keras_unet.data.normalization import Normalization
-from keras_unet.data.pipeline import fill_bank, tile_dataset, tile_requests
+from keras_unet.data.pipeline import (
+    Target,
+    fill_bank,
+    foreground_pixels,
+    tile_dataset,
+    tile_requests,
+)
 from keras_unet.data.reading import Sample
-from keras_unet.data.targets import Target
 from keras_unet.errors import ConfigError
 
 
@@ -56,7 +60,7 @@ def test_nothing_to_centre_on_is_an_error():
 
 
 def test_too_many_pixels_are_thinned_out(monkeypatch):
-    monkeypatch.setattr("keras_unet.data.foreground.MOST", 60)
+    monkeypatch.setattr("keras_unet.data.pipeline.MOST_FOREGROUND", 60)
     table = foreground_pixels(label_maps(), 0.5, seed=3)
     assert [tuple(pair) for pair in table.pairs] == [(0, 20), (20, 8), (28, 1)]
     assert len({tuple(p) for p in table.pixels[:20]}) == 20

@@ -9,9 +9,8 @@ from PIL import Image
 
 from keras_unet.data import LabelRule, Normalization, check_data, find_pairs, load_samples
 from keras_unet.data.images import ImageFile, read_image
-from keras_unet.data.nodata import as_nan, filled, missing_pixels
-from keras_unet.data.pipeline import fill_bank, fitted
-from keras_unet.data.targets import targets
+from keras_unet.data.pipeline import fill_bank, fitted, targets
+from keras_unet.data.stored_pixels import as_nan, filled, missing_pixels
 from keras_unet.data.tiff_windows import TiffWindows
 from keras_unet.errors import DataError
 from keras_unet.inference.source import Rows
@@ -225,8 +224,7 @@ def test_infinite_values_stay_an_error(tmp_path):
 
 @pytest.mark.parametrize(("dtype", "value", "tag"), [CASES[0], CASES[3], CASES[8]])
 def test_records_keep_it(tmp_path, dtype, value, tag):
-    from keras_unet.data.record_files import read_record
-    from keras_unet.data.records import encode_example
+    from keras_unet.data.records import encode_example, read_record
 
     (sample, *_), _ = load_samples(_set(tmp_path, dtype, value, tag), rule=LabelRule())
     labels = np.maximum(sample.classes, 0)

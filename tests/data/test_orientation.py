@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from keras_unet.data import read_image
-from keras_unet.data.encoded import decode
-from keras_unet.data.orientation import orientation
+from keras_unet.data.graph_images import decode, orientation
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (9, 14), dtype=np.uint8)
 SCALAR = [tf.TensorSpec([], tf.string)]

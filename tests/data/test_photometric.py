@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image, TiffImagePlugin
 
-from keras_unet.data import fax
+from keras_unet.data import tiff as fax
 from keras_unet.data.images import count_pages, read_image, read_labels
 from keras_unet.data.photometric import from_cmyk
 from keras_unet.data.tiff_windows import TiffWindows
@@ -216,7 +216,7 @@ def test_group_3_and_4_in_all_their_forms_and_by_the_other_decoder(tmp_path):
         check(path, picture[..., None] * np.uint8(255), picture * 255)
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
-            bits = fax.decode(page)
+            bits = fax.decode_fax(page)
             np.testing.assert_array_equal(bits != (page.photometric == 0), picture)
 
 
@@ -237,7 +237,7 @@ def test_group_4_in_tiles(tmp_path):
     picture = np.block([[a, b], [c, d]])[:27, :30]
     check(path, picture[..., None] * np.uint8(255), picture * 255)
     with tifffile.TiffFile(path) as file:
-        np.testing.assert_array_equal(fax.decode(file.pages[0]) != (white == 0), picture)
+        np.testing.assert_array_equal(fax.decode_fax(file.pages[0]) != (white == 0), picture)
 
 
 def test_each_page_is_read_by_its_own_tags(tmp_path):

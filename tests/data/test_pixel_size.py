@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from keras_unet.data.pixel_size import PixelSize, in_micrometres, read_pixel_size
+from keras_unet.data.stored_pixels import PixelSize, in_micrometres, read_pixel_size
 
 STACK = np.zeros((3, 40, 50), np.uint8)
 

@@ -12,9 +12,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_unet.data.encoded import decode
-from keras_unet.data.images import ImageFile, read_image, read_labels
-from keras_unet.data.png_jpeg import Picture
+from keras_unet.data.graph_images import decode
+from keras_unet.data.images import ImageFile, Picture, read_image, read_labels
 from keras_unet.errors import DataError
 
 H, W = 11, 19

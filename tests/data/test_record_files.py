@@ -10,13 +10,12 @@ import tensorflow as tf
 
 from keras_unet.data import LabelRule, load_samples
 from keras_unet.data.pairs import find_pairs
+from keras_unet.data.pipeline import border_term, targets
 from keras_unet.data.reading import Border, PairReader
-from keras_unet.data.record_files import find_records
-from keras_unet.data.records import encode_example
+from keras_unet.data.records import encode_example, find_records
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.data.targets import border_term, targets
 from keras_unet.errors import DataError
-from keras_unet.evaluation.reading import LabelledImages
+from keras_unet.evaluation.scoring import LabelledImages
 
 CELLS = LabelRule(kind="instances")
 
@@ -164,7 +163,7 @@ def test_a_stored_border_term_is_used_where_it_fits(files, tmp_path, monkeypatch
     expected = targets(samples, 2, w0=7.0, sigma=3.3)
     other = targets(samples, 2, w0=7.0, sigma=4.0)
     computed = targets(found, 2, w0=7.0, sigma=4.0)  # stored for another sigma
-    monkeypatch.setattr("keras_unet.data.targets.border_weights", None)  # must not be called
+    monkeypatch.setattr("keras_unet.data.pipeline.border_weights", None)  # must not be called
     stored = targets(found, 2, w0=7.0, sigma=3.3)
     for many, few in ((stored, expected), (computed, other)):
         for a, b in zip(many, few, strict=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from keras_unet.data.pipeline import scored_classes, targets
 from keras_unet.data.reading import Sample
-from keras_unet.data.targets import scored_classes, targets
 from keras_unet.errors import ConfigError
 from keras_unet.weight_maps import weight_map
 
@@ -57,7 +57,7 @@ def test_border_weights_are_cached_and_a_torn_entry_is_made_again(tmp_path, monk
     sample = touching()
     (first,) = targets([sample], 2, cache=tmp_path)
     (entry,) = tmp_path.glob("*.npy")
-    monkeypatch.setattr("keras_unet.data.targets.border_weights", None)  # must not be called
+    monkeypatch.setattr("keras_unet.data.pipeline.border_weights", None)  # must not be called
     (second,) = targets([sample], 2, cache=tmp_path)
     np.testing.assert_array_equal(first.weight, second.weight)
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from keras_unet.data import check_data, find_pairs, ome
+from keras_unet.data import check_data, find_pairs, tiff
 from keras_unet.data.images import ImageFile, count_pages, read_image
 from keras_unet.data.tiff import TiffStack
 from keras_unet.data.tiff_windows import TiffWindows
@@ -253,5 +253,5 @@ def test_a_plane_count_beyond_the_set_ends_with_it(tmp_path):
     planes = [("a", 0, {"Z": 0})]
     text = _ome([({"X": 4, "Y": 4, "Z": 2}, planes)], "a", {"a": "a.ome.tif"})
     text = text.replace('PlaneCount="1"', f'PlaneCount="{10**12}"')
-    (image,) = ome.own_images(text, tmp_path / "a.ome.tif")
+    (image,) = tiff.own_images(text, tmp_path / "a.ome.tif")
     assert image.planes == {(0, 0, 0): 0, (0, 1, 0): 1}

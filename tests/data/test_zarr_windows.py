@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_unet.data.pixel_size import PixelSize
+from keras_unet.data.stored_pixels import PixelSize
 from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
 from keras_unet.errors import DataError
 

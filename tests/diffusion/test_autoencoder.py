@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_unet.diffusion import Autoencoder, build_autoencoder, kl_divergence
-from keras_unet.diffusion.tiling import in_tiles, seams, starts
+from keras_unet.diffusion.autoencoder import in_tiles, seams, starts
 from keras_unet.errors import ConfigError
 
 SMALL = {"filters": (8, 8, 16), "norm_groups": 4, "layers_per_block": 1, "latent_channels": 3}

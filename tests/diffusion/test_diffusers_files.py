@@ -19,7 +19,7 @@ from keras_unet.diffusion import (
     load_diffusers,
     save_diffusers,
 )
-from keras_unet.diffusion.diffusers_weights import weight_names
+from keras_unet.diffusion.diffusers_files import weight_names
 from keras_unet.errors import ConfigError, DataError
 
 SMALL = {"filters": (8, 16), "norm_groups": 4, "layers_per_block": 1}

@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 
 from keras_unet.diffusion import noise as noises
+from keras_unet.diffusion.noise import NoiseSchedule
 from keras_unet.diffusion.samplers import (
     DDIM,
     DDPM,
@@ -21,8 +22,7 @@ from keras_unet.diffusion.samplers import (
     step,
     trajectory,
 )
-from keras_unet.diffusion.schedule import NoiseSchedule
-from keras_unet.diffusion.scheduler_config import OPTIONS, read_scheduler_config
+from keras_unet.diffusion.text_to_image import OPTIONS, read_scheduler_config
 from keras_unet.errors import ConfigError
 
 SCALED = NoiseSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012)

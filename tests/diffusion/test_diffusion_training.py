@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_unet.data.samples import load_samples
+from keras_unet.data.check import load_samples
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.diffusion import synthesis
 from keras_unet.diffusion.config import make_diffusion_config

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_unet.diffusion import Tokenizer, build_text_encoder
-from keras_unet.diffusion.tokenizer import BOS, EOS, words
+from keras_unet.diffusion.text import BOS, EOS, words
 from keras_unet.errors import ConfigError, DataError
 
 SMALL = {
@@ -102,7 +102,7 @@ def test_words(text, expected):
 
 def vocabulary():
     """Bytes, bytes at the end of a word, what the merges make, special tokens."""
-    from keras_unet.diffusion.tokenizer import _LETTERS
+    from keras_unet.diffusion.text import _LETTERS
 
     merges = [("c", "e"), ("l", "l"), ("ce", "ll"), ("l", "l</w>"), ("ce", "ll</w>"), ("a", "a")]
     signs = [*_LETTERS, *(f"{s}</w>" for s in _LETTERS), *("".join(m) for m in merges)]

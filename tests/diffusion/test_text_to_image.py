@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from keras_unet import diffusion
+from keras_unet.diffusion.model import guide
 from keras_unet.diffusion.samplers import initial_state, step
-from keras_unet.diffusion.sampling import guide
-from keras_unet.diffusion.scheduler_config import read_scheduler_config
+from keras_unet.diffusion.text_to_image import read_scheduler_config
 from keras_unet.errors import ConfigError
 
 

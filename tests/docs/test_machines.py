@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_unet.training.devices import read_cluster
+from keras_unet.machine import read_cluster
 
 FILES = Path(__file__).parents[2] / "docs" / "machines"
 SPY = '#!/bin/bash\nprintf "%s\\t%s\\n" "$TF_CONFIG" "$*" >> "$SPIED"\nexit "${STATUS:-0}"\n'

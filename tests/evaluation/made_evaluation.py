@@ -10,7 +10,7 @@ from scipy import ndimage
 from keras_unet.data import LabelRule, Normalization
 from keras_unet.data.reading import Sample
 from keras_unet.evaluation import Evaluation, ScoreSettings
-from keras_unet.evaluation.scorer import Scorer
+from keras_unet.evaluation.scoring import Scorer
 from keras_unet.models import ModelCard
 
 NAMES = tuple(f"image {k}" for k in range(5))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from keras_unet.evaluation.intervals import FEW, interval_notes, intervals
+from keras_unet.evaluation.counts import FEW, interval_notes, intervals
 
 
 def means(values):

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from keras_unet.data import LabelRule
-from keras_unet.evaluation.reading import LabelledImages
+from keras_unet.evaluation.scoring import LabelledImages
 
 
 def test_palettes_and_orientations_are_noted_as_before_training(tmp_path):

@@ -16,7 +16,7 @@ from made_evaluation import NAMES, make_evaluation, scene
 from PIL import Image
 
 from keras_unet.evaluation import compare, read_evaluation
-from keras_unet.evaluation.advice import advise
+from keras_unet.evaluation.gallery import Gallery, thumbnail
 from keras_unet.evaluation.html import Html, data_uri, join, page, tag
 from keras_unet.evaluation.pictures import (
     FALSE,
@@ -32,8 +32,7 @@ from keras_unet.evaluation.pictures import (
     with_legend,
     without_legend,
 )
-from keras_unet.evaluation.report import make_report
-from keras_unet.evaluation.thumbnails import Gallery, thumbnail
+from keras_unet.evaluation.report import advise, make_report
 from keras_unet.pictures import class_color
 
 EVIL = '<script>alert("x")</script>&\'"><img src=http://evil.example/x onerror=alert(1)>'

@@ -12,15 +12,14 @@ from conftest import make_trained
 from PIL import Image
 
 from keras_unet.data import LabelRule, write_dataset
-from keras_unet.data.samples import Sample, load_samples
-from keras_unet.data.targets import scored_classes
+from keras_unet.data.check import Sample, load_samples
+from keras_unet.data.pipeline import scored_classes
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import evaluate, evaluate_samples, isbi2012, read_evaluation
 from keras_unet.evaluation.confusion import confusion_matrix, scores
 from keras_unet.evaluation.instances import object_scores
-from keras_unet.evaluation.reading import LabelledImages
-from keras_unet.evaluation.scorer import Scorer
-from keras_unet.evaluation.settings import ScoreSettings
+from keras_unet.evaluation.record import ScoreSettings
+from keras_unet.evaluation.scoring import LabelledImages, Scorer
 from keras_unet.inference import predict, to_classes, to_instances
 from keras_unet.models import TrainedModel, save_model
 

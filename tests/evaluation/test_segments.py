@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.metrics import variation_of_information
 from skimage.segmentation import watershed
 
-from keras_unet.evaluation.segments import label4, segment_scores, thin
+from keras_unet.evaluation.isbi import label4, segment_scores, thin
 
 LABELS = arrays(np.int32, (4, 5), elements=st.integers(0, 3))
 

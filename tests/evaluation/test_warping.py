@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from keras_unet.evaluation.warping import splits_and_mergers, warp, warping_errors
+from keras_unet.evaluation.isbi import splits_and_mergers, warp, warping_errors
 
 EIGHT = np.ones((3, 3), bool)
 MASKS = arrays(bool, st.tuples(st.integers(1, 7), st.integers(1, 7)))

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from prediction_networks import random_unet
 from scipy.ndimage import gaussian_filter
 
-from keras_unet.inference import working_set
-from keras_unet.inference.forward import activated
+from keras_unet.inference import planning
+from keras_unet.inference.ensemble import activated
 from keras_unet.inference.options import PredictOptions
-from keras_unet.inference.prediction import predict
-from keras_unet.inference.rows import Predictor
+from keras_unet.inference.predictor import Predictor, predict
 
 
 @pytest.fixture(scope="module")
@@ -75,18 +74,18 @@ _V2 = ("memory.max", "memory.current")
 @pytest.fixture
 def groups(monkeypatch, tmp_path):
     """A machine with much memory, whose control groups a test makes up."""
-    monkeypatch.setattr(working_set, "_machine", lambda: 10**12)
-    monkeypatch.setattr(working_set, "_MEMBERSHIP", tmp_path / "cgroup")
-    monkeypatch.setattr(working_set, "_MOUNT", tmp_path / "mount")
+    monkeypatch.setattr(planning, "_machine", lambda: 10**12)
+    monkeypatch.setattr(planning, "_MEMBERSHIP", tmp_path / "cgroup")
+    monkeypatch.setattr(planning, "_MOUNT", tmp_path / "mount")
     return tmp_path / "mount"
 
 
 def test_free_memory_without_control_groups(groups):
-    assert working_set.free_memory() == 10**12
+    assert planning.free_memory() == 10**12
 
 
 def test_free_memory_of_this_machine():
-    assert 10**7 < working_set.free_memory() < 10**14
+    assert 10**7 < planning.free_memory() < 10**14
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -101,7 +100,7 @@ def test_page_cache_is_free_memory(groups, version):
     else:
         (groups.parent / "cgroup").write_text("0::/\n")
         _group(groups, 8_000, 7_900, _V2, **own)
-    assert working_set.free_memory() == 8_000 - 7_900 + 7_000
+    assert planning.free_memory() == 8_000 - 7_900 + 7_000
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -114,11 +113,11 @@ def test_the_tightest_group_on_the_way_counts(groups, version):
     _group(mount / "slurm" / "job_7" / "step_0", unlimited, 3_000, names)
     _group(mount / "slurm" / "job_7", 5_000, 3_000, names)
     _group(mount / "slurm", 90_000, 70_000, names)
-    assert working_set.free_memory() == 2_000
+    assert planning.free_memory() == 2_000
     (mount / "slurm" / "job_7" / "memory.stat").unlink()
-    assert working_set.free_memory() == 2_000
+    assert planning.free_memory() == 2_000
     _group(mount / "slurm" / "job_7", 5_000, 6_000, names)
-    assert working_set.free_memory() == 0
+    assert planning.free_memory() == 0
 
 
 _MEASURE = """

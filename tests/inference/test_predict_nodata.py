@@ -9,8 +9,8 @@ from conftest import make_trained
 from PIL import Image
 
 from keras_unet.data import write_dataset
+from keras_unet.data.check import load_samples
 from keras_unet.data.images import read_image
-from keras_unet.data.samples import load_samples
 from keras_unet.errors import DataError
 from keras_unet.evaluation import evaluate_samples
 from keras_unet.inference import predict, predict_files

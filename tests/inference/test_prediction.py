@@ -11,7 +11,7 @@ from prediction_networks import identity_network, random_unet, whole
 from keras_unet import geometry
 from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.prediction import predict, to_classes
+from keras_unet.inference.predictor import predict, to_classes
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])

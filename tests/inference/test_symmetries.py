@@ -11,8 +11,8 @@ from prediction_networks import identity_network, on_mirrored, random_unet, whol
 from scipy.ndimage import map_coordinates
 
 from keras_unet.inference import symmetries
-from keras_unet.inference.prediction import predict
-from keras_unet.inference.rotations import ANGLES
+from keras_unet.inference.predictor import predict
+from keras_unet.inference.symmetries import ANGLES
 
 SETS = {"flips": symmetries.FLIPS, "all": symmetries.ALL}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras_unet import geometry
 from keras_unet.errors import ConfigError
 from keras_unet.inference import tiles
-from keras_unet.inference.blending import axis_weights
+from keras_unet.inference.tiles import axis_weights
 
 depths = st.integers(1, 4)
 paddings = st.sampled_from(["valid", "same"])

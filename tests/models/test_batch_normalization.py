@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_unet.models.normalization import BatchNormalization
+from keras_unet.models.blocks import BatchNormalization
 from keras_unet.models.unet import build_unet
 
 SHAPE = (2, 5, 7, 3)

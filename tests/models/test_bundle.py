@@ -12,7 +12,7 @@ from keras_unet.inference import predict
 from keras_unet.losses import WeightedCrossEntropy
 from keras_unet.metrics import MeanIoU
 from keras_unet.models import build_unet, in_float32, load_model, save_model, trained_model
-from keras_unet.models.bundle import clear_unfinished
+from keras_unet.models.keras_file import clear_unfinished
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from keras_unet.models.cropping import CropLike, Cropping2D
+from keras_unet.models.blocks import CropLike, Cropping2D
 
 CROPS: list[Any] = [0, 4, (1, 2), ((0, 3), (2, 1))]
 

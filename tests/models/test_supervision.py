@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_unet import build_unet
-from keras_unet.models.supervision import head_weights, with_heads
+from keras_unet.models.unet import head_weights, with_heads
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tfx.types import standard_artifacts
 
 from keras_unet.errors import ExportError
 from keras_unet.models import save_model
-from keras_unet.serving import golden
+from keras_unet.serving import bundle
 from pipelines import models, trainer
 
 NAME = "cells"
@@ -103,11 +103,11 @@ def trained() -> Any:
 @contextlib.contextmanager
 def answers_here() -> Iterator[None]:
     """Golden requests answered in this process: a fresh one, as it should be, takes seconds."""
-    real, golden.answers = golden.answers, _answers
+    real, bundle.fresh_answers = bundle.fresh_answers, _answers
     try:
         yield
     finally:
-        golden.answers = real
+        bundle.fresh_answers = real
 
 
 def _answers(folder: Path) -> list[dict[str, np.ndarray]]:
@@ -119,7 +119,7 @@ def _answers(folder: Path) -> list[dict[str, np.ndarray]]:
     except Exception as error:  # whatever a damaged folder makes TensorFlow raise
         raise ExportError(f"the SavedModel does not load: {error}") from error
     found = []
-    for record in tf.data.TFRecordDataset(str(folder / golden.WARMUP)).as_numpy_iterator():
+    for record in tf.data.TFRecordDataset(str(folder / bundle.WARMUP)).as_numpy_iterator():
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
         outputs = signatures[request.model_spec.signature_name](**inputs)

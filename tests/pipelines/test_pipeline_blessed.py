@@ -8,7 +8,7 @@ pytest.importorskip("tfx")
 
 from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing
 
-from keras_unet.serving.notes import LINEAGE, Origin
+from keras_unet.serving.card import LINEAGE, Origin
 from pipelines.blessed import ServedOrLatestBlessed
 
 pytestmark = pytest.mark.tfx

@@ -20,11 +20,10 @@ from PIL import Image
 pytest.importorskip("tfx")
 
 from keras_unet.data import make_cells
-from keras_unet.inference.files.predicting import predict_files
+from keras_unet.inference.files.run import predict_files
 from keras_unet.serving import rollback
-from keras_unet.serving.card import read_served_card
+from keras_unet.serving.card import Origin, read_origin, read_served_card
 from keras_unet.serving.lineage import lineage
-from keras_unet.serving.notes import Origin, read_origin
 from keras_unet.training.config import load_config
 from pipelines import models
 from pipelines.config import PipelineConfig, load_pipeline_config

@@ -16,8 +16,8 @@ from keras_unet.errors import ExportError, RemoteError
 from keras_unet.remote_path import RemotePath
 from keras_unet.serving import publish, versions
 from keras_unet.serving.bundle import fingerprint
+from keras_unet.serving.card import read_origin
 from keras_unet.serving.lineage import served_origin
-from keras_unet.serving.notes import read_origin
 from pipelines import models
 from pipelines.pusher import VersionPusher
 

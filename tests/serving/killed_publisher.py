@@ -16,7 +16,7 @@ import tensorflow as tf
 from conftest import make_trained
 
 from keras_unet.models import build_unet
-from keras_unet.serving import export, golden
+from keras_unet.serving import bundle, export
 
 
 def in_this_process(folder):
@@ -25,7 +25,7 @@ def in_this_process(folder):
 
     signatures = tf.saved_model.load(folder).signatures
     found = []
-    for record in tf.data.TFRecordDataset(str(folder / golden.WARMUP)).as_numpy_iterator():
+    for record in tf.data.TFRecordDataset(str(folder / bundle.WARMUP)).as_numpy_iterator():
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
         outputs = signatures[request.model_spec.signature_name](**inputs)
@@ -34,7 +34,7 @@ def in_this_process(folder):
 
 
 def publish(folder: Path) -> None:
-    golden.answers = in_this_process
+    bundle.fresh_answers = in_this_process
     trained = make_trained()._replace(network=build_unet((None, None, 1), 2, filters=2, depth=1))
     export(trained, folder, keep=2)
 

@@ -12,7 +12,8 @@ from conftest import make_trained
 
 from keras_unet.errors import ExportError
 from keras_unet.models import TrainedModel, build_unet
-from keras_unet.serving import golden, publish_bundle, versions, write_bundle
+from keras_unet.serving import bundle as golden
+from keras_unet.serving import publish_bundle, versions, write_bundle
 from keras_unet.serving.bundle import fingerprint
 from keras_unet.serving.card import read_served_card
 
@@ -87,7 +88,7 @@ def test_a_damaged_bundle_is_refused(made, tmp_path):
 
 def test_what_is_expected_is_what_the_model_with_the_stored_weights_gives(made):
     served = tf.saved_model.load(made).signatures["serving_default"]
-    first = golden.requests(small())[0]
+    first = golden.golden_requests(small())[0]
     given = served(images=tf.constant(first.value))["probabilities"].numpy()[0]
     assert np.abs(golden.read_expected(made)[0][0] - given).max() <= golden.TOLERANCE
 

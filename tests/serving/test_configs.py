@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from keras_unet.errors import ExportError
-from keras_unet.serving.configs import add_to_root, pinned_versions, write_configs
+from keras_unet.serving.folders import add_to_root, pinned_versions, write_configs
 
 ROOT = Path(__file__).parents[2] / "saved_models"
 

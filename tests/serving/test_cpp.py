@@ -16,7 +16,7 @@ from PIL import Image
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
 from keras_unet.models import in_float32
-from keras_unet.serving import golden, write_saved_model
+from keras_unet.serving import bundle, write_saved_model
 
 SOURCE = Path(__file__).with_name("cpp") / "load.cc"
 TILE = 100
@@ -80,21 +80,21 @@ def run(program, folder, signature, work, **inputs):
 
 
 def test_every_signature_gives_what_the_keras_model_gives(program, folder, trained, tmp_path):
-    requests = golden.requests(trained, TILE)
+    requests = bundle.golden_requests(trained, TILE)
     answers = [
         run(program, folder, one.signature, tmp_path / str(n), **{one.name: one.value})
         for n, one in enumerate(requests)
     ]
     for one, answer in zip(requests, answers, strict=True):
         assert answer, one.signature
-    found = golden.difference(trained, requests, answers)
+    found = bundle.difference(trained, requests, answers)
     assert set(found) == {
         "serving_default",
         "segment_bytes",
         "segment_bytes_probabilities",
         "segment_examples",
     }
-    assert max(found.values()) <= golden.TOLERANCE, found
+    assert max(found.values()) <= bundle.TOLERANCE, found
 
 
 def test_what_is_wrong_has_tensorflows_code(program, folder, tmp_path):

@@ -17,9 +17,8 @@ from typer.testing import CliRunner
 from keras_unet.cli.app import app
 from keras_unet.errors import ExportError
 from keras_unet.models import in_float32
-from keras_unet.serving import golden, write_saved_model
-from keras_unet.serving.card import CardFields, served_card, write_card
-from keras_unet.serving.describe import describe
+from keras_unet.serving import bundle, write_saved_model
+from keras_unet.serving.card import CardFields, describe, served_card, write_card
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def version(tmp_path_factory):
     trained = make_trained("range", channels=3)
     trained = trained._replace(network=in_float32(trained.network))
     write_saved_model(trained, folder)
-    golden.write_warmup(golden.requests(trained), "cells", folder)
+    bundle.write_warmup(bundle.golden_requests(trained), "cells", folder)
     fields = CardFields(licence="CC0-1.0", data_licence="private", pixel_size=0.5)
     named = {"values": (0, 255), "precision": "float32", "tile": 828, "max_pixels": 100}
     write_card(served_card("cells", trained.card, fields, **named), folder)

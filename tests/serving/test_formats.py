@@ -16,7 +16,7 @@ from keras_unet.errors import ConfigError, DataError, ExportError
 from keras_unet.evaluation import pictures
 from keras_unet.inference import predict
 from keras_unet.models import in_float32, save_model
-from keras_unet.serving import bioimage, formats, onnx_file, tflite
+from keras_unet.serving import formats
 from keras_unet.serving.card import CardFields
 
 needs_onnx = pytest.mark.skipif(
@@ -41,7 +41,7 @@ def images(count, size=(44, 52), channels=1):
 )
 def test_onnx_takes_images_of_any_size(tmp_path, method, padding, channels):
     trained = model(method, padding, channels, classes=3)
-    run = onnx_file.runner(onnx_file.write_onnx(trained, tmp_path / "model.onnx"))
+    run = formats.onnx_runner(formats.write_onnx(trained, tmp_path / "model.onnx"))
     for size in ((61, 83), (1, 1), (2, 40), (3, 5)):
         image = images(1, size, channels)[0]
         np.testing.assert_allclose(run(image), predict(trained, image), atol=2e-5)
@@ -51,7 +51,7 @@ def test_onnx_takes_images_of_any_size(tmp_path, method, padding, channels):
 @needs_onnx
 def test_onnx_of_normalised_images(tmp_path):
     trained, image = model("dataset"), images(1)[0]
-    run = onnx_file.runner(onnx_file.write_onnx(trained, tmp_path / "a.onnx", normalise=False))
+    run = formats.onnx_runner(formats.write_onnx(trained, tmp_path / "a.onnx", normalise=False))
     normalised = trained.card.normalization(image)
     np.testing.assert_allclose(run(normalised), predict(trained, image), atol=2e-5)
 
@@ -59,8 +59,8 @@ def test_onnx_of_normalised_images(tmp_path):
 @pytest.mark.parametrize(("kind", "most"), [("float32", 2e-5), ("float16", 2e-3)])
 def test_tflite_in_floating_point(tmp_path, kind, most):
     trained, image = model("image", "same"), images(1)[0]
-    path = tflite.write_tflite(trained, tmp_path / "a.tflite", (44, 52), kind)
-    error = np.abs(tflite.runner(path)(image) - predict(trained, image)).max()
+    path = formats.write_tflite(trained, tmp_path / "a.tflite", (44, 52), kind)
+    error = np.abs(formats.tflite_runner(path)(image) - predict(trained, image)).max()
     assert error < most
     assert kind == "float32" or error > 0
 
@@ -85,7 +85,7 @@ def test_a_tflite_file_takes_no_other_size(tmp_path, kind, padding, channels):
     """A client that resizes the input gets an error, never the answer for a part of the image."""
     trained = model("range", padding, channels)
     size, given = (32, 40), images(3, (32, 40), channels)
-    path = tflite.write_tflite(trained, tmp_path / "a.tflite", size, kind, given)
+    path = formats.write_tflite(trained, tmp_path / "a.tflite", size, kind, given)
     delegated, plain = (
         tf.lite.experimental.OpResolverType.AUTO,
         tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
@@ -139,9 +139,9 @@ def test_what_cannot_be_converted_is_named(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="1 images; expected one or more, for int8 two"):
         formats.convert(trained, images(1), tmp_path, ["tflite-int8"])
     with pytest.raises(ConfigError, match="int8 needs calibration images"):
-        tflite.write_tflite(trained, tmp_path / "a.tflite", (44, 52), "int8")
+        formats.write_tflite(trained, tmp_path / "a.tflite", (44, 52), "int8")
     with pytest.raises(ConfigError, match="kind is 'int4'"):
-        tflite.write_tflite(trained, tmp_path / "a.tflite", (44, 52), "int4")
+        formats.write_tflite(trained, tmp_path / "a.tflite", (44, 52), "int4")
     with pytest.raises(DataError, match="44 x 52 pixels; expected at least 50 x 50"):
         formats.convert(trained, images(2), tmp_path, ["onnx"], size=(50, 50))
     monkeypatch.setitem(__import__("sys").modules, "tf2onnx", None)
@@ -164,7 +164,7 @@ def test_the_command_prints_a_table(tmp_path):
 
 def test_a_zoo_package_says_what_it_needs():
     with pytest.raises(ConfigError, match="needs description, authors, licence"):
-        bioimage.write_bioimage(model(), "a.zip", images(1)[0], CardFields())
+        formats.write_bioimage(model(), "a.zip", images(1)[0], CardFields())
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_the_model_zoo_accepts_and_runs_the_package(tmp_path, shared, method):
     picture = sorted((shared / "data/dsb2018_fluo/val/images").iterdir())[0]
     image = read_image(picture)
     fields = CardFields(description="Cells", authors=("A. Person",), licence="CC0-1.0")
-    path = bioimage.write_bioimage(trained, tmp_path / "a.zip", image, fields)
+    path = formats.write_bioimage(trained, tmp_path / "a.zip", image, fields)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
     description = core.load_model_description(path)
     given = core.Tensor(image[None].astype(np.float32), dims=("batch", "y", "x", "channel"))
@@ -187,4 +187,4 @@ def test_the_model_zoo_accepts_and_runs_the_package(tmp_path, shared, method):
     np.testing.assert_allclose(got, normalised, atol=1e-4)
     small = image[:20, :20]
     with pytest.raises(ConfigError, match="the test image has 20 x 20 pixels"):
-        bioimage.write_bioimage(trained, tmp_path / "b.zip", small, fields)
+        formats.write_bioimage(trained, tmp_path / "b.zip", small, fields)

@@ -18,7 +18,6 @@ from keras_unet.serving import (
     CardFields,
     bundle,
     export,
-    golden,
     graph,
     publish_bundle,
     rollback,
@@ -165,7 +164,7 @@ def test_damaged_proofs_give_a_message(published, tmp_path, name, content, monke
     shutil.copytree(published, folder)
     path = folder / "8" / "assets.extra" / name
     path.write_bytes(path.read_bytes()[:-30] if content is None else content)
-    monkeypatch.setattr(golden, "answers", lambda folder: [])
+    monkeypatch.setattr(bundle, "answers", lambda folder: [])
     with pytest.raises(ExportError, match="damaged|cannot be read|expected as many|0 warm-up"):
         rollback(folder, to=8)
     assert versions(folder) == [8, 9]
@@ -206,15 +205,15 @@ def test_each_signature_is_compared(tmp_path, monkeypatch):
 
     monkeypatch.setattr(graph, "_classes_and_shares", off)
     write_saved_model(trained, tmp_path / "off")
-    requests = golden.requests(trained)
+    requests = bundle.golden_requests(trained)
     found = {}
     for name in ("swapped", "off"):
         signatures = tf.saved_model.load(tmp_path / name).signatures
         answers = [
             {k: v.numpy() for k, v in signatures[r.signature](**given(r)).items()} for r in requests
         ]
-        largest = golden.difference(trained, requests, answers)
-        found[name] = {k for k, v in largest.items() if v > golden.TOLERANCE}
+        largest = bundle.difference(trained, requests, answers)
+        found[name] = {k for k, v in largest.items() if v > bundle.TOLERANCE}
     assert found["swapped"] == SIGNATURES - {"serving_default"}
     assert found["off"] == {"segment_bytes_probabilities"}
 

@@ -16,10 +16,9 @@ from keras_unet.cli.app import app
 from keras_unet.errors import ConfigError, ExportError, RemoteError
 from keras_unet.models import in_float32, load_model, save_model
 from keras_unet.remote_path import RemotePath
-from keras_unet.serving import export, publish, publish_bundle, remote_folders, rollback, versions
-from keras_unet.serving.describe import describe
-from keras_unet.serving.notes import read_rollback
-from keras_unet.serving.server.mirror import Mirror
+from keras_unet.serving import export, folders, publish, publish_bundle, rollback, versions
+from keras_unet.serving.card import describe, read_rollback
+from keras_unet.serving.server.model_files import Mirror
 
 
 @pytest.fixture(params=["ram", "memory", "local"])
@@ -42,8 +41,8 @@ def made(tmp_path):
 
 
 def put(folder, made):
-    with remote_folders.claimed(folder) as number:
-        return remote_folders.upload(made, folder, number)
+    with folders.claimed(folder) as number:
+        return folders.upload(made, folder, number)
 
 
 def names(folder):
@@ -58,8 +57,8 @@ def test_a_version_is_numbered_and_nothing_else_stays(folder, made):
     assert versions(str(folder)) == [7, 8, 9]
     assert sorted((folder / "9").files()) == sorted((folder / "0007").files())
     assert names(folder) == ["0007", "20261130052033123456789", "8", "9"]
-    assert remote_folders.retire(folder, 1, pinned={7}) == [8]
-    assert sorted(remote_folders.complete(folder)) == [7, 9]
+    assert folders.retire_remote(folder, 1, pinned={7}) == [8]
+    assert sorted(folders.complete(folder)) == [7, 9]
 
 
 def test_who_sees_the_model_sees_all_of_it(folder, made, monkeypatch):
@@ -69,7 +68,7 @@ def test_who_sees_the_model_sees_all_of_it(folder, made, monkeypatch):
     def watched(self, target):
         move(self, target)
         seen.append(sorted((folder / "1").files()))
-        assert not remote_folders.complete(folder) or len(seen[-1]) == 4
+        assert not folders.complete(folder) or len(seen[-1]) == 4
 
     monkeypatch.setattr(RemotePath, "move", watched)
     put(folder, made)
@@ -116,7 +115,7 @@ def test_what_a_killed_publisher_left_is_no_version(folder, made, tmp_path):
     (folder / f".unfinished-{new}" / "zz").write_text("x")  # of one that may be at work
     (folder / f".claim-5-{new}").write_text("x")
     (made / "saved_model.pb").write_text("m")
-    assert sorted(remote_folders.complete(folder)) == [1]
+    assert sorted(folders.complete(folder)) == [1]
     assert put(folder, made) == folder / "6"
     assert names(folder) == [f".claim-5-{new}", f".unfinished-{new}", "1", "2", "6"]
 
@@ -139,7 +138,7 @@ def test_publishers_at_once_take_a_number_each(made, monkeypatch):
         thread.join()
     assert not errors
     assert len(set(done)) == 6
-    assert sorted(remote_folders.complete(folder)) == sorted(map(int, done))
+    assert sorted(folders.complete(folder)) == sorted(map(int, done))
 
 
 def test_two_that_see_each_other_both_step_back(folder, made, monkeypatch):

@@ -17,7 +17,7 @@ from keras_unet.data import write_dataset
 from keras_unet.errors import ConfigError
 from keras_unet.inference import predict
 from keras_unet.models import build_unet, trained_model
-from keras_unet.serving import formats, golden, write_saved_model
+from keras_unet.serving import bundle, formats, write_saved_model
 from keras_unet.serving.card import read_served_card
 
 FORMS = [
@@ -54,11 +54,11 @@ def test_every_form_of_network(tmp_path, form):
     trained = trained_model(network(**form), float32=True)
     write_saved_model(trained, tmp_path)
     served = tf.saved_model.load(str(tmp_path)).signatures
-    for request in golden.requests(trained):
+    for request in bundle.golden_requests(trained):
         (given,) = ({request.name: tf.constant(request.value)},)
         outputs = {k: v.numpy() for k, v in served[request.signature](**given).items()}
-        found = golden.difference(trained, [request], [outputs])
-        assert found[request.signature] <= golden.TOLERANCE
+        found = bundle.difference(trained, [request], [outputs])
+        assert found[request.signature] <= bundle.TOLERANCE
 
 
 @pytest.fixture(scope="module")

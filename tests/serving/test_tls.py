@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from keras_unet.errors import ConfigError
-from keras_unet.serving import Client, tls
+from keras_unet.serving import Client
+from keras_unet.serving.protocol import tls
 
 trustme = pytest.importorskip("trustme")
 

@@ -21,7 +21,9 @@ from pathlib import Path
 from rich.console import Console
 
 from keras_unet.errors import KerasUnetError
-from keras_unet.training import checkpoint, cross_validate, follow, load_config, loop, steps, train
+from keras_unet.training import checkpoint, cross_validate, load_config, loop, train
+from keras_unet.training import run as steps
+from keras_unet.training.distributed import worker
 
 SETTINGS = ["model.filters=2", "model.depth=1", "batch_size=4", "augment=flips", "tile=44"]
 SETTINGS += ["data.label_kind=instances", "steps_per_epoch=4", "precision=float32"]
@@ -47,7 +49,7 @@ def process(data: Path, output: Path, told: Path, settings: list[str], event) ->
             found["weights"] = hashed.hexdigest()
         event(-1)
 
-    steps.run_loop = follow.run_loop = run_loop
+    steps.run_loop = worker.run_loop = run_loop
     checkpoint.SHARE = float("inf")
     os.chdir(data)  # each machine has its own disk
     where = {"images": Path("train"), "validation": Path("val")}

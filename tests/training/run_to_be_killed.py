@@ -21,8 +21,8 @@ from pathlib import Path
 from rich.console import Console
 
 from keras_unet import disk
-from keras_unet.models import bundle
-from keras_unet.training import checkpoint, fit, load_config, logs, loop, steps
+from keras_unet.models import keras_file
+from keras_unet.training import callbacks, checkpoint, load_config, loop, run
 
 SETTINGS = ["model.filters=2", "model.depth=1", "batch_size=1", "augment=flips", "tile=44"]
 SETTINGS += ["data.label_kind=instances", "model.dropout=0.3", "steps=600", "steps_per_epoch=20"]
@@ -48,7 +48,7 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
             time.sleep(60)
 
     real_write = checkpoint._write
-    real_loop, real_line = loop.run_loop, logs.History._line
+    real_loop, real_line = loop.run_loop, callbacks.History._line
     real_member = zipfile.ZipFile.writestr
 
     def write(path, arrays, state):
@@ -72,7 +72,7 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
         return text
 
     def member(archive, name, *args, **kwargs):
-        if name == bundle.CARD:
+        if name == keras_file.CARD:
             wait_at(MODEL)
         return real_member(archive, name, *args, **kwargs)
 
@@ -88,13 +88,13 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
         real_loop(*args, at_rest=first_rest, **kwargs)
 
     checkpoint._write, checkpoint.rename = write, rename
-    logs.History._line, steps.run_loop = line, run_loop
+    callbacks.History._line, run.run_loop = line, run_loop
     zipfile.ZipFile.writestr = member
     console = Console(file=io.StringIO())
     if folder.exists():
-        fit.train(console=console, resume=folder)
+        run.train(console=console, resume=folder)
     else:
-        fit.train(config, console)
+        run.train(config, console)
 
 
 def life(config, folder: Path, point: str | None, seconds: float) -> tuple[int, bool]:

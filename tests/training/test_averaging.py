@@ -11,7 +11,7 @@ from keras_unet import build_unet
 def start(accumulate=1, scaled=False, decay=0.5, policy=None):
     import keras
 
-    from keras_unet.training.averaging import WeightAverage
+    from keras_unet.training.step import WeightAverage
 
     keras.utils.set_random_seed(0)
     network = build_unet(filters=2, depth=1, padding="same", normalization="batch", dtype=policy)

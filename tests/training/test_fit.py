@@ -15,8 +15,8 @@ from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.models.precision import dtype_policy
 from keras_unet.training import load_config, train
+from keras_unet.training.build import class_names, tile_size
 from keras_unet.training.config import TrainConfig
-from keras_unet.training.setup import class_names, tile_size
 from keras_unet.training.splits import split
 
 SMALL = [
@@ -59,7 +59,7 @@ def test_depth_1_has_no_level_to_supervise(data, tmp_path):
 
 
 def test_out_of_memory_says_what_to_make_smaller(data, tmp_path, monkeypatch):
-    from keras_unet.training import steps
+    from keras_unet.training import run as steps
 
     def no_memory(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")

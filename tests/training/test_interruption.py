@@ -16,8 +16,8 @@ from test_exact_resume import begin, configured, go_on, same
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import TrainingError
 from keras_unet.models import load_model
-from keras_unet.models.bundle import save_model
-from keras_unet.training import callbacks, checkpoint, prepare, steps, train
+from keras_unet.models.keras_file import save_model
+from keras_unet.training import build, callbacks, checkpoint, run, train
 from keras_unet.training.callbacks import Budget, Validation
 from keras_unet.training.interruption import StopRequest
 
@@ -79,7 +79,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
             os.kill(os.getpid(), signal.SIGTERM)
             return save_model(model, path)
 
-        monkeypatch.setattr(steps, "save_model", save)
+        monkeypatch.setattr(run, "save_model", save)
     else:
         inner = Validation.on_epoch_end
 
@@ -123,7 +123,7 @@ def test_a_full_disk_ends_the_run_with_a_message(data, tmp_path, monkeypatch, al
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_images(data, tmp_path, monkeypatch):
-    real = prepare.targets
+    real = build.targets
 
     def poisoned(samples, *args, **kwargs):
         made = real(samples, *args, **kwargs)
@@ -131,7 +131,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_names_the_images(data, tmp_pa
         poisoned.names = [sample.name for sample in samples]
         return made
 
-    monkeypatch.setattr(prepare, "targets", poisoned)
+    monkeypatch.setattr(build, "targets", poisoned)
     with pytest.raises(TrainingError, match="the loss") as caught:
         begin(configured(data, tmp_path, "name=run", "seed=1"))
     text = str(caught.value)

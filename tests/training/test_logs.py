@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from keras_unet.training.logs import History
+from keras_unet.training.callbacks import History
 
 ROWS = [
     {"loss": 0.1 + epoch / 3, "step": 5 * epoch, "val_loss": 1e-9 / (epoch + 1)}

@@ -15,9 +15,9 @@ from rich.console import Console
 from keras_unet.data.pipeline import tile_requests
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError
+from keras_unet.machine import read_cluster
 from keras_unet.models import load_model
 from keras_unet.training import load_config, train
-from keras_unet.training.devices import read_cluster
 
 
 @pytest.fixture(scope="module")

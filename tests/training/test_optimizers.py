@@ -13,14 +13,14 @@ from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError
 from keras_unet.models.precision import dtype_policy
 from keras_unet.training import load_config, train
-from keras_unet.training.adamw import AdamW
 from keras_unet.training.config import TrainConfig, to_tree
+from keras_unet.training.step import AdamW
 
 DATA = {"images": "x"}
 
 
 def optimizer(*settings, policy="float32"):
-    from keras_unet.training.optimizers import make_optimizer
+    from keras_unet.training.build import make_optimizer
 
     return make_optimizer(load_config(None, settings, data=DATA), policy)
 

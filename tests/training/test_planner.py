@@ -10,11 +10,11 @@ from keras_unet import geometry
 from keras_unet.data.reading import Sample
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.machine import Machine
 from keras_unet.training import load_config, plan
-from keras_unet.training.facts import DataFacts, data_facts, missed
-from keras_unet.training.machine import Machine
-from keras_unet.training.planner import plan_tree
-from keras_unet.training.rules import Rules
+from keras_unet.training.planning.data_facts import DataFacts, data_facts, missed
+from keras_unet.training.planning.plan import plan_tree
+from keras_unet.training.planning.rules import Rules
 
 MACHINE = Machine(cores=2, memory=8e9, bfloat16=True)
 FACTS = DataFacts(
@@ -72,7 +72,7 @@ def test_the_middle_of_large_images_is_looked_at(monkeypatch):
     class Summary:
         class_fractions = (0.9, 0.1)
 
-    monkeypatch.setattr("keras_unet.training.facts.PIXELS", 240**2)
+    monkeypatch.setattr("keras_unet.training.planning.data_facts.PIXELS", 240**2)
     facts = data_facts([sample], Summary, "instances")
     assert facts.pixels == 400**2
     assert facts.objects == 36
@@ -247,7 +247,7 @@ def test_a_class_that_validation_would_lack_is_no_matter_to_folds(tmp_path):
 
 
 def test_devices_of_this_machine_and_of_others(monkeypatch):
-    from keras_unet.training.machine import this_machine
+    from keras_unet.machine import this_machine
 
     cluster = (
         '{"cluster": {"worker": ["a:1", "b:1", "c:1"]}, "task": {"type": "worker", "index": 0}}'
@@ -258,7 +258,7 @@ def test_devices_of_this_machine_and_of_others(monkeypatch):
 
 
 def test_this_machine_is_described():
-    from keras_unet.training.machine import this_machine
+    from keras_unet.machine import this_machine
 
     found = this_machine()
     assert found.cores >= 1

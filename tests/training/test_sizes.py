@@ -6,9 +6,15 @@ import numpy as np
 from test_planner import FACTS, MACHINE, choose
 
 from keras_unet import build_unet, geometry
-from keras_unet.training.cost import Network, data_memory, network_weights, step_memory, tile_cost
-from keras_unet.training.machine import Machine
-from keras_unet.training.rules import Rules
+from keras_unet.machine import Machine
+from keras_unet.training.planning.rules import Rules
+from keras_unet.training.planning.sizes import (
+    Network,
+    data_memory,
+    network_weights,
+    step_memory,
+    tile_cost,
+)
 
 
 def test_small_images_have_no_margin_and_no_more_levels_than_pixels():

@@ -12,10 +12,10 @@ from rich.console import Console
 
 from keras_unet.data import LabelRule, Normalization
 from keras_unet.data.pairs import find_pairs
+from keras_unet.data.pipeline import border_term
 from keras_unet.data.reading import Border, PairReader
 from keras_unet.data.records import encode_example
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.data.targets import border_term
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.training import load_config, train
 from keras_unet.training.config import make_config
@@ -57,7 +57,7 @@ def run(images, validation, output, *settings, **options):
 
 def test_records_train_the_very_network_that_files_train(data, records, tmp_path, monkeypatch):
     on_files = run(data / "train", data / "val", tmp_path / "files")
-    monkeypatch.setattr("keras_unet.data.targets.border_weights", None)  # the stored one is used
+    monkeypatch.setattr("keras_unet.data.pipeline.border_weights", None)  # the stored one is used
     result = run(records / "Split-train" / "*", records / "Split-val", tmp_path / "records")
     assert result.folder.name.startswith("Split-train-")
     first, second = (r.model.network.get_weights() for r in (on_files, result))

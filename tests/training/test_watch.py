@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_unet.errors import TrainingError
+from keras_unet.training.callbacks import StopWhereNotFinite
 from keras_unet.training.step import FINITE, TrainingStep
-from keras_unet.training.watch import StopWhereNotFinite
 
 
 @pytest.mark.parametrize("scaled", [False, True])

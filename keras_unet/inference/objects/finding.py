@@ -1,15 +1,96 @@
-"""From a mask to objects: each gets a number of its own."""
+"""Objects of a mask: each gets a number of its own; touching ones are cut apart.
+
+Distances and watershed take some fifty bytes a pixel, so that a large image is cut in windows that
+hold whole components. The result does not depend on them: what is nearest to a pixel of a
+component, and not of it, is background beside the component, and its flooding knows nothing of
+other components.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy import ndimage
+from skimage.feature import peak_local_max
+from skimage.segmentation import watershed
 
+from keras_unet.data.label_rule import MOST_UNSTATED
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.objects.runs import all_runs, row_bands
-from keras_unet.inference.objects.splitting import cut
+from keras_unet.inference.objects.measurements import all_runs, row_bands
+
+WINDOW = 2048  # pixels: components are gathered by squares of this side
+_MARGIN = 8  # pixels around them: the smoothed distance reaches 4 far, and needs 4 more
+
+
+def cut(labels: np.ndarray, seeds: np.ndarray | None, *, connectivity: int, apart: int) -> None:
+    """Cuts components apart, in place, by watershed of the distance to the background.
+
+    Args:
+        labels: int32 [H, W], components numbered from 1. They get new numbers, above the old ones;
+            a component without a seed keeps its own.
+        seeds: int [H, W], 0 = none; equal numbers stay one object. None: the distance's peaks.
+        connectivity: 4 or 8.
+        apart: pixels, 1 or more: the least distance between two peaks.
+    """
+    count = int(labels.max(initial=0))
+    last = count
+    group = np.full(count + 2, -1)  # of each component; -1 for cut ones and background
+    for number, (window, members) in enumerate(_windows(labels, count)):
+        group[members] = number
+        part = labels[window]
+        own = np.where(group[np.minimum(part, count + 1)] == number, part, 0)
+        distance = ndimage.distance_transform_edt(part > 0)
+        if seeds is None:
+            markers = _peaks(distance, own, apart)
+            grown = _grow(markers, distance, own > 0, connectivity) + last
+            new, last = grown > last, max(last, int(grown.max(initial=0)))
+        else:
+            markers = np.where(own > 0, seeds[window], 0)
+            grown = _grow(markers, distance, own > 0, connectivity) + count
+            new = grown > count
+        part[new] = grown[new]
+
+
+def _windows(labels: np.ndarray, count: int) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Parts of the image that hold some components whole, and these components' numbers."""
+    if count == 0:
+        return
+    boxes = np.array(
+        [[r.start, c.start, r.stop, c.stop] for r, c in ndimage.find_objects(labels, count)]
+    )
+    centres = (boxes[:, :2] + boxes[:, 2:]) // (2 * WINDOW)
+    square = np.unique(centres, axis=0, return_inverse=True)[1]
+    order = np.argsort(square, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(square[order])) + 1):
+        low = np.maximum(boxes[members, :2].min(axis=0) - _MARGIN, 0)
+        high = boxes[members, 2:].max(axis=0) + _MARGIN
+        yield (slice(low[0], high[0]), slice(low[1], high[1])), members + 1
+
+
+def _peaks(distance: np.ndarray, components: np.ndarray, apart: int) -> np.ndarray:
+    """Markers at the peaks of the distance, which is smoothed against jagged outlines."""
+    smooth = ndimage.gaussian_filter(distance, 1.0)
+    places = peak_local_max(smooth, min_distance=apart, labels=components, exclude_border=False)
+    markers = np.zeros(components.shape, np.int32)
+    markers[tuple(places.T)] = np.arange(1, len(places) + 1)
+    return markers
+
+
+def _grow(
+    markers: np.ndarray, distance: np.ndarray, inside: np.ndarray, connectivity: int
+) -> np.ndarray:
+    """Watershed as Meyer (1991) has it: the neighbours of all markers wait from the beginning.
+
+    Markers get levels of their own, in reading order. In scikit-image those of equal level come in
+    an order that depends on everything else in the image.
+    """
+    level = -distance
+    marked = markers > 0
+    level[marked] = np.arange(np.count_nonzero(marked)) - 1e9
+    return watershed(level, markers, connectivity=connectivity // 4, mask=inside)
 
 
 def to_instances(
@@ -192,3 +273,118 @@ def _check_settings(
         raise ConfigError(f"seed_distance must be 1 or more, got {seed_distance}")
     if split is not None and seeds is not None:
         raise ConfigError("give split or seeds, not both")
+
+
+class ObjectSettings(BaseModel):
+    """The settings of `to_instances`, and what the values of a mask file mean.
+
+    instances: the values are object numbers already.
+    border: the value of a border class, whose pixels go to the nearest object.
+    names: mask value -> class name. Without a name, 1 and 255 are "cell", 3 is "class 3".
+    threshold: foreground is what exceeds it; for files of probabilities.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float | None = Field(None, ge=0, le=1)
+    connectivity: Literal[4, 8] = 4
+    fill_holes: bool | int = False
+    min_size: int = Field(0, ge=0)
+    split: Literal["distance"] | None = None
+    seed_distance: int = Field(5, ge=1)
+    border: int | None = Field(None, ge=1)
+    instances: bool = False
+    names: dict[int, str] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ObjectSettings:
+        ways = {
+            "threshold": self.threshold is not None,
+            "border class": self.border is not None,
+            "instances": self.instances,
+        }
+        chosen = [name for name, on in ways.items() if on]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other: give one")
+        if self.split is not None and (self.border is not None or self.instances):
+            raise ValueError("split=distance does not go with a border class or instances")
+        if self.instances and (self.min_size or self.fill_holes is not False):
+            raise ValueError("instances are taken as they are: give no min_size or fill_holes")
+        return self
+
+    def find(self, mask: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+        """The objects of a mask and the class of each.
+
+        Args:
+            mask: [H, W]: a foreground probability (float) if there is a threshold, else integers;
+                below 0 is background.
+
+        Returns:
+            int32 [H, W]: 0 = background, numbers without gaps (with `instances` as they were), and
+            {object: class name}.
+
+        Raises:
+            DataError: more values than there can be classes.
+        """
+        shape: dict[str, Any] = {"connectivity": self.connectivity, "min_size": self.min_size}
+        shape |= {"fill_holes": self.fill_holes}
+        cut: dict[str, Any] = {"split": self.split, "seed_distance": self.seed_distance}
+        if self.threshold is not None:
+            labels = to_instances(mask, threshold=self.threshold, **shape, **cut)
+            return labels, self._classes(dict.fromkeys(range(1, int(labels.max()) + 1), 1))
+        mask = np.maximum(mask, 0)
+        if self.instances:
+            return mask, self._classes({int(n): 1 for n in np.unique(mask) if n})
+        values = np.unique(mask)
+        most = max(MOST_UNSTATED, len(self.names) + 1)
+        if values.size > most:
+            raise DataError(
+                f"has {values.size} different values from {values[0]} to {values[-1]}; expected a "
+                f"mask of up to {most} classes: if they are object numbers, say instances "
+                "(--instances); if they are classes, name them (--name 2=axon)"
+            )
+        if self.border is not None:
+            return self._named(to_objects(mask, border=self.border, **shape))
+        return self._named(to_objects(mask, **shape, **cut))
+
+    def _named(self, found: tuple[np.ndarray, dict[int, int]]) -> tuple[np.ndarray, dict[int, str]]:
+        return found[0], self._classes(found[1])
+
+    def _classes(self, kinds: dict[int, int]) -> dict[int, str]:
+        def name(kind: int) -> str:
+            if kind in self.names:
+                return self.names[kind]
+            return "cell" if kind in (1, 255) else f"class {kind}"
+
+        return {label: name(kind) for label, kind in kinds.items()}
+
+
+def make_settings(**given: object) -> ObjectSettings:
+    """`ObjectSettings`, with errors that a person can read.
+
+    Raises:
+        ConfigError: unknown, out of range, or settings that exclude each other.
+    """
+    try:
+        return ObjectSettings.model_validate(given)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": Value error, ")
+            for one in error.errors()
+        ]
+        raise ConfigError("; ".join(lines)) from error
+
+
+def parse_names(texts: list[str]) -> dict[int, str]:
+    """{value: name} from "value=name".
+
+    Raises:
+        ConfigError: no number before the sign, or no sign.
+    """
+    names: dict[int, str] = {}
+    for text in texts:
+        value, mark, name = text.partition("=")
+        if not mark or not value.strip().isdecimal() or not name.strip():
+            raise ConfigError(f"expected a mask value and its name, such as 2=axon; got {text!r}")
+        names[int(value)] = name.strip()
+    return names

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from keras_unet.inference.objects.runs import row_bands
+from keras_unet.inference.objects.measurements import row_bands
 
 _GROUP = 1 << 20  # edges traced in one go
 _RIGHT, _DOWN, _LEFT, _UP = range(4)  # the side above, to the right of, below, left of a pixel

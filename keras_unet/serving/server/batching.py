@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_unet.serving.server.codes import Code, Refused, as_refused
+from keras_unet.serving.protocol.codes import Code, Refused, as_refused
 from keras_unet.serving.server.servable import Servable
 from keras_unet.serving.server.settings import Batching
 

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from keras_unet.disk import read_text
-from keras_unet.serving.server.models import ServedModel, discover, read_config
+from keras_unet.serving.server.model_files import ServedModel, discover, read_config
 from keras_unet.serving.server.settings import Batching, Limits, ServerSettings
 
 NAME = "tensorflow_model_server"

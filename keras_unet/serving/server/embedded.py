@@ -11,21 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_unet.serving import tls
-from keras_unet.serving.server import heap, logs
-from keras_unet.serving.server.access import Token
-from keras_unet.serving.server.background import in_background
+from keras_unet.serving.protocol import tls
+from keras_unet.serving.server import observe, runtime
 from keras_unet.serving.server.batching import Scheduler
-from keras_unet.serving.server.budget import Budget
-from keras_unet.serving.server.front import Front
 from keras_unet.serving.server.grpc_api import GrpcApi, Tls, make_server
 from keras_unet.serving.server.health import Health
-from keras_unet.serving.server.http_server import HttpServer, listen
+from keras_unet.serving.server.http import Front, HttpServer, listen
+from keras_unet.serving.server.limits import Budget, Token
 from keras_unet.serving.server.manager import Manager
-from keras_unet.serving.server.metrics import Metrics
-from keras_unet.serving.server.models import discover, read_config
+from keras_unet.serving.server.model_files import discover, read_config
+from keras_unet.serving.server.observe import Metrics
 from keras_unet.serving.server.predictor import Predictor, warm_up
 from keras_unet.serving.server.rest_api import RestApi
+from keras_unet.serving.server.runtime import in_background
 from keras_unet.serving.server.servable import Servable
 from keras_unet.serving.server.settings import ServerSettings
 
@@ -130,7 +128,7 @@ class EmbeddedServer:
             for task in done - {stopping}:
                 task.result()  # the HTTP server ended by itself: why?
         finally:
-            logs.event("stopping")
+            observe.log_event("stopping")
             if http is not None:
                 http.should_exit = True
             seconds = self.settings.drain_seconds
@@ -213,7 +211,7 @@ class EmbeddedServer:
             servable.close()
             raise
         if self._own_process:
-            heap.settle()  # what was left of the version before the last goes, too
+            runtime.freeze_heap()  # what was left of the version before the last goes, too
         return servable
 
     def _token(self) -> Token | None:
@@ -222,12 +220,12 @@ class EmbeddedServer:
     def _event(self, name: str, level: str = "info", **fields: Any) -> None:
         if "model" in fields:
             self.metrics.event(name, fields["model"], fields["version"])
-        logs.event(name, level, **fields)
+        observe.log_event(name, level, **fields)
 
     def _record(self, model: str, api: str, method: str, status: str, seconds: float) -> None:
         self.metrics.request(model, api, method, status, seconds)
         if self.settings.log_requests:
-            logs.event(
+            observe.log_event(
                 "request",
                 model=model,
                 api=api,
@@ -258,7 +256,7 @@ class EmbeddedServer:
         return said
 
     def _say_ready(self) -> None:
-        logs.event(
+        observe.log_event(
             "serving",
             grpc=self.grpc_address,
             rest=self.rest_address,
@@ -267,7 +265,7 @@ class EmbeddedServer:
             models=self.manager.names(),
         )
         if not self.settings.loopback and not (self._tls and self.settings.token):
-            logs.event(
+            observe.log_event(
                 "open_to_the_network",
                 "warning",
                 host=self.settings.host,

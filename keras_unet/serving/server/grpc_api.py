@@ -20,16 +20,20 @@ from tensorflow_serving.apis import (
 )
 
 from keras_unet.errors import ConfigError
-from keras_unet.serving.server.access import Token
-from keras_unet.serving.server.answers import metadata, status
-from keras_unet.serving.server.budget import Budget
-from keras_unet.serving.server.codes import Code, Refused, as_refused, invalid
+from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
+from keras_unet.serving.protocol.tensors import to_proto
 from keras_unet.serving.server.health import METHODS, Health
-from keras_unet.serving.server.metrics import UNKNOWN
-from keras_unet.serving.server.models import from_proto
-from keras_unet.serving.server.predictor import Prediction, Predictor, decode_protos
+from keras_unet.serving.server.limits import Budget, Token
+from keras_unet.serving.server.model_files import from_proto
+from keras_unet.serving.server.observe import UNKNOWN
+from keras_unet.serving.server.predictor import (
+    Prediction,
+    Predictor,
+    decode_protos,
+    metadata_response,
+    status_response,
+)
 from keras_unet.serving.server.settings import Limits
-from keras_unet.serving.server.tensors import to_proto
 
 # a client that sends this metadata gets numbers as tensor_content, which it reads without a copy
 TENSOR_CONTENT = "keras-unet-tensor-content"
@@ -151,14 +155,14 @@ class GrpcApi:
             if field != "signature_def":
                 raise invalid(f"Metadata field {field} is not supported")
         with self._predictor.using(request.model_spec) as version:
-            return metadata(version).SerializeToString()
+            return metadata_response(version).SerializeToString()
 
     async def _status(self, data: bytes, context: Any, model: list[str]) -> bytes:
         request = _parse(get_model_status_pb2.GetModelStatusRequest, data)
         model[0] = request.model_spec.name
         if not request.HasField("model_spec"):
             raise invalid("Missing ModelSpec")
-        return status(self._predictor.manager, request.model_spec).SerializeToString()
+        return status_response(self._predictor.manager, request.model_spec).SerializeToString()
 
     async def _reload(self, data: bytes, context: Any, model: list[str]) -> bytes:
         request = _parse(model_management_pb2.ReloadConfigRequest, data)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from keras_unet.errors import ConfigError
-from keras_unet.serving.server.codes import Code, Refused, as_refused, invalid
-from keras_unet.serving.server.models import ServedModel
+from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
+from keras_unet.serving.server.model_files import ServedModel
 from keras_unet.serving.server.servable import Servable
 from keras_unet.serving.server.versions import State, Version
 

@@ -1,4 +1,4 @@
-"""What both protocols do with a request: find the version, check the inputs, queue, answer."""
+"""Predictor: what gRPC and REST do with a request: version, inputs, queue, answer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
-from keras_unet.serving.server import pixels
+from keras_unet.serving.protocol.codes import Code, Refused, invalid, too_large
+from keras_unet.serving.protocol.tensors import to_array, type_name
+from keras_unet.serving.server import limits as pixels
 from keras_unet.serving.server.batching import Scheduler, Task
-from keras_unet.serving.server.codes import Code, Refused, invalid, too_large
 from keras_unet.serving.server.manager import Manager
 from keras_unet.serving.server.servable import Servable
 from keras_unet.serving.server.settings import Limits
-from keras_unet.serving.server.tensors import to_array, type_name
 from keras_unet.serving.server.versions import Version
 
 DEFAULT = "serving_default"
@@ -126,7 +127,7 @@ class Predictor:
                     f"input {key!r}: {inputs[key].shape[0]} images; at most {self._limits.rows} "
                     "are accepted in one request"
                 )
-        area = pixels.count(inputs, self._limits.pixels)
+        area = pixels.count_pixels(inputs, self._limits.pixels)
         arrays = [inputs[key] for key in sorted(definition.inputs)]
         return Task(
             servable,
@@ -209,3 +210,32 @@ def _joinable_rows(definition: Any, arrays: Sequence[np.ndarray]) -> int | None:
         return None
     rows = {array.shape[0] for array in arrays}
     return rows.pop() if len(rows) == 1 and 0 not in rows else None
+
+
+def status_response(manager: Manager, spec: Any) -> Any:
+    """GetModelStatusResponse for a ModelSpec.
+
+    Raises:
+        Refused: no such model, version or label.
+    """
+    number = spec.version.value if spec.HasField("version") else None
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for version, state, code, message in manager.status(spec.name, number, spec.version_label):
+        one = response.model_version_status.add()
+        one.version = version
+        one.state = state.value
+        one.status.error_code = code.value
+        one.status.error_message = message
+    return response
+
+
+def metadata_response(version: Version) -> Any:
+    """GetModelMetadataResponse with the signatures of a version in use."""
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    for name, definition in version.servable.signatures.items():
+        signatures.signature_def[name].CopyFrom(definition)
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.model_spec.name = version.model
+    response.model_spec.version.value = version.number
+    response.metadata["signature_def"].Pack(signatures)
+    return response

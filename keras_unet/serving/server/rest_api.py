@@ -16,16 +16,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow_serving.apis import get_model_metadata_pb2, model_pb2
 
-from keras_unet.serving.server import json_tensors
-from keras_unet.serving.server.access import Token
-from keras_unet.serving.server.answers import metadata, status
-from keras_unet.serving.server.bodies import unpacked
-from keras_unet.serving.server.budget import Budget
-from keras_unet.serving.server.clients import Lingering, unless_gone
-from keras_unet.serving.server.codes import Code, Refused, as_refused, invalid
-from keras_unet.serving.server.metrics import UNKNOWN
-from keras_unet.serving.server.page import page
-from keras_unet.serving.server.predictor import DEFAULT, Predictor
+from keras_unet.serving.protocol import json_tensors
+from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
+from keras_unet.serving.server.http import Lingering, index_page, unless_gone, unpacked
+from keras_unet.serving.server.limits import Budget, Token
+from keras_unet.serving.server.observe import UNKNOWN
+from keras_unet.serving.server.predictor import (
+    DEFAULT,
+    Predictor,
+    metadata_response,
+    status_response,
+)
 
 _NAME = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _ASK = re.compile(_NAME + r":(classify|regress|predict)", re.IGNORECASE)
@@ -91,7 +92,7 @@ class RestApi:
         )
 
     async def _page(self, request: Request) -> Response:
-        body, headers = page()
+        body, headers = index_page()
         return Response(body, media_type="text/html", headers=headers)
 
     async def _health(self, request: Request) -> Response:
@@ -139,9 +140,9 @@ class RestApi:
                 raise Refused(Code.UNIMPLEMENTED, f"this server does not {asked}; use predict")
             elif asked:
                 with self._predictor.using(spec) as version:
-                    response = _json(_metadata_json(metadata(version)))
+                    response = _json(_metadata_json(metadata_response(version)))
             else:
-                found = status(self._predictor.manager, spec)
+                found = status_response(self._predictor.manager, spec)
                 response = _json(_proto_json(found).encode())
         except ClientDisconnect:
             response = Response(status_code=499)

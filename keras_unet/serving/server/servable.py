@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_unet.serving.server.codes import Code, Refused, as_refused
+from keras_unet.serving.protocol.codes import Code, Refused, as_refused
 
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 MOST_WARMUP = 1000  # as TensorFlow Serving

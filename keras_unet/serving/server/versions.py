@@ -8,7 +8,7 @@ import itertools
 import threading
 from pathlib import Path
 
-from keras_unet.serving.server.codes import Code, Refused
+from keras_unet.serving.protocol.codes import Code, Refused
 from keras_unet.serving.server.servable import Servable
 
 _MOST = 10_000  # files of a version that are looked at

@@ -12,13 +12,13 @@ import tifffile
 from PIL import Image
 
 from keras_unet.data.images import read_image
-from keras_unet.data.pixel_size import PixelSize, read_pixel_size
+from keras_unet.data.stored_pixels import PixelSize, read_pixel_size
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.pictures import without_legend
 from keras_unet.inference import predict, predict_files
-from keras_unet.inference.files import predicting, scratch
-from keras_unet.inference.files.inputs import find_inputs
-from keras_unet.inference.files.workplace import Workplace
+from keras_unet.inference.files import run, state
+from keras_unet.inference.files.state import Workplace
+from keras_unet.inference.inputs import find_inputs
 from keras_unet.inference.objects.finding import to_objects
 
 TILE = 60  # of a network of depth 1: 52 pixels of output
@@ -264,7 +264,7 @@ def test_an_output_that_cannot_be_written(models, tmp_path):
 
 def test_a_disk_without_room_is_refused_at_once(models, tmp_path, monkeypatch):
     Image.fromarray(picture(40, 50)).save(tmp_path / "a.png")
-    usage = predicting.Workplace.__init__.__globals__["shutil"].disk_usage(tmp_path)
+    usage = run.Workplace.__init__.__globals__["shutil"].disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(OSError, match="No space left: .* are needed"):
         predict_files(models[1, 2], tmp_path / "a.png", tmp_path / "out")
@@ -280,7 +280,7 @@ def test_a_disk_that_fills_up_keeps_what_was_computed(models, tmp_path, monkeypa
         calls.append(at)
         return pwrite(file if len(calls) < 4 else full, data, at)
 
-    monkeypatch.setattr(scratch.os, "pwrite", until_full)
+    monkeypatch.setattr(state.os, "pwrite", until_full)
     with pytest.raises(OSError, match="No space left"):
         predict_files(models[1, 2], tmp_path / "a.tif", tmp_path / "out", tile=TILE)
     os.close(full)

@@ -11,8 +11,9 @@ from PIL import Image
 
 from keras_unet.errors import DataError
 from keras_unet.inference import predict_files
-from keras_unet.inference.files import predicting, publishing, segmenting
-from keras_unet.inference.files.mask_objects import objects_from_masks
+from keras_unet.inference.files import run as predicting
+from keras_unet.inference.files import segmentation, state
+from keras_unet.inference.objects.mask_objects import objects_from_masks
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,7 @@ def stop_in(monkeypatch, module, name):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(segmenting, "write_results"), (publishing.Workplace, "publish"), (publishing, "size_of")],
+    [(segmentation, "write_results"), (state.Workplace, "publish"), (state, "size_of")],
 )
 def test_stopped_between_two_models(models, tmp_path, monkeypatch, module, name):
     """Whatever the moment, the earlier results are known for what they are."""
@@ -244,7 +245,7 @@ def test_room_for_all_results_is_wanted_at_once(models, tmp_path, monkeypatch):
     source, out = tmp_path / "in", tmp_path / "out"
     for name in "abc":
         image(source / f"{name}.png", 100, 100)
-    usage = segmenting.Workplace.publish.__globals__["shutil"].disk_usage(tmp_path)
+    usage = segmentation.Workplace.publish.__globals__["shutil"].disk_usage(tmp_path)
     options = {"probabilities": True, "overlays": False}
 
     def call(free, path=source):

@@ -11,14 +11,21 @@ from scipy import ndimage
 from keras_unet.data.images import read_labels
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.pictures import save_png, without_legend
-from keras_unet.inference.files.claims import WRITTEN, recorded
-from keras_unet.inference.files.mask_files import find_masks, foreground_pages
-from keras_unet.inference.files.mask_objects import objects_from_masks
-from keras_unet.inference.objects.finding import to_instances
+from keras_unet.inference.objects.finding import (
+    ObjectSettings,
+    make_settings,
+    parse_names,
+    to_instances,
+)
+from keras_unet.inference.objects.mask_objects import (
+    find_masks,
+    foreground_pages,
+    object_picture,
+    objects_from_masks,
+)
 from keras_unet.inference.objects.measurements import measure
-from keras_unet.inference.objects.picture import object_picture
 from keras_unet.inference.objects.polygons import outlines
-from keras_unet.inference.objects.settings import ObjectSettings, make_settings, parse_names
+from keras_unet.inference.ownership import WRITTEN, recorded
 
 
 def blobs(seed, size=(60, 70)):
@@ -242,7 +249,7 @@ def test_a_summary_that_fails_leaves_nothing_half(predicted, tmp_path, monkeypat
         path.write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("keras_unet.inference.files.mask_objects.write_csv", fail)
+    monkeypatch.setattr("keras_unet.inference.objects.mask_objects.write_csv", fail)
     with pytest.raises(OSError, match="disk full"):
         objects_from_masks(predicted, tmp_path / "out", formats=["labels"])
     assert not [*(tmp_path / "out").glob("*summary*"), *(tmp_path / "out").glob(".summary*")]

@@ -12,8 +12,8 @@ import pytest
 import tifffile
 
 from keras_unet.inference import predict_files
-from keras_unet.inference.files import results, segmenting, workplace
-from keras_unet.inference.files.records import read_record
+from keras_unet.inference.files import outputs, segmentation, state
+from keras_unet.inference.files.state import read_record
 
 OPTIONS = {"tile": 60, "probabilities": True, "preview": 64}
 ALL = 99  # rows of tiles
@@ -79,14 +79,14 @@ def stop_at(monkeypatch, place, name, number, *, before):
 @pytest.mark.parametrize(
     ("place", "name", "number", "tiles_kept"),
     [
-        *((segmenting, "write_record", number, number) for number in (1, 7, 13)),
-        (results, "_save", 1, 13),
-        (results, "_save", 2, 13),
-        (results, "save_png", 2, 13),
-        (segmenting, "write_record", 14, 13),  # the one that says: finished
-        (workplace.Workplace, "publish", 1, ALL),
-        (workplace, "remove", 4, ALL),  # the mask is in its place
-        (workplace.Workplace, "clear", 2, ALL),  # the first: before anything is computed
+        *((segmentation, "write_record", number, number) for number in (1, 7, 13)),
+        (outputs, "_save", 1, 13),
+        (outputs, "_save", 2, 13),
+        (outputs, "save_png", 2, 13),
+        (segmentation, "write_record", 14, 13),  # the one that says: finished
+        (state.Workplace, "publish", 1, ALL),
+        (state, "remove", 4, ALL),  # the mask is in its place
+        (state.Workplace, "clear", 2, ALL),  # the first: before anything is computed
     ],
 )
 def test_stopped_at_any_moment(
@@ -190,7 +190,7 @@ def test_what_is_finished_is_skipped_unless_something_changed(model, stack, tmp_
 def test_an_option_changed_in_between_starts_again(
     model, stack, uninterrupted, tmp_path, monkeypatch
 ):
-    stop_at(monkeypatch, segmenting, "write_record", 5, before=False)
+    stop_at(monkeypatch, segmentation, "write_record", 5, before=False)
     with pytest.raises(Stopped):
         predict_files(model, stack, tmp_path, **{**OPTIONS, "threshold": 0.9})
     monkeypatch.undo()
@@ -204,7 +204,7 @@ def test_the_tile_of_the_first_run_is_kept(model, stack, tmp_path, monkeypatch):
     """Without `tile`, memory decides; what is free may differ when a run goes on."""
     whole = tmp_path / "whole"
     predict_files(model, stack, whole, probabilities=True, memory=700_000)
-    stop_at(monkeypatch, segmenting, "write_record", 2, before=False)
+    stop_at(monkeypatch, segmentation, "write_record", 2, before=False)
     with pytest.raises(Stopped):
         predict_files(model, stack, tmp_path / "out", probabilities=True, memory=700_000)
     monkeypatch.undo()

@@ -9,9 +9,9 @@ from hypothesis.extra.numpy import arrays
 from skimage.draw import disk
 from skimage.measure import perimeter_crofton, regionprops
 
-from keras_unet.data.pixel_size import PixelSize
+from keras_unet.data.stored_pixels import PixelSize
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.objects import runs
+from keras_unet.inference.objects import measurements
 from keras_unet.inference.objects.measurements import measure
 
 
@@ -32,7 +32,7 @@ def test_every_column_equals_brute_force(instances, colour, band):
     shape = (6, 7, 3) if colour else (6, 7)
     image = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "BAND_PIXELS", band)
+        patch.setattr(measurements, "BAND_PIXELS", band)
         table = measure(instances, image, (0.5, 0.2))
     regions = regionprops(instances, image)
     assert table["label"].tolist() == [region.label for region in regions]

@@ -15,13 +15,12 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from keras_unet.data.images import read_labels
-from keras_unet.data.pixel_size import PixelSize, read_pixel_size
+from keras_unet.data.stored_pixels import PixelSize, read_pixel_size
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.objects.measurements import measure
+from keras_unet.inference.objects.object_formats import to_roi, write_csv
+from keras_unet.inference.objects.object_writer import ObjectWriter, write_objects
 from keras_unet.inference.objects.polygons import outlines
-from keras_unet.inference.objects.rois import to_roi
-from keras_unet.inference.objects.tables import write_csv
-from keras_unet.inference.objects.writing import ObjectWriter, write_objects
 
 
 @pytest.fixture

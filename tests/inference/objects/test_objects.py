@@ -10,7 +10,7 @@ from skimage.draw import disk
 from skimage.measure import label
 
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.objects import runs, splitting
+from keras_unet.inference.objects import finding, measurements
 from keras_unet.inference.objects.finding import to_instances, to_objects
 
 MASKS = arrays(bool, (6, 7))
@@ -126,7 +126,7 @@ def test_windows_change_nothing(monkeypatch, connectivity, with_seeds, sigma):
             settings = {"connectivity": connectivity, "seeds": seeds}
         with monkeypatch.context() as patch:
             expected = to_instances(mask, **settings)
-            patch.setattr(splitting, "WINDOW", 5)
+            patch.setattr(finding, "WINDOW", 5)
             assert np.array_equal(to_instances(mask, **settings), expected)
         if not with_seeds:
             assert expected.max() > to_instances(mask, connectivity=connectivity).max()
@@ -136,7 +136,7 @@ def test_bands_change_nothing(monkeypatch):
     mask = cells(3, (60, 40), 1.0)
     settings = {"fill_holes": 9, "min_size": 4, "split": "distance"}
     expected = to_instances(mask, **settings)
-    monkeypatch.setattr(runs, "BAND_PIXELS", 100)
+    monkeypatch.setattr(measurements, "BAND_PIXELS", 100)
     assert np.array_equal(to_instances(mask, **settings), expected)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from keras_unet.inference.objects import polygons, runs
+from keras_unet.inference.objects import measurements, polygons
 from keras_unet.inference.objects.polygons import outlines
 
 LABELS = arrays(
@@ -60,7 +60,7 @@ def test_neither_bands_nor_groups_matter(labels, band, group):
     numbers = np.arange(56).reshape(7, 8) // 5 * labels
     expected = [(o.label, [[r.tolist() for r in p] for p in o.polygons]) for o in outlines(numbers)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "BAND_PIXELS", band)
+        patch.setattr(measurements, "BAND_PIXELS", band)
         patch.setattr(polygons, "_GROUP", group)
         again = [
             (o.label, [[r.tolist() for r in p] for p in o.polygons]) for o in outlines(numbers)

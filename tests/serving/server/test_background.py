@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from keras_unet.serving.server.background import NICE, in_background
+from keras_unet.serving.server.runtime import NICE, in_background
 
 
 def niceness() -> int:

@@ -23,7 +23,7 @@ from bounded_server import (
 )
 from tensorflow_serving.apis import predict_pb2
 
-from keras_unet.serving.server import json_tensors
+from keras_unet.serving.protocol import json_tensors
 
 
 @pytest.fixture(scope="module")

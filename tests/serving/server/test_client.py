@@ -19,9 +19,9 @@ from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import predict
 from keras_unet.models import build_unet, in_float32
 from keras_unet.serving import Client, write_saved_model
+from keras_unet.serving.client import segment_files
 from keras_unet.serving.graph import tiling_needs
-from keras_unet.serving.remote import segment_files
-from keras_unet.serving.values import from_json
+from keras_unet.serving.protocol.tensors import from_json
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import sys
 import weakref
 from pathlib import Path
 
-from keras_unet.serving.server import heap
+from keras_unet.serving.server import runtime
 
 SCRIPT = """
 import gc, json, os, signal, sys, threading, time, weakref
@@ -58,13 +58,13 @@ class Cycle:
 def test_what_is_alive_is_left_alone_until_it_settles_again():
     cycle = Cycle()
     seen = weakref.ref(cycle)
-    heap.settle()
+    runtime.freeze_heap()
     try:
         assert gc.get_freeze_count() > 1000
         del cycle
         gc.collect()
         assert seen() is not None
-        heap.settle()
+        runtime.freeze_heap()
         assert seen() is None
     finally:
         gc.unfreeze()

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from keras_unet.serving.server.codes import Code, Refused, as_refused
-from keras_unet.serving.server.json_tensors import answer, inputs_of, parse, signature_name
+from keras_unet.serving.protocol.codes import Code, Refused, as_refused
+from keras_unet.serving.protocol.json_tensors import answer, inputs_of, parse, signature_name
 
 
 def infos(**types):

@@ -9,9 +9,9 @@ import pytest
 
 from keras_unet.errors import ConfigError
 from keras_unet.serving.folders import numbered
-from keras_unet.serving.server.codes import Code, Refused
+from keras_unet.serving.protocol.codes import Code, Refused
 from keras_unet.serving.server.manager import Manager
-from keras_unet.serving.server.models import ServedModel, discover, read_config
+from keras_unet.serving.server.model_files import ServedModel, discover, read_config
 from keras_unet.serving.server.versions import State
 
 
@@ -233,7 +233,7 @@ def test_a_folder_that_may_not_be_read_is_no_model(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return numbered(path)
 
-    monkeypatch.setattr("keras_unet.serving.server.models.numbered", guarded)
+    monkeypatch.setattr("keras_unet.serving.server.model_files.numbered", guarded)
     assert [model.name for model in discover(tmp_path)] == ["m"]
 
 

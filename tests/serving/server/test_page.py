@@ -16,13 +16,13 @@ from keras_unet.data import read_image
 from keras_unet.inference import predict
 from keras_unet.models import in_float32
 from keras_unet.serving import write_saved_model
-from keras_unet.serving.server.page import page
+from keras_unet.serving.server.http import index_page
 
 TOKEN = "a token of this test"
 
 
 def test_the_page_may_run_only_its_own_script():
-    body, headers = page()
+    body, headers = index_page()
     policy = headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "unsafe" not in policy and "http" not in policy

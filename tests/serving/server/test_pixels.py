@@ -12,8 +12,8 @@ from PIL import Image
 from tensorflow.core.example import example_pb2
 
 from keras_unet.data.records import encode_example
-from keras_unet.serving.server.codes import Code, Refused
-from keras_unet.serving.server.pixels import count, size_of
+from keras_unet.serving.protocol.codes import Code, Refused
+from keras_unet.serving.server.limits import count_pixels, size_of
 
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 56), dtype=np.uint8)
 SCAN = b"\xff\xda"
@@ -102,7 +102,7 @@ def test_a_png_of_endless_chunks_is_refused():
 
 
 def total(*examples, most=10_000):
-    return count({"examples": np.array([*examples, None], object)[:-1]}, most)
+    return count_pixels({"examples": np.array([*examples, None], object)[:-1]}, most)
 
 
 def test_images_in_examples_count_too():
@@ -125,8 +125,8 @@ def test_images_in_examples_count_too():
 
 def test_numbers_count_and_too_many_are_refused():
     images = {"a": np.zeros((2, 3, 4, 1), "f")}
-    assert count(images, 24) == 24
+    assert count_pixels(images, 24) == 24
     with pytest.raises(Refused) as caught:
-        count(images, 23)
+        count_pixels(images, 23)
     assert caught.value.code is Code.RESOURCE_EXHAUSTED and caught.value.http_status == 413
     assert total(toy_models.png(10, 20), toy_models.png(3, 3)) == 209

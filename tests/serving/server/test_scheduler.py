@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from keras_unet.errors import ConfigError
+from keras_unet.serving.protocol.codes import Code, Refused
 from keras_unet.serving.server.batching import Scheduler, Task
-from keras_unet.serving.server.batching_file import read_batching
-from keras_unet.serving.server.codes import Code, Refused
+from keras_unet.serving.server.model_files import read_batching
 from keras_unet.serving.server.settings import Batching
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow.core.framework import tensor_pb2
 
-from keras_unet.serving.server.codes import Code, Refused
-from keras_unet.serving.server.tensors import to_array, to_proto
+from keras_unet.serving.protocol.codes import Code, Refused
+from keras_unet.serving.protocol.tensors import to_array, to_proto
 
 MOST = 1 << 20
 TYPES = ["float32", "float64", "float16", "int32", "int64", "uint8", "int16", "uint32", "bool"]

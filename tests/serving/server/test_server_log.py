@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from keras_unet.serving.server import logs
+from keras_unet.serving.server import observe
 
 get = logging.getLogger
 
@@ -17,10 +17,10 @@ get = logging.getLogger
 @pytest.fixture
 def said(monkeypatch):
     """What was written to stderr, as objects."""
-    stream, names = io.StringIO(), (logs.logger.name, "uvicorn.error", "grpc", "asyncio")
+    stream, names = io.StringIO(), (observe.logger.name, "uvicorn.error", "grpc", "asyncio")
     before = [(one, one.handlers[:], one.propagate, one.level) for one in map(get, names)]
     monkeypatch.setattr(sys, "stderr", stream)
-    logs.to_stderr()
+    observe.log_to_stderr()
     monkeypatch.undo()
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     for one, handlers, propagate, level in before:
@@ -29,7 +29,7 @@ def said(monkeypatch):
 
 
 def test_an_event_is_a_line_whatever_is_in_it(said):
-    logs.event("request", "warning", model="a\nb", path='"')
+    observe.log_event("request", "warning", model="a\nb", path='"')
     (line,) = said()
     assert line.pop("time") and line == {
         "level": "warning", "event": "request", "model": "a\nb", "path": '"'
@@ -40,13 +40,13 @@ def test_what_clients_can_repeat_is_said_once_a_minute(said):
     for _ in range(1000):
         get("uvicorn.error").warning("Invalid HTTP request received.")
         get("asyncio").error("socket.accept() out of system resource")
-        logs.event("available")
+        observe.log_event("available")
     found = [line["event"] for line in said()]
     assert found.count("available") == 1000 and len(found) == 1002
 
 
 def test_a_message_comes_again_later():
-    seldom = logs.Seldom(60)
+    seldom = observe.Seldom(60)
     record = logging.LogRecord("a", logging.WARNING, "", 0, "Invalid request", None, None)
     passed = []
     for seconds in (0, 59, 61, 62, 130):

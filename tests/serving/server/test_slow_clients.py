@@ -14,7 +14,7 @@ import pytest
 import requests
 import toy_models
 
-from keras_unet.serving.server import embedded, http_server
+from keras_unet.serving.server import embedded, http
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_body_that_does_not_come_is_cut_off_and_disturbs_nobody(root):
 
 
 def test_headers_that_trickle_in_are_cut_off(root, monkeypatch):
-    monkeypatch.setattr(http_server, "_KEEP_ALIVE", 1)
+    monkeypatch.setattr(http, "_KEEP_ALIVE", 1)
     with toy_models.serving(root, limits={"slow_seconds": 1.0}) as server:
         with connect(server, 0.1) as one:
             until, ended = time.monotonic() + 15, False
@@ -64,12 +64,12 @@ def patient(root, monkeypatch):
     """A server that waits four seconds for whoever takes nothing of an answer of 10 MB."""
     made = []
 
-    class Seen(http_server.HttpServer):
+    class Seen(http.HttpServer):
         def __init__(self, *arguments, **named):
             super().__init__(*arguments, **named)
             made.append(self)
 
-    monkeypatch.setattr(http_server, "_KEEP_ALIVE", 1)
+    monkeypatch.setattr(http, "_KEEP_ALIVE", 1)
     monkeypatch.setattr(embedded, "HttpServer", Seen)
     limits = {"slow_seconds": 4.0, "request_bytes": 64 << 20, "pixels": 1 << 24}
     with toy_models.serving(root, limits=limits) as server:

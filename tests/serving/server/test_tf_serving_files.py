@@ -16,9 +16,9 @@ import toy_models
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from keras_unet.serving.configs import write_configs
+from keras_unet.serving.folders import write_configs
 from keras_unet.serving.server import ServerSettings, binary
-from keras_unet.serving.server.batching_file import read_batching
+from keras_unet.serving.server.model_files import read_batching
 
 ROOT = Path(__file__).parents[3]
 HERE = ROOT / "docs" / "tf-serving"

@@ -1,0 +1,79 @@
+"""Options that several commands share, and the check that paths are on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from keras_unet.errors import ConfigError
+from keras_unet.remote_path import local_path
+
+if TYPE_CHECKING:
+    from keras_unet.serving.card import CardFields
+
+
+class LocalPaths(TyperCommand):
+    """Refuses gs://… and the like before anything is done, as a `Path` would make "gs:/" of it.
+
+    What may be remote is declared as `str`.
+    """
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # of typer's own click
+        for option in self.params:
+            value = ctx.params.get(option.name or "")
+            for one in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(one, Path):
+                    name = option.opts[0]
+                    local_path(one, name if name.startswith("-") else name.upper())
+        return super().invoke(ctx)
+
+
+Normalization = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a script's model: image, none, a number that grey values are divided by, such as "
+        "255, or JSON. Default: as they are. A trained model brings its own.",
+    ),
+]
+ClassNames = Annotated[
+    str | None, typer.Option(help="Of a script's model: background,cell. Default: made up.")
+]
+Description = Annotated[str | None, typer.Option(help="For the model card.")]
+Author = Annotated[list[str] | None, typer.Option(help="For the model card; may be repeated.")]
+Licence = Annotated[
+    str | None, typer.Option("--licence", "--license", help="Of the weights, e.g. CC-BY-4.0.")
+]
+DataLicence = Annotated[
+    str | None, typer.Option("--data-licence", "--data-license", help="Of the training images.")
+]
+Citation = Annotated[str | None, typer.Option(help="What to cite.")]
+PixelSize = Annotated[float | None, typer.Option(help="Of the training images, in micrometres.")]
+
+
+def card_fields(
+    description: str | None,
+    author: list[str] | None,
+    licence: str | None,
+    data_licence: str | None,
+    citation: str | None,
+    pixel_size: float | None,
+) -> CardFields:
+    """The options as one object; raises ConfigError for one that is out of range."""
+    from pydantic import ValidationError
+
+    from keras_unet.serving.card import CardFields
+
+    try:
+        return CardFields(
+            description=description,
+            authors=tuple(author or ()),
+            licence=licence,
+            data_licence=data_licence,
+            citation=citation,
+            pixel_size=pixel_size,
+        )
+    except ValidationError as error:
+        raise ConfigError(str(error)) from error

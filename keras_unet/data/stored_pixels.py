@@ -1,0 +1,255 @@
+"""Stored pixels: which were never measured, how a file says they are turned and how large they are.
+
+Nodata is NaN, the value of the tag GDAL_NODATA, or what a transparency mask leaves out. Such
+pixels count neither in statistics nor in the loss nor in a score; the network sees the value
+there that normalisation makes 0. In floating point images they are NaN; integers have no such
+number, so there a mask [H, W] says which they are. Sources: GDAL's driver GTiff (tag 42113,
+GDAL_NODATA); TIFF 6.0 (NewSubfileType, transparency mask; section 8, tag 274, Orientation: 1 is
+upright, 2 to 4 are mirrored or turned by half, 5 to 8 exchange rows and columns; EXIF has the
+same numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+from pydantic import BaseModel, ConfigDict, Field
+
+WHAT = "nodata: NaN, the tag GDAL_NODATA or a transparency mask"
+TOLERANCE = 1e-6  # relative: tags hold floating point numbers as text, of fewer digits at times
+
+
+def nodata_value(text: object) -> float | None:
+    """The number in a tag GDAL_NODATA, None where there is none."""
+    try:
+        return float(str(text).strip(" \0\n\t").replace(",", "."))
+    except ValueError:
+        return None
+
+
+def missing_pixels(pixels: np.ndarray, nodata: float | None = None) -> np.ndarray | None:
+    """Which pixels of [H, W, C] were not measured: bool [H, W], None where all were.
+
+    A pixel is missing if any channel is NaN or has the value `nodata`; of unsigned integers, whose
+    smallest and largest numbers are colours too, if all channels have it.
+    """
+    if pixels.dtype.kind == "f":
+        found = np.isnan(pixels)
+        if nodata is not None and not np.isnan(nodata):
+            with np.errstate(over="ignore"):
+                value = np.asarray(nodata).astype(pixels.dtype)
+            found |= np.isclose(pixels, value, rtol=TOLERANCE, atol=0)
+    elif nodata is not None and nodata == np.clip(nodata, *_limits(pixels.dtype)):
+        found = pixels == nodata
+    else:
+        return None
+    if not found.any():
+        return None
+    missing = found.all(axis=-1) if pixels.dtype.kind == "u" else found.any(axis=-1)
+    return missing if missing.any() else None
+
+
+def as_nan(pixels: np.ndarray, missing: np.ndarray | None) -> np.ndarray:
+    """[H, W, C] with NaN in what is missing: float32; the same array where nothing is."""
+    if missing is None:
+        return pixels
+    out = pixels.astype(np.float32)
+    out[missing] = np.nan
+    return out
+
+
+def filled(
+    pixels: np.ndarray, missing: np.ndarray | None, value: np.ndarray | None = None
+) -> np.ndarray:
+    """[H, W, C] in its dtype with a number in what is missing; the same array where nothing is.
+
+    Args:
+        value: [C]; None: the mean of the measured pixels, 0 if there is none.
+    """
+    if missing is None:
+        return pixels
+    if value is None:
+        measured = pixels[~missing]
+        value = measured.mean(axis=0, dtype=np.float64) if len(measured) else np.zeros(1)
+    if pixels.dtype.kind in "ui":
+        value = np.rint(value).clip(*_limits(pixels.dtype))
+    out = pixels.copy()
+    out[missing] = value.astype(pixels.dtype)
+    return out
+
+
+def _limits(dtype: np.dtype) -> tuple[int, int]:
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
+UPRIGHT = 1
+_ORIENTATION_TAG = 274
+# Where the image's first row and first column end up on the other side, after any transposition.
+_BOTTOM_FIRST, _RIGHT_FIRST = (3, 4, 7, 8), (2, 3, 6, 7)
+
+
+def stated_orientation(value: Any) -> int:
+    """The orientation that a tag's value means: 1 to 8; anything else is upright."""
+    number = value[0] if isinstance(value, tuple) and value else value
+    return int(number) if isinstance(number, int) and 1 <= number <= 8 else UPRIGHT
+
+
+def page_orientation(page: Any) -> int:
+    """Orientation of a page of a TIFF file, 1 to 8.
+
+    Args:
+        page: tifffile's; a page of its own, not a frame that stands for one.
+    """
+    return stated_orientation(page.tags.valueof(_ORIENTATION_TAG, UPRIGHT))
+
+
+def upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels [H, W, ...] as they are displayed; H and W change places from 5 on."""
+    array = array.swapaxes(0, 1) if orientation >= 5 else array
+    array = array[::-1] if orientation in _BOTTOM_FIRST else array
+    return array[:, ::-1] if orientation in _RIGHT_FIRST else array
+
+
+def upright_shape(shape: tuple[int, int, int], orientation: int) -> tuple[int, int, int]:
+    """What stored pixels of `shape` (H, W, C) have once displayed."""
+    height, width, channels = shape
+    return (width, height, channels) if orientation >= 5 else shape
+
+
+def stored_window(
+    rows: slice, columns: slice, shape: tuple[int, int, int], orientation: int
+) -> tuple[slice, slice]:
+    """Rows and columns, as stored, of a window of what is displayed.
+
+    Args:
+        rows, columns: of the displayed image; 0 <= start < stop <= size.
+        shape: (H, W, C) as displayed.
+    """
+    if orientation in _BOTTOM_FIRST:
+        rows = slice(shape[0] - rows.stop, shape[0] - rows.start)
+    if orientation in _RIGHT_FIRST:
+        columns = slice(shape[1] - columns.stop, shape[1] - columns.start)
+    return (columns, rows) if orientation >= 5 else (rows, columns)
+
+
+# Micrometres in one unit, by the names that OME-XML, OME-Zarr and ImageJ use.
+_UNITS = {
+    "µm": 1.0,  # micro sign
+    "μm": 1.0,  # Greek mu
+    "um": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "micrometer": 1.0,
+    "micrometre": 1.0,
+    "nm": 1e-3,
+    "nanometer": 1e-3,
+    "pm": 1e-6,
+    "å": 1e-4,
+    "angstrom": 1e-4,
+    "mm": 1e3,
+    "millimeter": 1e3,
+    "cm": 1e4,
+    "centimeter": 1e4,
+    "m": 1e6,
+    "meter": 1e6,
+    "in": 25400.0,
+    "inch": 25400.0,
+}
+
+
+class PixelSize(BaseModel):
+    """Micrometres from one pixel to the next: down a column, along a row, from slice to slice."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    height: float = Field(gt=0, allow_inf_nan=False)
+    width: float = Field(gt=0, allow_inf_nan=False)
+    depth: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+
+def read_pixel_size(path: str | Path) -> PixelSize | None:
+    """The pixel size that an OME-TIFF or ImageJ TIFF states; None if it states none.
+
+    Height and width are those of the image as displayed (Orientation).
+    Plain TIFF resolutions are not taken: most writers put a printer's 72 or 96 dots an inch there.
+    Files of other kinds, and damaged ones, give None: reading their pixels will say more.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            return tiff_pixel_size(file)
+    except Exception:  # tifffile raises struct.error, KeyError, … on broken files
+        return None
+
+
+def tiff_pixel_size(file: tifffile.TiffFile) -> PixelSize | None:
+    """As `read_pixel_size`, for an open file."""
+    size = _as_stored(file)
+    if size is None or page_orientation(file.pages.first) < 5:
+        return size
+    return PixelSize(height=size.width, width=size.height, depth=size.depth)
+
+
+def _as_stored(file: tifffile.TiffFile) -> PixelSize | None:
+    if file.is_ome and file.ome_metadata:
+        return _of_ome(file.ome_metadata)
+    if file.is_imagej:
+        return _of_imagej(file)
+    if file.is_shaped and file.shaped_metadata:  # tifffile's own, where OME knows no float16
+        return _of_attributes(file.shaped_metadata[0])
+    return None
+
+
+def in_micrometres(value: Any, unit: str | None) -> float | None:
+    """A length in µm; None if it is no positive number or the unit is none of length."""
+    factor = _UNITS.get(str(unit).strip().replace("\\u00B5", "µ").lower())
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    known = factor is not None and 0 < number < float("inf")
+    return number * factor if known and factor else None
+
+
+def pixel_size(height: float | None, width: float | None, depth: float | None) -> PixelSize | None:
+    """A `PixelSize` if height and width are known."""
+    if height is None or width is None:
+        return None
+    return PixelSize(height=height, width=width, depth=depth)
+
+
+def _of_ome(xml: str) -> PixelSize | None:
+    """From the first image's `Pixels`; a unit left out is µm (OME schema 2016-06)."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return None
+    pixels = next((node for node in root.iter() if node.tag.endswith("}Pixels")), None)
+    return None if pixels is None else _of_attributes(pixels.attrib)
+
+
+def _of_attributes(found: Mapping[str, Any]) -> PixelSize | None:
+    sizes = [
+        in_micrometres(found.get(f"PhysicalSize{axis}"), found.get(f"PhysicalSize{axis}Unit", "µm"))
+        for axis in "YXZ"
+    ]
+    return pixel_size(*sizes)
+
+
+def _of_imagej(file: tifffile.TiffFile) -> PixelSize | None:
+    """ImageJ writes pixels a unit into the resolution tags, and the unit into its description."""
+    stated = file.imagej_metadata or {}
+    tags = file.pages.first.tags
+    unit = stated.get("unit")
+
+    def size(name: str) -> float | None:
+        numerator, denominator = tags.valueof(name, (0, 1))
+        return in_micrometres(denominator / numerator if numerator else None, unit)
+
+    height, width = size("YResolution"), size("XResolution")
+    return pixel_size(height, width, in_micrometres(stated.get("spacing"), unit))

@@ -1,0 +1,416 @@
+"""Objects of mask files, found, measured, written and drawn: what `keras-unet objects` does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from keras_unet.data.images import ImageFile, is_tiff, read_image
+from keras_unet.data.report import listed
+from keras_unet.data.stored_pixels import PixelSize
+from keras_unet.data.tiff_windows import TiffWindows
+from keras_unet.data.windows import ArrayFile, WindowedFile
+from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
+from keras_unet.errors import DataError
+from keras_unet.evaluation.pictures import Entry, save_png, to_rgb
+from keras_unet.inference.inputs import find_inputs, name_of
+from keras_unet.inference.objects.finding import ObjectSettings
+from keras_unet.inference.objects.measurements import Table, to_micrometres
+from keras_unet.inference.objects.object_formats import ObjectSlice, stacked, write_csv
+from keras_unet.inference.objects.object_writer import DEFAULT_FORMATS, OBJECT_FORMATS, ObjectWriter
+from keras_unet.inference.objects.polygons import Outline, outlines
+from keras_unet.inference.ownership import read_written, recorded, refuse_taken, require_own_names
+from keras_unet.pictures import class_color
+from keras_unet.remote_path import local_path
+
+_ENDS = {False: "_mask", True: "_probabilities"}
+_OTHERS = ("_mask", "_probabilities", "_overlay", "_labels", "_objects")
+
+
+def find_masks(path: str | Path, probabilities: bool) -> dict[str, Path]:
+    """The files to read by the name of their image, in natural order.
+
+    A folder as `predict` leaves it holds several files for an image; of these only the masks, or
+    only the probabilities, are taken. A folder without such names is taken as a whole.
+
+    Raises:
+        DataError: nothing there, or only files of the other kind.
+    """
+    files = find_inputs(path)
+    end = _ENDS[probabilities]
+    chosen = [file for file in files if name_of(file).endswith(end)] or files
+    if chosen is files and len(files) > 1:
+        others = [file for file in files if name_of(file).endswith(_OTHERS)]
+        if others:
+            raise DataError(
+                f"{path}: no file NAME{end}, but {others[0].name}; expected "
+                + ("probabilities, for a threshold" if probabilities else "masks")
+            )
+    return {name_of(file).removesuffix(end): file for file in chosen}
+
+
+def open_file(path: Path) -> WindowedFile:
+    """Opens an image, a stack or a Zarr array, whatever its channels."""
+    if is_zarr(path):
+        return ZarrWindows(path)
+    return TiffWindows(path) if is_tiff(path) else ArrayFile(path, read_image)
+
+
+def whole(file: WindowedFile, page: int) -> np.ndarray:
+    """A page's pixels [H, W, C]."""
+    height, width, _ = file.shapes[page]
+    return file.page(page).read(slice(0, height), slice(0, width))
+
+
+def class_pages(path: Path) -> Iterator[np.ndarray]:
+    """Class values int32 [H, W] of each page of a mask file."""
+    if is_zarr(path):
+        with open_file(path) as file:
+            for page in range(len(file)):
+                pixels = whole(file, page)
+                if pixels.shape[2] != 1 or pixels.dtype.kind == "f":
+                    raise DataError(
+                        f"{path}: holds {pixels.shape[2]} channels of {pixels.dtype}; expected a "
+                        "mask: one channel of integers"
+                    )
+                limits = np.iinfo(np.int32)
+                low, high = int(pixels.min()), int(pixels.max())
+                if low < limits.min or high > limits.max:
+                    raise DataError(
+                        f"{path}: holds labels from {low} to {high}; expected at most {limits.max}"
+                    )
+                yield pixels[..., 0].astype(np.int32)
+        return
+    with ImageFile(path) as file:
+        for page in range(len(file)):
+            yield file.labels(page)
+
+
+def foreground_pages(path: Path) -> Iterator[np.ndarray]:
+    """The foreground's probability, float32 [H, W], of each image in a file of probabilities.
+
+    That is 1 - the background's, the first class. The classes are the channels, or else the pages:
+    as many as sum up to 1. A single channel whose pages don't is the foreground's own.
+    Integers are read as fractions of their largest value (255, 65,535).
+
+    Raises:
+        DataError: values outside 0 to 1.
+    """
+    with open_file(path) as file:
+        classes = _classes_by_page(file, path) if file.shapes[0][2] == 1 else 1
+        for first in range(0, len(file), classes):
+            page = _fractions(file, first, path)
+            single = page.shape[2] == 1 and classes == 1
+            yield page[..., 0] if single else np.float32(1) - page[..., 0]
+
+
+def pages_of(path: Path, probabilities: bool) -> tuple[int, PixelSize | None]:
+    """How many images a file gives, and the pixel size if it states one."""
+    with open_file(path) as file:
+        count = len(file)
+        if probabilities and file.shapes[0][2] == 1:
+            count //= _classes_by_page(file, path)
+        return count, file.pixel_size
+
+
+def _classes_by_page(file: WindowedFile, path: Path) -> int:
+    """How many pages make up an image: the fewest whose probabilities sum up to 1; else 1."""
+    total = _fractions(file, 0, path)
+    for page in range(1, len(file)):
+        if file.shapes[page] != file.shapes[0]:
+            return 1
+        total = total + _fractions(file, page, path)
+        # each class is off by half a step, of 1/255 in the coarsest kind of file
+        if np.all(np.abs(total - 1) <= 0.002 * (page + 1) + 1e-3):
+            return page + 1 if len(file) % (page + 1) == 0 else 1
+    return 1
+
+
+def _fractions(file: WindowedFile, page: int, path: Path) -> np.ndarray:
+    pixels = whole(file, page)
+    if pixels.dtype.kind != "f":
+        return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # also for NaN
+        raise DataError(
+            f"{path}: holds values from {low:g} to {high:g}; expected probabilities from 0 to 1"
+        )
+    return pixels
+
+
+_SMALLEST_NUMBERED = 14  # pixels across in the picture: smaller objects get no number
+_BRIGHT = 5  # so many colours are bright enough for numbers on a dark image
+_BACKGROUND, _INSIDE = 16, 80  # grey values without an image
+LEGEND = (
+    Entry(None, "one outline: one object, numbered as in the tables"),
+    Entry(None, "colours only tell neighbours apart"),
+)
+
+
+def object_picture(
+    instances: np.ndarray,
+    outlines: Sequence[Outline],
+    table: Table,
+    image: np.ndarray | None = None,
+    *,
+    longest: int = 2048,
+    enlarged: int = 1024,
+) -> np.ndarray:
+    """Draws outlines in five colours in turn, so that touching objects are told apart.
+
+    Args:
+        instances: [H, W]. outlines, table: of them, in equal order.
+        image: [H, W] or [H, W, C]; without it the objects are grey on black.
+        longest: pixels of the longer side at most; larger images are scaled down.
+        enlarged: smaller ones are enlarged by a whole number, up to so many pixels.
+
+    Returns:
+        uint8 [h, w, 3].
+    """
+    height, width = instances.shape
+    step = -(-max(height, width) // longest)
+    if image is None:
+        grey = np.where(instances[::step, ::step] > 0, np.uint8(_INSIDE), np.uint8(_BACKGROUND))
+        pixels = np.repeat(grey[..., None], 3, axis=2)
+    else:
+        pixels = to_rgb(np.asarray(image)[::step, ::step])
+    times = 1 if step > 1 else max(1, min(8, enlarged // max(height, width)))
+    picture = Image.fromarray(pixels.repeat(times, axis=0).repeat(times, axis=1))
+    scale = times / step
+    draw = ImageDraw.Draw(picture)
+    for outline in outlines:
+        color = _color(outline.label)
+        for polygon in outline.polygons:
+            for ring in polygon:
+                points = (np.vstack([ring, ring[:1]]) * scale).ravel().tolist()
+                draw.line(points, fill=color, width=1 + (times > 2))
+    _write_numbers(draw, table, scale)
+    return np.asarray(picture)
+
+
+def _write_numbers(draw: ImageDraw.ImageDraw, table: Table, scale: float) -> None:
+    across = table["equivalent_diameter_px"] * scale
+    shown = np.flatnonzero(across >= _SMALLEST_NUMBERED)
+    if not shown.size:
+        return
+    size = float(np.clip(0.45 * np.median(across[shown]), 9, 22))
+    font = ImageFont.load_default(size)
+    for row in shown.tolist():
+        label = int(table["label"][row])
+        at = tuple((table[f"centroid_{axis}_px"][row] + 0.5) * scale for axis in "xy")
+        draw.text(
+            at,
+            str(label),
+            fill=_color(label),
+            font=font,
+            anchor="mm",
+            stroke_width=1,
+            stroke_fill=(0, 0, 0),
+        )
+
+
+def _color(label: int) -> tuple[int, ...]:
+    return tuple(class_color(1 + label % _BRIGHT).tolist())
+
+
+_SUMMARY = "summary.csv"
+
+
+class FoundObjects(NamedTuple):
+    """What was found in all files.
+
+    images: how many, slices of stacks counted each. objects: how many. diameter_px, diameter_um:
+    medians of the equivalent diameter; None without objects, or where a pixel size is unknown.
+    paths: the files written.
+    """
+
+    images: int
+    objects: int
+    diameter_px: float | None
+    diameter_um: float | None
+    paths: list[Path]
+
+    def describe(self) -> str:
+        """One line: how many, how large."""
+        many = f"{self.objects:,} object{'s' * (self.objects != 1)}"
+        text = f"{many} in {self.images} image{'s' * (self.images != 1)}"
+        if self.diameter_px is not None:
+            text += f", median diameter {self.diameter_px:.1f} px"
+        if self.diameter_um is not None:
+            text += f" ({self.diameter_um:.3g} µm)"
+        return text
+
+
+def objects_from_masks(
+    masks: str | Path,
+    output: str | Path,
+    *,
+    images: str | Path | None = None,
+    settings: ObjectSettings | None = None,
+    pixel_size: float | tuple[float, float] | PixelSize | None = None,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> FoundObjects:
+    """Finds the objects of mask files, measures them and writes them, a set of files a mask.
+
+    For `cells_mask.png` it writes what `write_objects` lists, and `cells_objects.png`: the outlines
+    with the objects' numbers (in stacks `cells_000_objects.png`, …). For several images also
+    `summary.csv`: a line an image with the number of objects, their median diameter and the share
+    of the image that they cover.
+
+    Args:
+        masks: a mask, a stack, an OME-Zarr image, or a folder of these, as `predict` writes them;
+            files of probabilities if the settings have a threshold.
+        output: folder, made if absent.
+        images: the image or the folder of images of equal names, for intensities and pictures.
+        settings: how masks become objects.
+        pixel_size: micrometres; None: what the image or the mask states.
+        formats: see `write_objects`.
+        overwrite: replace whatever has a result's name, but no input. Otherwise only what an
+            earlier call left there, unchanged since, is replaced.
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: a file can't be read or doesn't fit; names it. What was written before stays.
+            Or, before anything is written: results would replace files of yours, or each other.
+        ConfigError: see `write_objects`.
+    """
+    settings = settings or ObjectSettings()
+    given = to_micrometres(pixel_size)
+    probable = settings.threshold is not None
+    files = find_masks(masks, probable)
+    partners = {} if images is None else _partners(files, Path(images))
+    stated = {stem: pages_of(file, probable) for stem, file in files.items()}
+    total = sum(count for count, _ in stated.values())
+    output = local_path(output)
+    wanted = {stem: _names(stem, count, formats) for stem, (count, _) in stated.items()}
+    if total > 1:
+        wanted["the summary"] = [_SUMMARY]
+    require_own_names(wanted)
+    names = [name for owned in wanted.values() for name in owned]
+    before = read_written(output)
+    allowed = {name: [before[name]] if name in before else [] for name in names}
+    refuse_taken(output, allowed, [*files.values(), *partners.values()], overwrite=overwrite)
+    with recorded(output, names):
+        return _all_objects(files, partners, stated, output, settings, given, formats, progress)
+
+
+def _all_objects(
+    files: Mapping[str, Path],
+    partners: Mapping[str, Path],
+    stated: Mapping[str, tuple[int, PixelSize | None]],
+    output: Path,
+    settings: ObjectSettings,
+    given: tuple[float, float] | None,
+    formats: Sequence[str],
+    progress: Callable[[int, int], None] | None,
+) -> FoundObjects:
+    probable = settings.threshold is not None
+    total = sum(count for count, _ in stated.values())
+    paths: list[Path] = []
+    summary: list[Table] = []
+    diameters: list[np.ndarray] = []
+    for stem, file in files.items():
+        count, size = stated[stem]
+        masks_of = foreground_pages if probable else class_pages
+        with ExitStack() as opened:
+            image: WindowedFile | None = None
+            if stem in partners:
+                image = opened.enter_context(open_file(partners[stem]))
+                if len(image) != count:
+                    raise DataError(
+                        f"{partners[stem]}: has {len(image)} pages; expected {count}, as in {file}"
+                    )
+                size = image.pixel_size or size
+            writer = ObjectWriter(
+                output, stem, pixel_size=given or size, formats=formats, stack=count > 1
+            )
+            opened.enter_context(writer)
+            for number, mask in enumerate(masks_of(file)):
+                pixels = None if image is None else whole(image, number)
+                try:
+                    instances, classes = settings.find(mask)
+                    objects = writer.add(instances, pixels, classes)
+                except DataError as error:
+                    raise DataError(f"{file}: {error}") from error
+                paths.append(output / _picture(stem, number, count))
+                drawn = objects.outlines or list(outlines(instances))
+                picture = object_picture(instances, drawn, objects.table, pixels)
+                save_png(paths[-1], picture, LEGEND)
+                summary.append(_line(stem, number, objects))
+                diameters.append(_diameters(objects.table))
+                if progress is not None:
+                    progress(len(summary), total)
+        paths += writer.paths
+    if len(summary) > 1:
+        paths.append(output / _SUMMARY)
+        beside = paths[-1].with_name(f".{_SUMMARY}-{os.getpid()}")
+        try:
+            write_csv(beside, stacked(summary))
+            beside.replace(paths[-1])
+        finally:
+            beside.unlink(missing_ok=True)
+    across = np.concatenate(diameters)
+    return FoundObjects(len(summary), len(across), *_medians(across), paths)
+
+
+def _picture(stem: str, number: int, count: int) -> str:
+    return f"{stem}{f'_{number:03d}' if count > 1 else ''}_objects.png"
+
+
+def _names(stem: str, count: int, formats: Sequence[str]) -> list[str]:
+    """The names of a mask's files, as far as the formats are known."""
+    pictures = [_picture(stem, number, count) for number in range(count)]
+    return pictures + [
+        stem + OBJECT_FORMATS[name] for name in dict.fromkeys(formats) if name in OBJECT_FORMATS
+    ]
+
+
+def _partners(files: dict[str, Path], images: Path) -> dict[str, Path]:
+    """The image of each mask.
+
+    Raises:
+        DataError: a mask without one; names all of them.
+    """
+    found = {name_of(path): path for path in find_inputs(images)}
+    if len(files) == len(found) == 1:
+        return dict(zip(files, found.values(), strict=True))
+    lacking = [str(path) for stem, path in files.items() if stem not in found]
+    if lacking:
+        raise DataError(
+            f"{images}: no image for {listed(lacking)}; expected names such as {next(iter(files))}"
+        )
+    return {stem: found[stem] for stem in files}
+
+
+def _diameters(table: Table) -> np.ndarray:
+    """float64 [objects, 2]: equivalent diameters in px and µm, NaN where unknown."""
+    pixels = table["equivalent_diameter_px"]
+    unknown = np.full(pixels.size, np.nan)
+    return np.stack([pixels, table.get("equivalent_diameter_um", unknown)], axis=1)
+
+
+def _medians(diameters: np.ndarray) -> tuple[float | None, float | None]:
+    if not len(diameters):
+        return None, None
+    pixels, micrometres = np.median(diameters, axis=0).tolist()  # NaN if one is
+    return pixels, None if np.isnan(micrometres) else micrometres
+
+
+def _line(stem: str, number: int, objects: ObjectSlice) -> Table:
+    pixels, micrometres = _medians(_diameters(objects.table))
+    covered = objects.table["area_px"].sum() / objects.instances.size
+    values = {"median_diameter_px": pixels, "median_diameter_um": micrometres, "covered": covered}
+    counts = {"slice": number, "objects": len(objects.table["label"])}
+    return {
+        "image": np.array([stem]),
+        **{name: np.array([count]) for name, count in counts.items()},
+        **{name: np.array([value], np.float64) for name, value in values.items()},
+    }

@@ -1,0 +1,108 @@
+"""Ownership of files in an output folder: what a person drew or corrected is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from keras_unet.disk import write_text
+from keras_unet.errors import DataError
+
+WRITTEN = ".objects.json"
+
+
+class Written(BaseModel):
+    """What `keras-unet objects` wrote into a folder: name -> bytes; None: it was stopped there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = 1
+    files: dict[str, int | None] = {}
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of a file, or of all files within a folder (Zarr); None if there is none."""
+    if path.is_dir():
+        return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
+    return path.stat().st_size if path.is_file() else None
+
+
+def require_own_names(wanted: Mapping[str, Iterable[str]]) -> None:
+    """A DataError where two inputs would write one file; `wanted`: input -> names of its files."""
+    owner: dict[str, str] = {}
+    for source, names in wanted.items():
+        for name in names:
+            if name in owner:
+                raise DataError(
+                    f"{owner[name]} and {source} would both write {name}; rename one of them"
+                )
+            owner[name] = source
+
+
+def refuse_taken(
+    folder: Path,
+    wanted: Mapping[str, Collection[int | None]],
+    inputs: Iterable[Path],
+    *,
+    overwrite: bool,
+) -> None:
+    """Refuses to write over the inputs, or over what the same command did not leave there.
+
+    Args:
+        folder: of the results.
+        wanted: names to be written -> the sizes in bytes with which earlier calls left them there;
+            None among them: any.
+        inputs: files (or Zarr folders) that are read.
+        overwrite: only the inputs are kept.
+
+    Raises:
+        DataError: names all such files.
+    """
+    read = [os.path.realpath(path) for path in inputs]
+    lost, others = [], False
+    for name, sizes in wanted.items():
+        path = folder / name
+        real = os.path.realpath(path)
+        size = size_of(path)
+        if any(one == real or one.startswith(real + os.sep) for one in read):
+            lost.append(f"\n  {path}: is one of the images")
+        elif not overwrite and size is not None and size not in sizes and None not in sizes:
+            why = "was changed since it was written" if sizes else "was there before"
+            lost.append(f"\n  {path}: {why}")
+            others = True
+    if lost:
+        instead = "move them, " if others else ""
+        last = ", or overwrite them (--overwrite)" if others else ""
+        raise DataError(
+            f"{folder}: the results would replace these files:{''.join(lost)}\nNothing was "
+            f"written; {instead}choose another output folder{last}"
+        )
+
+
+def read_written(folder: Path) -> dict[str, int | None]:
+    """`Written.files` of a folder; empty where there is no record, or none of this version."""
+    try:
+        return dict(Written.model_validate_json((folder / WRITTEN).read_bytes()).files)
+    except (OSError, ValidationError):
+        return {}
+
+
+@contextmanager
+def recorded(folder: Path, names: Collection[str]) -> Iterator[None]:
+    """Records that the files `names` are written within the block, even if it is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, {**read_written(folder), **dict.fromkeys(names)})
+    try:
+        yield
+    finally:
+        sizes = {name: size_of(folder / name) for name in names}
+        others = {k: v for k, v in read_written(folder).items() if k not in sizes}
+        _write(folder, others | {k: v for k, v in sizes.items() if v is not None})
+
+
+def _write(folder: Path, files: dict[str, int | None]) -> None:
+    write_text(folder / WRITTEN, Written(files=files).model_dump_json(indent=1) + "\n")

@@ -1,0 +1,47 @@
+"""Model card: what a trained network carries with it; read without TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from keras_unet.data.label_rule import LabelMapping
+from keras_unet.data.normalization import Normalization
+
+
+class ModelCard(BaseModel):
+    """What a network was trained on and how its input is prepared; stored with the weights.
+
+    source "train": this package trained it. "script": a network that was trained elsewhere. Its
+    card says what its owner states; `config`, `data` and `metrics` are empty, `labels` counts the
+    classes, and `image_dtype` is what the network takes, float32.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    source: Literal["train", "script"] = "train"
+    name: str
+    classes: tuple[str, ...]
+    normalization: Normalization
+    labels: LabelMapping
+    image_dtype: str
+    separation: int = 2  # width in pixels of the line between touching cells, see `scored_classes`
+    created: str
+    versions: dict[str, str]
+    config: dict[str, Any]
+    data: dict[str, Any]
+    metrics: dict[str, float]
+
+    @property
+    def names_classes(self) -> bool:
+        """Whether anybody has said what the classes are."""
+        return self.source == "train" or self.classes != default_classes(len(self.classes))
+
+
+def default_classes(count: int) -> tuple[str, ...]:
+    """Names for `count` classes of which nobody has said what they are."""
+    if count == 2:
+        return ("background", "foreground")
+    return ("background", *(f"class{i}" for i in range(1, count)))

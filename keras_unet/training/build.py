@@ -1,0 +1,359 @@
+"""Data, network, loss, optimizer and compiled step of a run, made of its configuration.
+
+Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from keras_unet import geometry, losses
+from keras_unet.augment import Augment, preset_settings
+from keras_unet.augment.image_bank import ImageBank
+from keras_unet.data.check import load_samples
+from keras_unet.data.label_rule import LabelMapping
+from keras_unet.data.normalization import Normalization
+from keras_unet.data.pipeline import (
+    ForegroundPixels,
+    Target,
+    fill_bank,
+    fitted,
+    foreground_pixels,
+    targets,
+    tile_dataset,
+    tile_entries,
+    tile_requests,
+)
+from keras_unet.data.reading import Sample
+from keras_unet.data.report import DataReport, shared_images
+from keras_unet.errors import ConfigError
+from keras_unet.models.keras_file import ModelCard, versions
+from keras_unet.models.model_card import default_classes
+from keras_unet.models.unet import build_unet, head_weights, with_heads
+from keras_unet.training.config import LossConfig, TrainConfig, to_tree
+from keras_unet.training.distributed.cluster import Team
+from keras_unet.training.distributed.step import ParallelStep, on_each
+from keras_unet.training.run_folder import digests
+from keras_unet.training.splits import divide, require_classes
+from keras_unet.training.step import AdamW, TrainingStep, WeightAverage
+
+
+class Prepared(NamedTuple):
+    """A network, the model that trains it, its data from any step on, and what a run records."""
+
+    network: keras.Model
+    model: keras.Model
+    data: Callable[[int], tf.data.Dataset]  # of the number of the first batch
+    names: Callable[[int], list[str]]  # of the images in a batch
+    validation: list[Sample]
+    card: Callable[[str, dict[str, float]], ModelCard]  # of the run's name and scores
+    report: DataReport
+    digests: tuple[dict[str, str], dict[str, str]]  # of training and validation images
+
+
+def prepare(
+    config: TrainConfig,
+    source: TrainConfig,
+    policy: str,
+    cache: Path,
+    console: Console,
+    team: Team,
+) -> Prepared:
+    """Reads the data, draws the first weights and compiles the step.
+
+    Args:
+        config: as the model's card shall have it. source: the same, with paths that hold here.
+        policy: Keras dtype policy of the layers.
+        cache: folder of weight maps. console: where to say what was found and chosen.
+        team: the devices that train.
+
+    Raises:
+        ConfigError, DataError: see `train`.
+    """
+    if config.batch_size % team.replicas:
+        raise ConfigError(
+            f"batch_size={config.batch_size} cannot be shared equally by {team.replicas} devices: "
+            f"set a multiple of {team.replicas}, or devices=one"
+        )
+    keras.utils.set_random_seed(config.seed)
+    training, validation, report, mapping = read_samples(source, console)
+    names = class_names(config, mapping)
+    tile, output = tile_size(config, training)
+    settings = preset_settings(config.augment, **config.augment_options)
+    augment = Augment(settings, tile=tile, output=output)
+    normalization = config.data.normalization
+    if not isinstance(normalization, Normalization):
+        normalization = fitted(normalization, training)
+    console.print(f"Tiles of {tile} → {output} pixels")
+    loss = config.loss
+    made = targets(
+        training,
+        len(names),
+        w0=loss.w0,
+        sigma=loss.sigma,
+        class_weights=loss.class_weights,
+        separation=loss.separation,
+        cache=cache,
+    )
+    bank = fill_bank(training, made, normalization)
+    entries = tile_entries([s.image.shape[:2] for s in training], output)
+    network = build_network(config, training[0].image.shape[-1], len(names), policy)
+    foreground = foreground_centres(config, made)
+    ready = trainable(config, network, bank, augment, entries, foreground, team)
+    sample_names, dtype = [s.name for s in training], str(training[0].image.dtype)
+
+    def in_batch(number: int) -> list[str]:
+        index = next(iter(ready.requests(number)))[0].numpy()
+        return list(dict.fromkeys(sample_names[i] for i in index))
+
+    def card(name: str, metrics: dict[str, float]) -> ModelCard:
+        return ModelCard(
+            name=name,
+            classes=names,
+            normalization=normalization,
+            labels=mapping,
+            image_dtype=dtype,
+            separation=loss.separation,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            versions=versions(),
+            config=to_tree(config),
+            data=report.summary.model_dump(mode="json"),
+            metrics=metrics,
+        )
+
+    hashes = digests(training), digests(validation)
+    return Prepared(
+        network,
+        ready.model,
+        ready.data,
+        in_batch,
+        validation,
+        card,
+        report,
+        hashes,
+    )
+
+
+def environment(team: Team) -> dict[str, str]:
+    """What a bit-identical end depends on, beside configuration and data."""
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    named = ", ".join(str(d.get("device_name", "GPU")) for d in details)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    device = named or f"{_cpu()}, {cores} cores"
+    together = f"{team.machines} machines, {team.replicas} devices"
+    return {**versions(), "device": device, "together": together}
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def read_samples(
+    config: TrainConfig, console: Console
+) -> tuple[list[Sample], list[Sample], DataReport, LabelMapping]:
+    """Reads and checks both sets: (training, validation, report, how labels were read)."""
+    data = config.data
+    samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
+    mapping = report.mapping
+    assert mapping is not None  # there are labels
+    console.print(report.to_text(), style="dim", markup=False)
+    if isinstance(data.validation, Path):
+        held_out, held_report = load_samples(
+            data.validation, data.validation_labels, mapping.as_rule(), need_labels=True
+        )
+        console.print(f"validation: {held_report.to_text()}", style="dim", markup=False)
+        for _, other in shared_images(report, held_report):
+            said = f"{other} is in the training and in the validation images"
+            console.print(said, style="yellow", markup=False)
+        channels = [s[0].image.shape[-1] for s in (samples, held_out)]
+        if channels[0] != channels[1]:
+            raise ConfigError(
+                f"{data.validation}: images have {channels[1]} channels, "
+                f"the training images {channels[0]}"
+            )
+    else:
+        samples, held_out = divide(samples, data, config.seed)
+    require_classes(samples, held_out, mapping.values)
+    console.print(f"{len(samples)} training and {len(held_out)} validation images")
+    return samples, held_out, report, mapping
+
+
+def class_names(config: TrainConfig, mapping: LabelMapping) -> tuple[str, ...]:
+    """The names given, or made up."""
+    names = config.data.class_names
+    if names is None:
+        return default_classes(mapping.num_classes)
+    if len(names) != mapping.num_classes:
+        raise ConfigError(
+            f"data.class_names has {len(names)} names {names}, "
+            f"the labels have {mapping.num_classes} classes"
+        )
+    return names
+
+
+def tile_size(config: TrainConfig, samples: Sequence[Sample]) -> tuple[int, int]:
+    """The input tile and its output: covers a usual image, at most the paper's 572 → 388."""
+    depth, padding = config.model.depth, config.model.padding
+    if config.tile is not None:
+        tile = config.tile
+    else:
+        side = int(np.median([max(s.image.shape[:2]) for s in samples]))
+        wanted = min(side, 388)
+        stride = geometry.stride(depth)
+        tile = (
+            geometry.input_size(wanted, depth)
+            if padding == "valid"
+            else max(wanted // stride, 1) * stride
+        )
+    return tile, geometry.output_size(tile, depth, padding)
+
+
+def build_network(config: TrainConfig, channels: int, num_classes: int, policy: str) -> keras.Model:
+    """The U-Net to be trained."""
+    shape = (None, None, channels)
+    return build_unet(shape, num_classes, **config.model.network, dtype=policy)
+
+
+class Trainable(NamedTuple):
+    """The model to train, compiled and its optimizer built, and its data from any batch on."""
+
+    model: keras.Model
+    data: Callable[[int], tf.data.Dataset]  # this machine's part
+    requests: Callable[[int], tf.data.Dataset]  # which images' tiles all parts are drawn from
+
+
+def trainable(
+    config: TrainConfig,
+    network: keras.Model,
+    bank: ImageBank,
+    augment: Augment,
+    entries: np.ndarray,
+    foreground: ForegroundPixels | None = None,
+    team: Team | None = None,
+) -> Trainable:
+    """What trains a network; `data` and `requests` take the number of their first batch."""
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    team = team or Team()
+    policy = network.get_layer("down1_conv1").dtype_policy.name
+    loss, loss_weights, adapt = _loss(config.loss), None, None
+    if config.model.deep_supervision and config.model.depth > 1:  # depth 1 has no other level
+        network = with_heads(network)
+        count = len(network.outputs)
+        loss, loss_weights = [loss] * count, head_weights(count)
+
+        def adapt(x: Any, y: Any, w: Any) -> tuple[Any, Any, Any]:
+            return x, (y,) * count, (w,) * count
+
+    options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed}
+    options["foreground"] = foreground
+
+    def requests(start: int, part: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
+        return tile_requests(entries, **options, start=start, part=part)
+
+    def draw(index: Any, seeds: Any, centre: Any = None) -> tuple[Any, Any, Any]:
+        tiles = augment.sample(banks[team.place() % len(banks)], index, seeds, centre=centre)
+        return tiles if adapt is None else adapt(*tiles)
+
+    def data(start: int) -> tf.data.Dataset:
+        part = (team.rank, team.machines)
+        if in_step:
+            return requests(start, part).prefetch(2)
+        tiles = tile_dataset(bank, augment, entries, **options, start=start, part=part)
+        return tiles if adapt is None else tiles.map(adapt)
+
+    in_step = config.augment_on == "accelerator" or (config.augment_on == "auto" and has_gpu)
+    banks = on_each(bank, team) if in_step else [bank]
+    drawn = draw if in_step else None
+    if team.strategy is None:
+        model = TrainingStep(network, drawn)
+    else:
+        model = ParallelStep(network, drawn, team, synchronized=config.sync_batch_norm)
+    # XLA's convolutions are several times slower than oneDNN's on a CPU, and it knows no exchange
+    jit = has_gpu and team.strategy is None
+    model.compile(make_optimizer(config, policy), loss, loss_weights=loss_weights, jit_compile=jit)
+    model.optimizer.build(model.trainable_variables)
+    _build_metrics(model)
+    return Trainable(model, data, requests)
+
+
+def _build_metrics(model: keras.Model) -> None:
+    """Makes the variables of the losses' means now; Keras would in the first step, after a restore.
+
+    A network of several outputs has one for each.
+    """
+    given = [keras.ops.zeros((1, 1, 1, output.shape[-1])) for output in model.outputs]
+    truth = [keras.ops.zeros((1, 1, 1), "int32") for _ in given]
+    weight = [keras.ops.zeros((1, 1, 1)) for _ in given]
+    several = [tuple(part) if len(given) > 1 else part[0] for part in (truth, given, weight)]
+    model.compute_loss(None, *several)
+    model.reset_metrics()
+
+
+def weight_average(
+    config: TrainConfig, trained: keras.Model, network: keras.Model
+) -> WeightAverage | None:
+    """The moving average of `network`'s weights while `trained`, which shares them, is trained."""
+    if not config.ema_decay:
+        return None
+    return WeightAverage(network, trained.optimizer, config.ema_decay)
+
+
+def foreground_centres(config: TrainConfig, made: Sequence[Target]) -> ForegroundPixels | None:
+    """Where tiles are centred that `oversample` asks for."""
+    if not config.oversample:
+        return None
+    return foreground_pixels([t.classes for t in made], config.oversample, config.seed)
+
+
+def _loss(config: LossConfig) -> keras.losses.Loss:
+    entropy = losses.WeightedCrossEntropy(label_smoothing=config.label_smoothing)
+    terms, weights = [entropy], [1.0]
+    for weight, term in ((config.dice, losses.Dice), (config.focal, losses.Focal)):
+        if weight:
+            terms.append(term())
+            weights.append(weight)
+    return entropy if len(terms) == 1 else losses.Sum(terms, weights)
+
+
+def make_optimizer(config: TrainConfig, policy: str) -> keras.optimizers.Optimizer:
+    """AdamW, SGD with momentum (the paper, section 3) or Nesterov's.
+
+    Clipping is by the norm of all gradients together, after accumulation. The learning rate is set
+    before each step by `callbacks.Budget`.
+
+    Args:
+        config: `optimizer`, `learning_rate`, `momentum`, `weight_decay`, `gradient_clip`,
+            `accumulate`.
+        policy: the layers' dtype policy; under "mixed_float16" the loss is scaled, and a step
+            whose gradients overflow is left out and the scale halved.
+    """
+    options: dict[str, Any] = {
+        "global_clipnorm": config.gradient_clip,
+        "gradient_accumulation_steps": config.accumulate if config.accumulate > 1 else None,
+    }
+    if config.optimizer == "adam":
+        made = AdamW(config.learning_rate, config.weight_decay, **options)
+    else:
+        if nesterov := config.optimizer == "nesterov":
+            options["weight_decay"] = config.weight_decay
+        made = keras.optimizers.SGD(
+            config.learning_rate, momentum=config.momentum, nesterov=nesterov, **options
+        )
+    return keras.optimizers.LossScaleOptimizer(made) if policy == "mixed_float16" else made

@@ -1,0 +1,1 @@
+"""Distributed training: several devices and machines train one network."""

@@ -1,0 +1,1 @@
+"""Planning of a run: settings for a data set and a machine, each with its reason."""
