@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from keras_unet.augment.options import INTENSITY
 from keras_unet.errors import ConfigError
-from keras_unet.settings import Section, validated
+from keras_unet.settings import Section, did_you_mean, validated
+
+LISTING = "keras-unet augment --show-settings"
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = tuple[float, float]
@@ -197,6 +199,15 @@ def preset_settings(name: str, **overrides: Any) -> AugmentSettings:
     Raises:
         ConfigError: for an unknown preset or option.
     """
+    return make_settings(PRESETS[_known(name)], **overrides)
+
+
+def _known(name: str) -> str:
     if name not in PRESETS:
-        raise ConfigError(f"unknown augmentation preset {name!r}; known: {', '.join(PRESETS)}")
-    return make_settings(PRESETS[name], **overrides)
+        meant = did_you_mean(name, PRESETS)
+        known = ", ".join(PRESETS)
+        raise ConfigError(f"unknown augmentation preset {name!r}; known: {known}{meant}")
+    return name
+
+
+AugmentPreset = Annotated[str, AfterValidator(_known)]
