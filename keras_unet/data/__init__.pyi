@@ -1,5 +1,7 @@
+from .check import DataReport as DataReport
 from .check import check_data as check_data
 from .check import load_samples as load_samples
+from .check import shared_images as shared_images
 from .images import count_pages as count_pages
 from .images import read_image as read_image
 from .images import read_labels as read_labels
@@ -10,8 +12,6 @@ from .pairs import Pair as Pair
 from .pairs import Pairs as Pairs
 from .pairs import find_pairs as find_pairs
 from .pipeline import load_dataset as load_dataset
-from .reading import Sample as Sample
-from .report import DataReport as DataReport
-from .report import shared_images as shared_images
+from .samples import Sample as Sample
 from .synthetic import make_cells as make_cells
 from .synthetic import write_dataset as write_dataset
