@@ -21,15 +21,15 @@ import keras_unet.diffusion.unet  # noqa: F401  the layers that a file names
 from keras_unet import __version__
 from keras_unet.data.check import load_samples
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.diffusion.config import DiffusionCard, make_diffusion_config
 from keras_unet.diffusion.model import DiffusionModel
 from keras_unet.diffusion.samplers import Sampler
 from keras_unet.diffusion.training import MODEL, condition_classes, contact_sheet
 from keras_unet.disk import sync, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.pictures import save_png
 from keras_unet.models.keras_file import CARD
+from keras_unet.pictures import save_png
 from keras_unet.training import run_folder
 
 SHOWN = 8  # images in the contact sheet

@@ -27,8 +27,7 @@ from keras_unet.augment.settings import AugmentPreset, AugmentSettings
 from keras_unet.data.label_rule import Kind, LabelRule
 from keras_unet.data.normalization import Method, Normalization
 from keras_unet.losses.table import LOSSES
-from keras_unet.machine import Devices
-from keras_unet.models.precision import Precision
+from keras_unet.machine import Devices, Precision
 from keras_unet.remote_path import local_path
 from keras_unet.settings import (
     AnyPath,
