@@ -63,11 +63,16 @@ def draw_packages() -> Figure:
             y = -row * (HIGH + GAP)
             middle[name] = (x, y)
             box = (x - WIDE / 2, y - HIGH / 2)
-            style = {"boxstyle": "round,pad=0,rounding_size=0.08", "fc": SKY, "ec": BLUE}
+            style = {
+                "boxstyle": "round,pad=0,rounding_size=0.08",
+                "fc": SKY,
+                "ec": BLUE,
+                "zorder": 4,
+            }
             axes.add_patch(FancyBboxPatch(box, WIDE, HIGH, **style))
-            write(axes, x, y + 0.24, name, 10, weight="bold")
+            write(axes, x, y + 0.24, name, 10, weight="bold", zorder=5)
             lines = textwrap.wrap(about[name].rstrip("."), 52)[:2]
-            write(axes, x, y - 0.16, "\n".join(lines), 7.5, linespacing=1.15)
+            write(axes, x, y - 0.16, "\n".join(lines), 7.5, linespacing=1.15, zorder=5)
     below = imports()
     for one, (x, y) in middle.items():
         used = [rows[other] for start, other in below if start == one]
