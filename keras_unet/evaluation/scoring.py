@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from keras_unet import run_layout
 from keras_unet.data.check import find_source, read_source
 from keras_unet.data.label_check import (
     label_notes,
@@ -24,7 +25,7 @@ from keras_unet.data.pairs import Problem, beside_images
 from keras_unet.data.pipeline import scored_classes
 from keras_unet.data.samples import RawPair, Sample
 from keras_unet.errors import DataError
-from keras_unet.evaluation import calibration, confusion, isbi, pictures, record
+from keras_unet.evaluation import calibration, confusion, isbi, record
 from keras_unet.evaluation.counts import (
     Counts,
     add,
@@ -44,6 +45,7 @@ from keras_unet.inference.ensemble import Model, members
 from keras_unet.inference.options import make_options
 from keras_unet.inference.predictor import Predictor, to_classes
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
+from keras_unet.pictures import error_entries, overlay, save_png
 from keras_unet.remote_path import local_path
 from keras_unet.settings import validated
 
@@ -309,10 +311,10 @@ class Scorer:
         self._each[name] = counts
         if self._folder is not None:
             classes = to_classes(given)
-            picture = pictures.overlay(sample.image, classes, truth)
+            picture = overlay(sample.image, classes, truth)
             file = f"{record.file_name(name)}.png"
-            legend = pictures.error_entries(len(names))
-            pictures.save_png(self._folder / "overlays" / file, picture, legend)
+            legend = error_entries(len(names))
+            save_png(self._folder / run_layout.OVERLAYS / file, picture, legend)
             iou = score(counts, names)["mean_iou"]
             small = thumbnail(sample.image, classes, truth, self._longest)
             self._gallery.add(name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)
@@ -328,7 +330,7 @@ class Scorer:
         evaluation = self._evaluation()
         if self._folder is not None:
             record.write_evaluation(evaluation, self._folder)
-            write_report(evaluation, self._gallery.pictures(), self._folder / "report.html")
+            write_report(evaluation, self._gallery.pictures(), self._folder / run_layout.REPORT)
         return evaluation
 
     def _evaluation(self) -> Evaluation:

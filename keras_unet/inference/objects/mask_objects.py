@@ -15,7 +15,6 @@ from keras_unet.data.images import ImageFile
 from keras_unet.data.stored_pixels import PixelSize
 from keras_unet.data.windows import WindowedFile, is_zarr, open_windows
 from keras_unet.errors import DataError, listed
-from keras_unet.evaluation.pictures import Entry, save_png, to_rgb
 from keras_unet.inference.inputs import find_inputs, name_of
 from keras_unet.inference.objects.finding import ObjectSettings
 from keras_unet.inference.objects.measurements import Table, to_micrometres
@@ -23,7 +22,7 @@ from keras_unet.inference.objects.object_formats import ObjectSlice, stacked, wr
 from keras_unet.inference.objects.object_writer import DEFAULT_FORMATS, OBJECT_FORMATS, ObjectWriter
 from keras_unet.inference.objects.polygons import Outline, outlines
 from keras_unet.inference.ownership import read_written, recorded, refuse_taken, require_own_names
-from keras_unet.pictures import class_color
+from keras_unet.pictures import Entry, class_color, save_png, to_rgb
 from keras_unet.remote_path import local_path
 
 _ENDS = {False: "_mask", True: "_probabilities"}
