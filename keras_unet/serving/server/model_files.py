@@ -94,11 +94,8 @@ def _refuse_other(folder: Path) -> None:
         )
 
 
-def read_config(file: Path, *, remote: bool = False) -> list[ServedModel]:
+def read_config(file: Path) -> list[ServedModel]:
     """Reads a ModelServerConfig text file; relative paths start at the file's folder.
-
-    Args:
-        remote: see `from_proto`.
 
     Raises:
         ConfigError: not such a file, or it asks for something else than SavedModels.
@@ -112,16 +109,13 @@ def read_config(file: Path, *, remote: bool = False) -> list[ServedModel]:
     except (OSError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a model config file ({error})") from error
     try:
-        return from_proto(config, file.parent, remote=remote)
+        return from_proto(config, file.parent)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 
 
-def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[ServedModel]:
+def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
     """A ModelServerConfig as models.
-
-    Args:
-        remote: leave out those on object stores, which TensorFlow Serving's own server reads.
 
     Raises:
         ConfigError: names that repeat or are empty, another platform, a custom config, a folder
@@ -136,8 +130,6 @@ def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[
         if one.name in models:
             raise ConfigError(f"model {one.name!r} is named twice")
         if remote_uri(one.base_path):
-            if remote:
-                continue
             raise ConfigError(
                 f"model {one.name!r}: base_path is {one.base_path}; expected a folder of this "
                 "machine, where it is mounted (TensorFlow Serving's own server reads some such; "
