@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError, RemoteError
 from keras_unet.remote_path import RemotePath, local_path, remote_uri
-from keras_unet.serving.folders import UNFINISHED, complete, numbered
+from keras_unet.serving.folders import SAVED_MODEL, UNFINISHED, complete, numbered
+from keras_unet.serving.protocol.messages import message_type
 from keras_unet.serving.server import observe
 from keras_unet.serving.server.settings import Batching
 
@@ -79,7 +80,7 @@ def _refuse_other(folder: Path) -> None:
             return
     except OSError:  # it may come
         return
-    if (folder / "saved_model.pb").is_file():
+    if (folder / SAVED_MODEL).is_file():
         own, above = folder.resolve().name, folder.resolve().parent
         cure = f"keras-unet serve {above}" if own.isdigit() else f"move it to {folder}/1"
         raise ConfigError(
@@ -162,15 +163,8 @@ def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
     return list(models.values())
 
 
-# number and name of each field in session_bundle_config.proto; its Python code is not packaged
-_WRAPPED = {
-    1: "max_batch_size",
-    2: "batch_timeout_micros",
-    3: "max_enqueued_batches",
-    4: "num_batch_threads",
-}
+_WRAPPED = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
 _UNBOUNDED = 1 << 62
-_FILE = "keras_unet/batching_parameters.proto"
 
 
 def read_batching(file: Path) -> Batching:
@@ -184,15 +178,13 @@ def read_batching(file: Path) -> Batching:
     from google.protobuf import text_format
 
     try:
-        parameters = text_format.Parse(read_text(file), _message())
+        parameters = text_format.Parse(read_text(file), message_type("BatchingParameters")())
     except (OSError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a batching parameters file ({error})") from error
     if parameters.pad_variable_length_inputs:
         raise ConfigError(f"{file}: pad_variable_length_inputs would change the masks at borders")
     given: dict[str, Any] = {"max_batch_pixels": _UNBOUNDED} | {
-        name: getattr(parameters, name).value
-        for name in _WRAPPED.values()
-        if parameters.HasField(name)
+        name: getattr(parameters, name).value for name in _WRAPPED if parameters.HasField(name)
     }
     if parameters.allowed_batch_sizes:
         given["allowed_batch_sizes"] = tuple(parameters.allowed_batch_sizes)
@@ -200,53 +192,6 @@ def read_batching(file: Path) -> Batching:
         return Batching.model_validate(given)
     except ValidationError as error:
         raise ConfigError(f"{file}: {error}") from error
-
-
-def _message() -> Any:
-    from google.protobuf import (
-        descriptor_pb2,
-        descriptor_pool,
-        message_factory,
-        wrappers_pb2,  # noqa: F401  registers the wrapper types
-    )
-
-    pool = descriptor_pool.Default()
-    try:
-        descriptor = pool.FindMessageTypeByName("keras_unet.BatchingParameters")
-    except KeyError:
-        field = descriptor_pb2.FieldDescriptorProto
-        kinds = {number: (name, "Int64Value") for number, name in _WRAPPED.items()}
-        kinds[5] = ("thread_pool_name", "StringValue")
-        proto = descriptor_pb2.FileDescriptorProto(
-            name=_FILE,
-            package="keras_unet",
-            syntax="proto3",
-            dependency=["google/protobuf/wrappers.proto"],
-        )
-        message = proto.message_type.add(name="BatchingParameters")
-        for number, (name, kind) in kinds.items():
-            message.field.add(
-                name=name,
-                number=number,
-                label=field.LABEL_OPTIONAL,
-                type=field.TYPE_MESSAGE,
-                type_name=f".google.protobuf.{kind}",
-            )
-        message.field.add(
-            name="allowed_batch_sizes",
-            number=6,
-            label=field.LABEL_REPEATED,
-            type=field.TYPE_INT64,
-        )
-        message.field.add(
-            name="pad_variable_length_inputs",
-            number=7,
-            label=field.LABEL_OPTIONAL,
-            type=field.TYPE_BOOL,
-        )
-        pool.Add(proto)
-        descriptor = pool.FindMessageTypeByName("keras_unet.BatchingParameters")
-    return message_factory.GetMessageClass(descriptor)()
 
 
 class Mirror:
