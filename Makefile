@@ -79,9 +79,10 @@ oracles: $(READY)  ## what the augmentation is compared with: tensorflow-addons 
 	test -x $(VENV)-manifests/bin/check-jsonschema || { $(PYTHON) -m venv $(VENV)-manifests && $(VENV)-manifests/bin/python \
 		-m pip install --quiet --disable-pip-version-check kubernetes-validate==1.37.0 check-jsonschema==0.39.0; }
 
-lint: $(READY)  ## ruff (lint and format) and mypy
+lint: $(READY)  ## ruff (lint and format), import-linter and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 format: $(READY)  ## reformat the code

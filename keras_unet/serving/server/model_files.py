@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError, RemoteError
@@ -18,6 +18,7 @@ from keras_unet.serving.folders import SAVED_MODEL, UNFINISHED, complete, number
 from keras_unet.serving.protocol.messages import message_type
 from keras_unet.serving.server import observe
 from keras_unet.serving.server.settings import Batching
+from keras_unet.settings import validated
 
 
 class ServedModel(BaseModel):
@@ -150,16 +151,13 @@ def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
                 latest = policy.latest.num_versions or 1
             case "specific":
                 specific = tuple(policy.specific.versions)
-        try:
-            models[one.name] = ServedModel(
-                name=one.name,
-                base_path=base_path,
-                latest=latest,
-                specific=specific,
-                labels=dict(one.version_labels),
-            )
-        except ValidationError as error:  # pragma: no cover - the proto's types are checked
-            raise ConfigError(str(error)) from error
+        models[one.name] = ServedModel(  # the proto's types are checked
+            name=one.name,
+            base_path=base_path,
+            latest=latest,
+            specific=specific,
+            labels=dict(one.version_labels),
+        )
     return list(models.values())
 
 
@@ -188,10 +186,7 @@ def read_batching(file: Path) -> Batching:
     }
     if parameters.allowed_batch_sizes:
         given["allowed_batch_sizes"] = tuple(parameters.allowed_batch_sizes)
-    try:
-        return Batching.model_validate(given)
-    except ValidationError as error:
-        raise ConfigError(f"{file}: {error}") from error
+    return validated(Batching, given, str(file))
 
 
 class Mirror:

@@ -142,3 +142,4 @@ def test_it_says_what_is_wrong(tmp_path, monkeypatch, arguments, message):
     (tmp_path / "short").write_text("secret\n")
     result = CliRunner().invoke(app, ["serve", *map(str, arguments)])
     assert result.exit_code == 1 and message in str(result.exception)
+    assert "secret" not in str(result.exception)
