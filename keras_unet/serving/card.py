@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from keras_unet._version import __version__
 from keras_unet.errors import ExportError
@@ -24,18 +24,16 @@ from keras_unet.remote_path import RemotePath, as_path, fetched
 from keras_unet.serving.folders import SAVED_MODEL, WARMUP, numbered
 from keras_unet.serving.protocol.messages import message_type
 from keras_unet.serving.protocol.tensors import dtype_name
+from keras_unet.settings import Frozen
 
 CARD = Path("assets", "model_card.json")
 ROLLBACK = Path("assets.extra", "rollback.json")
 LINEAGE = Path("assets.extra", "lineage.json")
 _LARGEST = 2**30  # bytes of a graph or of a record that is read
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 
 
-class CardFields(BaseModel):
+class CardFields(Frozen):
     """What training cannot know and whoever publishes may state."""
-
-    model_config = _FROZEN
 
     description: str | None = None
     authors: tuple[str, ...] = ()
@@ -45,23 +43,19 @@ class CardFields(BaseModel):
     pixel_size: float | None = Field(default=None, gt=0)  # micrometres, of the training images
 
 
-class ServedClass(BaseModel):
+class ServedClass(Frozen):
     """One class: its name, its value in a mask, its colour in a picture."""
-
-    model_config = _FROZEN
 
     name: str
     value: int
     colour: str
 
 
-class ServedCard(BaseModel):
+class ServedCard(Frozen):
     """A published model: how it was exported, what was stated of it, and the trained model's card.
 
     `model` holds normalisation, label values, training configuration, metrics and data check.
     """
-
-    model_config = _FROZEN
 
     format: int = 1
     name: str
@@ -137,22 +131,18 @@ def read_served_card(folder: str | Path) -> ServedCard:
 Note = TypeVar("Note", bound=BaseModel)
 
 
-class Rollback(BaseModel):
+class Rollback(Frozen):
     """That a version is a copy: of which one, by `keras-unet rollback`."""
-
-    model_config = _FROZEN
 
     of: int = Field(ge=0)
 
 
-class Origin(BaseModel):
+class Origin(Frozen):
     """What a version remembers of the pipeline that pushed it.
 
     metadata: the store, a SQLite file; "" where it is none. model, uri: the Model artifact's number
     and place. fingerprint: of the SavedModel.
     """
-
-    model_config = _FROZEN
 
     format: int = 1
     metadata: str
@@ -199,30 +189,24 @@ def _read_note(
         ) from error
 
 
-class TensorForm(BaseModel):
+class TensorForm(Frozen):
     """A signature's input or output; None is a size that may vary, shape None any rank."""
-
-    model_config = _FROZEN
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
 
 
-class SignatureForm(BaseModel):
+class SignatureForm(Frozen):
     """What one signature takes and gives."""
-
-    model_config = _FROZEN
 
     name: str
     inputs: tuple[TensorForm, ...]
     outputs: tuple[TensorForm, ...]
 
 
-class Description(BaseModel):
+class Description(Frozen):
     """A published version: its files, its signatures, its card (None: not of this package)."""
-
-    model_config = _FROZEN
 
     folder: str
     bytes: int

@@ -21,6 +21,9 @@ from keras_unet.data.report import Problem
 from keras_unet.errors import DataError
 
 MANIFEST = ".csv"
+COLUMNS = ("image", "label", "group")  # of a manifest
+MOST_BYTES = 1 << 30  # of a manifest: some ten million lines
+MOST_FIELD = 4096  # characters, as the longest path of Linux
 FIRST = 10  # problems that a message names
 
 
@@ -105,11 +108,6 @@ def listed_lines(problems: Sequence[Problem]) -> str:
 
 def _files(items: Sequence[Item]) -> list[Path]:
     return [path for item in items for path in (item.image, item.label) if path is not None]
-
-
-COLUMNS = ("image", "label", "group")
-MOST_BYTES = 1 << 30  # of a manifest: some ten million lines
-MOST_FIELD = 4096  # characters, as the longest path of Linux
 
 
 def read_manifest(path: Path) -> tuple[list[Item], list[Problem]]:

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError, RemoteError
@@ -18,19 +18,17 @@ from keras_unet.serving.folders import SAVED_MODEL, UNFINISHED, complete, number
 from keras_unet.serving.protocol.messages import message_type
 from keras_unet.serving.server import observe
 from keras_unet.serving.server.settings import Batching
-from keras_unet.settings import validated
+from keras_unet.settings import Frozen, validated
 
 
-class ServedModel(BaseModel):
+class ServedModel(Frozen):
     """A model: its folder, which of its versions are served, and their labels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     base_path: Path
     latest: int | None = 1  # so many of the newest; None: all
     specific: tuple[int, ...] = ()  # these, and no others
-    labels: dict[str, int] = {}
+    labels: dict[str, int] = Field(default_factory=dict)
 
     def wanted(self) -> dict[int, Path]:
         """The versions that should be served now: {number: folder}.
