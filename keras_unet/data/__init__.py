@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from keras_unet._lazy import attach
 
 _NAMES = {
-    "DataReport": "report",
+    "DataReport": "check",
     "LabelMapping": "label_rule",
     "LabelRule": "label_rule",
     "Normalization": "normalization",
     "Pair": "pairs",
     "Pairs": "pairs",
-    "Sample": "reading",
+    "Sample": "samples",
     "check_data": "check",
     "count_pages": "images",
     "find_pairs": "pairs",
@@ -25,15 +25,17 @@ _NAMES = {
     "make_cells": "synthetic",
     "read_image": "images",
     "read_labels": "images",
-    "shared_images": "report",
+    "shared_images": "check",
     "write_dataset": "synthetic",
 }
 
 __getattr__, __dir__, __all__ = attach(__name__, _NAMES)
 
 if TYPE_CHECKING:
+    from keras_unet.data.check import DataReport as DataReport
     from keras_unet.data.check import check_data as check_data
     from keras_unet.data.check import load_samples as load_samples
+    from keras_unet.data.check import shared_images as shared_images
     from keras_unet.data.images import count_pages as count_pages
     from keras_unet.data.images import read_image as read_image
     from keras_unet.data.images import read_labels as read_labels
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
     from keras_unet.data.pairs import Pairs as Pairs
     from keras_unet.data.pairs import find_pairs as find_pairs
     from keras_unet.data.pipeline import load_dataset as load_dataset
-    from keras_unet.data.reading import Sample as Sample
-    from keras_unet.data.report import DataReport as DataReport
-    from keras_unet.data.report import shared_images as shared_images
+    from keras_unet.data.samples import Sample as Sample
     from keras_unet.data.synthetic import make_cells as make_cells
     from keras_unet.data.synthetic import write_dataset as write_dataset

@@ -23,9 +23,10 @@ from skimage.segmentation import find_boundaries
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import Console
-from keras_unet.data.check import Sample, load_samples
+from keras_unet.data.check import load_samples
 from keras_unet.data.pairs import natural_key
 from keras_unet.data.pipeline import tile_dataset, tile_entries, tile_requests
+from keras_unet.data.samples import Sample
 from keras_unet.diffusion.config import (
     DiffusionCard,
     DiffusionConfig,

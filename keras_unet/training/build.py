@@ -20,7 +20,7 @@ from rich.console import Console
 from keras_unet import geometry, losses
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
-from keras_unet.data.check import load_samples
+from keras_unet.data.check import DataReport, load_samples, shared_images
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import (
@@ -34,8 +34,7 @@ from keras_unet.data.pipeline import (
     tile_entries,
     tile_requests,
 )
-from keras_unet.data.reading import Sample
-from keras_unet.data.report import DataReport, shared_images
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
 from keras_unet.models.keras_file import ModelCard, versions
 from keras_unet.models.model_card import default_classes

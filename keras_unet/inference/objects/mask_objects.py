@@ -11,13 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_unet.data.images import ImageFile, is_tiff, read_image
-from keras_unet.data.report import listed
+from keras_unet.data.images import ImageFile
 from keras_unet.data.stored_pixels import PixelSize
-from keras_unet.data.tiff_windows import TiffWindows
-from keras_unet.data.windows import ArrayFile, WindowedFile
-from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
-from keras_unet.errors import DataError
+from keras_unet.data.windows import WindowedFile, is_zarr, open_windows
+from keras_unet.errors import DataError, listed
 from keras_unet.evaluation.pictures import Entry, save_png, to_rgb
 from keras_unet.inference.inputs import find_inputs, name_of
 from keras_unet.inference.objects.finding import ObjectSettings
@@ -55,13 +52,6 @@ def find_masks(path: str | Path, probabilities: bool) -> dict[str, Path]:
     return {name_of(file).removesuffix(end): file for file in chosen}
 
 
-def open_file(path: Path) -> WindowedFile:
-    """Opens an image, a stack or a Zarr array, whatever its channels."""
-    if is_zarr(path):
-        return ZarrWindows(path)
-    return TiffWindows(path) if is_tiff(path) else ArrayFile(path, read_image)
-
-
 def whole(file: WindowedFile, page: int) -> np.ndarray:
     """A page's pixels [H, W, C]."""
     height, width, _ = file.shapes[page]
@@ -71,7 +61,7 @@ def whole(file: WindowedFile, page: int) -> np.ndarray:
 def class_pages(path: Path) -> Iterator[np.ndarray]:
     """Class values int32 [H, W] of each page of a mask file."""
     if is_zarr(path):
-        with open_file(path) as file:
+        with open_windows(path) as file:
             for page in range(len(file)):
                 pixels = whole(file, page)
                 if pixels.shape[2] != 1 or pixels.dtype.kind == "f":
@@ -102,7 +92,7 @@ def foreground_pages(path: Path) -> Iterator[np.ndarray]:
     Raises:
         DataError: values outside 0 to 1.
     """
-    with open_file(path) as file:
+    with open_windows(path) as file:
         classes = _classes_by_page(file, path) if file.shapes[0][2] == 1 else 1
         for first in range(0, len(file), classes):
             page = _fractions(file, first, path)
@@ -112,7 +102,7 @@ def foreground_pages(path: Path) -> Iterator[np.ndarray]:
 
 def pages_of(path: Path, probabilities: bool) -> tuple[int, PixelSize | None]:
     """How many images a file gives, and the pixel size if it states one."""
-    with open_file(path) as file:
+    with open_windows(path) as file:
         count = len(file)
         if probabilities and file.shapes[0][2] == 1:
             count //= _classes_by_page(file, path)
@@ -323,7 +313,7 @@ def _all_objects(
         with ExitStack() as opened:
             image: WindowedFile | None = None
             if stem in partners:
-                image = opened.enter_context(open_file(partners[stem]))
+                image = opened.enter_context(open_windows(partners[stem]))
                 if len(image) != count:
                     raise DataError(
                         f"{partners[stem]}: has {len(image)} pages; expected {count}, as in {file}"
