@@ -253,3 +253,20 @@ def _of_imagej(file: tifffile.TiffFile) -> PixelSize | None:
 
     height, width = size("YResolution"), size("XResolution")
     return pixel_size(height, width, in_micrometres(stated.get("spacing"), unit))
+
+
+def ome_size(size: PixelSize | None, axes: str) -> dict[str, Any]:
+    """The attributes of OME's `Pixels` that tell a size along some of `axes`, as in "ZYX"."""
+    known = {} if size is None else {"Y": size.height, "X": size.width, "Z": size.depth}
+    found: dict[str, Any] = {}
+    for axis, micrometres in known.items():
+        if axis in axes and micrometres is not None:
+            found |= {f"PhysicalSize{axis}": micrometres, f"PhysicalSize{axis}Unit": "µm"}
+    return found
+
+
+def tiff_resolution(size: PixelSize | None) -> dict[str, Any]:
+    """Pixels a centimetre, for `tifffile.write` and programs that read no description."""
+    if size is None:
+        return {}
+    return {"resolution": (1e4 / size.width, 1e4 / size.height), "resolutionunit": "CENTIMETER"}
