@@ -12,10 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
-from keras_unet.errors import ConfigError
-from keras_unet.settings import NESTED, explain, merged, problems
+from keras_unet.settings import NESTED, Section, merged, problems, read_tree, source_of, validated
 from keras_unet.training.config import LISTING as TRAIN_LISTING
-from keras_unet.training.config import Section, TrainConfig, read_tree, source_of
+from keras_unet.training.config import TrainConfig
 from pipelines.sections import (
     BeamSettings,
     BulkSettings,
@@ -115,11 +114,7 @@ def load_pipeline_config(
     tree = read_tree(path, settings, data=data)
     if not (tree.get("data") or {}).get("images"):
         tree = {"name": WITHOUT_DATA, **tree}
-    try:
-        return PipelineConfig.model_validate(tree)
-    except ValidationError as error:
-        source = source_of(path, settings)
-        raise ConfigError(explain(error, source, PipelineConfig, LISTING)) from error
+    return validated(PipelineConfig, tree, source_of(path, settings), LISTING)
 
 
 def train_tree(config: PipelineConfig) -> dict[str, Any]:

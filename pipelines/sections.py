@@ -11,7 +11,7 @@ from keras_unet.data.label_rule import Kind, LabelRule
 from keras_unet.data.normalization import Method
 from keras_unet.errors import ConfigError
 from keras_unet.remote_path import local_path, remote_uri
-from keras_unet.training.config import AnyText, Section
+from keras_unet.settings import AnyText, Section
 from pipelines.evaluator.policy import EvaluationPolicy, Threshold
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -20,8 +20,8 @@ from typing import Any
 
 from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError
-from keras_unet.settings import merged, nested
-from keras_unet.training.config import TrainConfig, make_config, to_tree
+from keras_unet.settings import merged, nested, to_tree
+from keras_unet.training.config import TrainConfig, make_config
 
 CODE = "code.json"  # of a run: which code it was begun with
 FORGET_DAYS = 30.0  # a killed run that nobody went on with

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +79,64 @@ def test_text_in_another_encoding_is_named(tmp_path, data, found):
     with pytest.raises(ConfigError) as error:
         disk.read_text(tmp_path / "a.toml")
     assert f"a.toml: is {found}; expected text in UTF-8" in str(error.value)
+
+
+def test_a_folder_is_made_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), disk.replacing(tmp_path / "run") as beside:
+        beside.mkdir()
+        (beside / "config.toml").write_text("")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with disk.replacing(tmp_path / "run") as beside:
+        beside.mkdir()
+        (beside / "config.toml").write_text("new")
+        assert beside.suffix == "" and not (tmp_path / "run").exists()
+    assert (tmp_path / "run" / "config.toml").read_text() == "new"
+    with pytest.raises(OSError), disk.replacing(tmp_path / "run") as beside:  # taken meanwhile
+        beside.mkdir()
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    with disk.replacing(tmp_path / "mask.png") as beside:
+        assert beside.suffix == ".png"  # by which libraries choose a format
+        beside.write_bytes(b"")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from keras_unet.disk import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_keeps_other_processes_out_until_they_end(tmp_path):
+    def busy(owner):
+        return ConfigError(f"{owner} is at work")
+
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    held = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert held.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ConfigError, match=f"process {held.pid} is at work"),
+        disk.locked(tmp_path, busy=busy),
+    ):
+        raise AssertionError
+    held.kill()
+    held.wait()
+    with disk.locked(tmp_path, busy=busy), disk.locked(tmp_path, busy=busy, name="another"):
+        assert (tmp_path / ".lock").read_text() == f"process {os.getpid()}"
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(disk.fcntl, "flock", none)
+    with disk.locked(tmp_path), disk.locked(tmp_path, busy=ConfigError):
+        pass
+    with (
+        pytest.raises(ConfigError, match="no locks here"),
+        disk.locked(tmp_path, without_locks=lambda error: ConfigError("no locks here")),
+    ):
+        pass

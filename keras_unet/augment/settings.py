@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from keras_unet.errors import ConfigError
+from keras_unet.settings import validated
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = tuple[float, float]
@@ -120,24 +121,7 @@ def make_settings(
         ConfigError: names the option, what was found and what was expected.
     """
     base = values.model_dump() if isinstance(values, AugmentSettings) else dict(values or {})
-    try:
-        return AugmentSettings.model_validate({**base, **more})
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"]) or "settings"
-        if problem["type"] == "extra_forbidden":
-            known = ", ".join(AugmentSettings.model_fields)
-            lines.append(f"unknown augmentation option {name!r}; known: {known}")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            found = "" if name == "settings" else f" (found {problem['input']!r})"
-            lines.append(f"augmentation option {name}: {message}{found}")
-    return "; ".join(dict.fromkeys(lines))
+    return validated(AugmentSettings, {**base, **more}, "augmentation")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -49,8 +49,7 @@ def train(
 ) -> None:
     """Learn to draw images like yours, for masks, classes, or freely."""
     from keras_unet.diffusion.config import DiffusionConfig, make_diffusion_config
-    from keras_unet.settings import describe
-    from keras_unet.training.config import read_tree, source_of
+    from keras_unet.settings import describe, read_tree, source_of
 
     if show:
         typer.echo(describe(DiffusionConfig))

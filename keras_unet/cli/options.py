@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from keras_unet.errors import ConfigError
 from keras_unet.remote_path import local_path
 
 if TYPE_CHECKING:
@@ -62,18 +61,15 @@ def card_fields(
     pixel_size: float | None,
 ) -> CardFields:
     """The options as one object; raises ConfigError for one that is out of range."""
-    from pydantic import ValidationError
-
     from keras_unet.serving.card import CardFields
+    from keras_unet.settings import validated
 
-    try:
-        return CardFields(
-            description=description,
-            authors=tuple(author or ()),
-            licence=licence,
-            data_licence=data_licence,
-            citation=citation,
-            pixel_size=pixel_size,
-        )
-    except ValidationError as error:
-        raise ConfigError(str(error)) from error
+    given = {
+        "description": description,
+        "authors": author or (),
+        "licence": licence,
+        "data_licence": data_licence,
+        "citation": citation,
+        "pixel_size": pixel_size,
+    }
+    return validated(CardFields, given)

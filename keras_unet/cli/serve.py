@@ -78,51 +78,47 @@ def serve(
     """Serve published models over gRPC and REST, as TensorFlow Serving does; a page is at /."""
     import tempfile
 
-    from pydantic import ValidationError
-
     from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.remote_path import RemotePath, as_path
     from keras_unet.serving.server import binary, observe
     from keras_unet.serving.server.model_files import read_batching
-    from keras_unet.serving.server.settings import MIB, Batching, Limits, ServerSettings
+    from keras_unet.serving.server.settings import MIB, ServerSettings
+    from keras_unet.settings import validated
 
     place = as_path(folder)
     if isinstance(place, RemotePath) and model_config_file is not None:
         raise ConfigError(
             f"{folder}: with a model config file, its base_path says where models are"
         )
-    try:
-        settings = ServerSettings(
-            folder=Path() if isinstance(place, RemotePath) else place,
-            model_config_file=model_config_file,
-            host=host,
-            grpc_port=None if grpc_port < 0 else grpc_port,
-            rest_port=None if rest_port < 0 else rest_port,
-            poll_seconds=poll_seconds,
-            intra_op_threads=threads,
-            prefer_tensor_content=prefer_tensor_content,
-            limits=Limits(
-                request_bytes=max_request_mb * MIB,
-                held_bytes=max_held_mb * MIB,
-                pixels=max_pixels,
-                rows=max_images,
-                seconds=timeout,
-            ),
-            batching=read_batching(batching_parameters_file)
-            if batching_parameters_file
-            else Batching(max_batch_pixels=max_batch_pixels),
-            tls_certificate=tls_certificate,
-            tls_key=tls_key,
-            tls_client_authority=tls_client_authority,
-            token=read_text(token_file).strip() if token_file else None,
-            log_requests=log_requests,
-            cors=cors,
-            allowed_hosts=tuple(allow_host or ()),
-        )
-    except ValidationError as error:
-        said = (": ".join([*map(str, e["loc"]), e["msg"]]) for e in error.errors())
-        raise ConfigError("; ".join(said)) from None
+    given = {
+        "folder": Path() if isinstance(place, RemotePath) else place,
+        "model_config_file": model_config_file,
+        "host": host,
+        "grpc_port": None if grpc_port < 0 else grpc_port,
+        "rest_port": None if rest_port < 0 else rest_port,
+        "poll_seconds": poll_seconds,
+        "intra_op_threads": threads,
+        "prefer_tensor_content": prefer_tensor_content,
+        "limits": {
+            "request_bytes": max_request_mb * MIB,
+            "held_bytes": max_held_mb * MIB,
+            "pixels": max_pixels,
+            "rows": max_images,
+            "seconds": timeout,
+        },
+        "batching": read_batching(batching_parameters_file)
+        if batching_parameters_file
+        else {"max_batch_pixels": max_batch_pixels},
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_client_authority": tls_client_authority,
+        "token": read_text(token_file).strip() if token_file else None,
+        "log_requests": log_requests,
+        "cors": cors,
+        "allowed_hosts": allow_host or (),
+    }
+    settings = validated(ServerSettings, given)
 
     observe.log_to_stderr()
     if isinstance(place, RemotePath):

@@ -53,8 +53,8 @@ def train(
     Without --config, settings that are not --set are planned for the data (see `keras-unet plan`).
     A run that was stopped or killed goes on with --resume RUN, and ends as if nothing had happened.
     """
-    from keras_unet.settings import describe
-    from keras_unet.training.config import TrainConfig, load_config, read_tree
+    from keras_unet.settings import describe, read_tree
+    from keras_unet.training.config import TrainConfig, load_config
 
     if show:
         typer.echo(describe(TrainConfig))

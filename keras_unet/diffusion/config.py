@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.diffusion.noise import Prediction
-from keras_unet.errors import ConfigError
 from keras_unet.models.precision import Precision
-from keras_unet.settings import explain
-from keras_unet.training.config import AnyPath, AnyText, DataConfig, Section
+from keras_unet.settings import AnyPath, AnyText, Section, validated
+from keras_unet.training.config import DataConfig
 
 LISTING = "keras-unet diffusion train --show-settings"
 
@@ -114,7 +113,4 @@ def make_diffusion_config(
     Raises:
         ConfigError: names every bad key, what was found and what was expected.
     """
-    try:
-        return DiffusionConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(explain(error, source, DiffusionConfig, LISTING)) from error
+    return validated(DiffusionConfig, tree, source, LISTING)

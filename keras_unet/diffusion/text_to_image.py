@@ -19,6 +19,7 @@ from keras_unet.diffusion.model import Trajectory, check_seed
 from keras_unet.diffusion.noise import NoiseSchedule, Prediction
 from keras_unet.diffusion.samplers import DDIM, DDPM, PNDM, DPMSolver, Euler, Sampler, make_sampler
 from keras_unet.errors import ConfigError
+from keras_unet.settings import problems
 
 KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS: dict[str, Prediction] = {
@@ -179,9 +180,7 @@ def read_scheduler_config(
         )
         sampler = _sampler(name, at, where)
     except ValidationError as error:
-        found = "; ".join(
-            f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors()
-        )
+        found = "; ".join(problems(error, NoiseSchedule))
         raise ConfigError(f"{where}: {name} has a value that does not fit: {found}") from None
     return SchedulerConfig(schedule, sampler, PREDICTIONS[at["prediction_type"]])
 

@@ -39,11 +39,11 @@ from keras_unet.evaluation.pictures import save_png
 from keras_unet.models.keras_file import versions, write_with_card
 from keras_unet.models.precision import dtype_policy
 from keras_unet.pictures import COLORS
+from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
 from keras_unet.training.build import environment
 from keras_unet.training.callbacks import Budget, History, ShowProgress, StopWhereNotFinite
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
-from keras_unet.training.config import to_tree
 from keras_unet.training.distributed.cluster import Team
 from keras_unet.training.interruption import Interrupted, StopRequest
 from keras_unet.training.loop import Position, restore, run_loop, snapshot

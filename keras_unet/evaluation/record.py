@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from keras_unet.disk import write_text
 from keras_unet.errors import DataError
+from keras_unet.settings import problems
 
 
 class ScoreSettings(BaseModel):
@@ -94,11 +95,9 @@ def read_evaluation(path: str | Path) -> Evaluation:
     try:
         return Evaluation.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"{file}: not an evaluation of this version ({where}: {first['msg']}); make it anew "
-            "with keras-unet evaluate"
+            f"{file}: not an evaluation of this version ({problems(error, Evaluation)[0]}); make "
+            "it anew with keras-unet evaluate"
         ) from error
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import ValidationError
 
 from keras_unet.data.check import find_source, read_source
 from keras_unet.data.label_check import (
@@ -24,7 +23,7 @@ from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.pipeline import scored_classes
 from keras_unet.data.reading import RawPair, Sample
 from keras_unet.data.report import Problem, beside_images
-from keras_unet.errors import ConfigError, DataError
+from keras_unet.errors import DataError
 from keras_unet.evaluation import calibration, confusion, isbi, pictures, record
 from keras_unet.evaluation.counts import (
     Counts,
@@ -46,6 +45,7 @@ from keras_unet.inference.options import make_options
 from keras_unet.inference.predictor import Predictor, to_classes
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
 from keras_unet.remote_path import local_path
+from keras_unet.settings import validated
 
 
 class Samples(Protocol):
@@ -152,11 +152,7 @@ def evaluate_samples(
 def _checked(settings: ScoreSettings | Mapping[str, Any] | None) -> ScoreSettings:
     if isinstance(settings, ScoreSettings):
         return settings
-    try:
-        return ScoreSettings(**(settings or {}))
-    except ValidationError as error:
-        said = [f"{e['loc'][0]}: {e['msg']}, got {e['input']!r:.80}" for e in error.errors()]
-        raise ConfigError(f"settings of the evaluation: {'; '.join(said)}") from error
+    return validated(ScoreSettings, settings or {}, "settings of the evaluation")
 
 
 _LABELS = "labels for each image: give the folder that holds images/ and labels/, or --labels"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from keras_unet.errors import ConfigError
+from keras_unet.settings import validated
 
 Symmetries = Literal["none", "flips", "all", "rotations7"]
 Average = Literal["probabilities", "logits"]
@@ -76,15 +76,4 @@ def make_options(
     Raises:
         ConfigError: an unknown name or a value out of range; names each.
     """
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        problems = []
-        for problem in error.errors():
-            name = str(problem["loc"][0]) if problem["loc"] else "options"
-            found = "" if name == "options" else f", got {values.get(name)!r:.80}"
-            text = f"{name}: {problem['msg']}{found}"
-            if problem["type"] == "extra_forbidden":
-                text = f"{name}: unknown; expected one of {', '.join(kind.model_fields)}"
-            problems.append(text)
-        raise ConfigError("\n".join(dict.fromkeys(problems))) from error
+    return validated(kind, values)

@@ -40,7 +40,8 @@ from keras_unet.errors import ConfigError
 from keras_unet.models.keras_file import ModelCard, versions
 from keras_unet.models.model_card import default_classes
 from keras_unet.models.unet import build_unet, head_weights, with_heads
-from keras_unet.training.config import LossConfig, TrainConfig, to_tree
+from keras_unet.settings import to_tree
+from keras_unet.training.config import LossConfig, TrainConfig
 from keras_unet.training.distributed.cluster import Team
 from keras_unet.training.distributed.step import ParallelStep, on_each
 from keras_unet.training.run_folder import digests

@@ -7,50 +7,32 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
 
 from keras_unet import geometry
 from keras_unet.data.label_rule import Kind, LabelRule
 from keras_unet.data.normalization import Method, Normalization
-from keras_unet.disk import read_text
-from keras_unet.errors import ConfigError
 from keras_unet.machine import Devices
 from keras_unet.models.precision import Precision
 from keras_unet.remote_path import local_path
-from keras_unet.settings import explain, merged
+from keras_unet.settings import AnyPath, AnyText, Section, merged, read_tree, source_of, validated
 from keras_unet.training.schedules import Schedule
 
-AnyPath = Annotated[
-    Path,
-    BeforeValidator(lambda v: str(v) if isinstance(v, (int, float)) else v),
-    AfterValidator(local_path),
-]
-AnyText = Annotated[str, Field(coerce_numbers_to_str=True)]
 AnyNormalization = Annotated[
     Annotated[Method, Tag("method")] | Annotated[Normalization, Tag("fitted")],
     Discriminator(lambda value: "method" if isinstance(value, str) else "fitted"),
 ]
 Weight = Annotated[float, Field(ge=0.0)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
-    )
 
 
 class DataConfig(Section):
@@ -215,9 +197,9 @@ def _is_name(value: Any) -> bool:
 
 
 if sys.version_info >= (3, 11):
-    import tomllib
+    pass
 else:
-    import tomli as tomllib
+    pass
 
 LISTING = "keras-unet train --show-settings"
 
@@ -335,71 +317,10 @@ def load_config(
     return make_config(read_tree(path, settings, data=data), source_of(path, settings))
 
 
-def source_of(path: str | Path | None, settings: Sequence[str]) -> str:
-    """Where settings came from, for messages."""
-    given = [*([str(path)] if path else []), *(["--set"] if settings else [])]
-    return " and ".join(given) or "configuration"
-
-
-def read_tree(
-    path: str | Path | None = None,
-    settings: Iterable[str] = (),
-    *,
-    data: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The settings that `load_config` validates, as they are given; the defaults are left out.
-
-    Raises:
-        ConfigError: the file cannot be read, or a setting has no value.
-    """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(read_text(path))
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path}: does not exist; expected a TOML file") from error
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
-    if not isinstance(tree.setdefault("data", {}), dict):
-        raise ConfigError(f"{path}: data: expected a section [data], got {tree['data']!r}")
-    tree["data"].update({k: v for k, v in (data or {}).items() if v is not None})
-    for setting in settings:
-        key, found, text = setting.partition("=")
-        if not found or not key:
-            raise ConfigError(f"--set {setting!r}: expected key=value, such as --set minutes=20")
-        _put(tree, key.strip().split("."), _value(text.strip()), setting)
-    return tree
-
-
 def make_config(tree: Mapping[str, Any], source: str = "configuration") -> TrainConfig:
     """Validates a tree of settings; `source` names it in the message.
 
     Raises:
         ConfigError: names every bad key, what was found and what was expected.
     """
-    try:
-        return TrainConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(explain(error, source, TrainConfig, LISTING)) from error
-
-
-def to_tree(config: Section) -> dict[str, Any]:
-    """The configuration as plain values that TOML and JSON can hold; None is left out."""
-    return config.model_dump(mode="json", exclude_none=True)
-
-
-def _put(tree: dict[str, Any], keys: list[str], value: Any, setting: str) -> None:
-    for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
-        if not isinstance(tree, dict):
-            raise ConfigError(f"--set {setting!r}: {key!r} is a value, not a section")
-    tree[keys[-1]] = value
-
-
-def _value(text: str) -> Any:
-    """A TOML value where the text is one, else the text itself: no quotes are needed in a shell."""
-    try:
-        value = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return value if isinstance(value, (bool, int, float, str, list, dict)) else text  # dates
+    return validated(TrainConfig, tree, source, LISTING)

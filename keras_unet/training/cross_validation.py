@@ -21,8 +21,9 @@ from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
 from keras_unet.evaluation.record import Evaluation
 from keras_unet.keras_backend import require_tensorflow
+from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
-from keras_unet.training.config import TrainConfig, make_config, to_tree
+from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Team, join
 from keras_unet.training.run import train
 from keras_unet.training.splits import classes_of, lone_holder, make_folds

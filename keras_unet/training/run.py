@@ -23,12 +23,13 @@ from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.keras_backend import require_tensorflow
 from keras_unet.models.keras_file import TrainedModel, clear_unfinished, load_model, save_model
 from keras_unet.models.precision import dtype_policy
+from keras_unet.settings import to_tree
 from keras_unet.training import build, run_folder
 from keras_unet.training import callbacks as own
 from keras_unet.training.build import Prepared, environment, prepare
 from keras_unet.training.callbacks import History, ShowProgress, StopWhereNotFinite
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
-from keras_unet.training.config import TrainConfig, make_config, to_tree
+from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed import worker
 from keras_unet.training.distributed.cluster import LOST, Team, join, reason
 from keras_unet.training.distributed.worker import follow

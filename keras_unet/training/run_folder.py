@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from keras_unet.data.reading import Sample
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.training.config import make_config, read_tree, to_tree
+from keras_unet.settings import read_tree, to_tree
+from keras_unet.training.config import make_config
 
 RECORD = "run.json"
 COMMAND = "keras-unet train"

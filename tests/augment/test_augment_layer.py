@@ -225,5 +225,5 @@ def test_wrong_arguments_say_what_was_found():
         Augment(tile=(0, 3))
     with pytest.raises(ConfigError, match="unknown augmentation preset 'papier'"):
         Augment.from_preset("papier")
-    with pytest.raises(ConfigError, match="unknown augmentation option 'elastik'"):
+    with pytest.raises(ConfigError, match="augmentation: elastik: unknown"):
         Augment.from_preset("paper", elastik=3)

@@ -9,8 +9,8 @@ from keras_unet.augment import PRESETS, AugmentSettings, make_settings, preset_s
 from keras_unet.errors import ConfigError
 
 BAD = [
-    ({"elastic": 3}, "unknown augmentation option 'elastic'; known: flip_vertical"),
-    ({"flip_vertical": 1.5}, r"flip_vertical.*less than or equal to 1 \(found 1.5\)"),
+    ({"elastic": 3}, "augmentation: elastic: unknown; expected one of flip_vertical"),
+    ({"flip_vertical": 1.5}, r"flip_vertical.*less than or equal to 1, got 1.5"),
     ({"rotate": (10, -10)}, r"rotate is a range \(low, high\).*\(10.0, -10.0\)"),
     ({"rotate": "left"}, "rotate"),
     ({"scale": (0.0, 2.0)}, "scale must be above 0"),

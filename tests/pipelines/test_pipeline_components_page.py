@@ -20,7 +20,7 @@ from tfx.orchestration.metadata import sqlite_metadata_connection_config
 from tfx.types.standard_artifacts import PushedModel
 
 from keras_unet.errors import ConfigError
-from keras_unet.training.config import AnyText, Section
+from keras_unet.settings import AnyText, Section
 from pipelines.executions import open_store, runs, steps
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "components.md").read_text("utf-8")

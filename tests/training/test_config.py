@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from keras_unet.errors import ConfigError
-from keras_unet.settings import describe
-from keras_unet.training.config import TrainConfig, load_config, make_config, to_tree
+from keras_unet.settings import describe, to_tree
+from keras_unet.training.config import TrainConfig, load_config, make_config
 
 DATA = {"images": "cells"}
 

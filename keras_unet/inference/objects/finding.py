@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.segmentation import watershed
@@ -20,6 +20,7 @@ from skimage.segmentation import watershed
 from keras_unet.data.label_rule import MOST_UNSTATED
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.objects.measurements import all_runs, row_bands
+from keras_unet.settings import validated
 
 WINDOW = 2048  # pixels: components are gathered by squares of this side
 _MARGIN = 8  # pixels around them: the smoothed distance reaches 4 far, and needs 4 more
@@ -365,14 +366,7 @@ def make_settings(**given: object) -> ObjectSettings:
     Raises:
         ConfigError: unknown, out of range, or settings that exclude each other.
     """
-    try:
-        return ObjectSettings.model_validate(given)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": Value error, ")
-            for one in error.errors()
-        ]
-        raise ConfigError("; ".join(lines)) from error
+    return validated(ObjectSettings, given)
 
 
 def parse_names(texts: list[str]) -> dict[int, str]:

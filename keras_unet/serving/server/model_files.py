@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError, RemoteError
@@ -17,6 +17,7 @@ from keras_unet.remote_path import RemotePath, local_path, remote_uri
 from keras_unet.serving.folders import UNFINISHED, complete, numbered
 from keras_unet.serving.server import observe
 from keras_unet.serving.server.settings import Batching
+from keras_unet.settings import validated
 
 
 class ServedModel(BaseModel):
@@ -157,16 +158,13 @@ def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[
                 latest = policy.latest.num_versions or 1
             case "specific":
                 specific = tuple(policy.specific.versions)
-        try:
-            models[one.name] = ServedModel(
-                name=one.name,
-                base_path=base_path,
-                latest=latest,
-                specific=specific,
-                labels=dict(one.version_labels),
-            )
-        except ValidationError as error:  # pragma: no cover - the proto's types are checked
-            raise ConfigError(str(error)) from error
+        models[one.name] = ServedModel(  # the proto's types are checked
+            name=one.name,
+            base_path=base_path,
+            latest=latest,
+            specific=specific,
+            labels=dict(one.version_labels),
+        )
     return list(models.values())
 
 
@@ -204,10 +202,7 @@ def read_batching(file: Path) -> Batching:
     }
     if parameters.allowed_batch_sizes:
         given["allowed_batch_sizes"] = tuple(parameters.allowed_batch_sizes)
-    try:
-        return Batching.model_validate(given)
-    except ValidationError as error:
-        raise ConfigError(f"{file}: {error}") from error
+    return validated(Batching, given, str(file))
 
 
 def _message() -> Any:

@@ -15,10 +15,11 @@ from rich.console import Console
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.record import Evaluation
 from keras_unet.models.keras_file import TrainedModel, load_model
+from keras_unet.settings import to_tree
 from keras_unet.training import build
 from keras_unet.training.build import prepare
 from keras_unet.training.callbacks import Budget, StopWhereNotFinite
-from keras_unet.training.config import TrainConfig, make_config, to_tree
+from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Team
 from keras_unet.training.interruption import Interrupted, StopRequest
 from keras_unet.training.loop import restore, run_loop

@@ -13,8 +13,8 @@ from pydantic import BaseModel, PositiveInt, TypeAdapter, ValidationError
 from keras_unet.data.check import load_samples
 from keras_unet.data.label_rule import Kind
 from keras_unet.machine import Machine, this_machine
-from keras_unet.settings import flat, merged, nested
-from keras_unet.training.config import TrainConfig, make_config, to_tree, with_preset
+from keras_unet.settings import flat, merged, nested, to_tree
+from keras_unet.training.config import TrainConfig, make_config, with_preset
 from keras_unet.training.planning.data_facts import DataFacts, data_facts, missed
 from keras_unet.training.planning.rules import Choice, Rules
 from keras_unet.training.splits import divide, require_classes
