@@ -28,8 +28,8 @@ from keras_unet.diffusion.samplers import Sampler
 from keras_unet.diffusion.training import MODEL, condition_classes, contact_sheet
 from keras_unet.disk import sync, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.pictures import save_png
 from keras_unet.models.keras_file import CARD
+from keras_unet.pictures import save_png
 from keras_unet.training import run_folder
 
 SHOWN = 8  # images in the contact sheet

@@ -35,10 +35,9 @@ from keras_unet.diffusion.model import DiffusionModel
 from keras_unet.diffusion.noise import NoiseSchedule
 from keras_unet.diffusion.unet import build_diffusion_unet
 from keras_unet.errors import ConfigError, DataError, TrainingError
-from keras_unet.evaluation.pictures import save_png
 from keras_unet.models.keras_file import versions, write_with_card
 from keras_unet.models.precision import dtype_policy
-from keras_unet.pictures import COLORS
+from keras_unet.pictures import COLORS, save_png
 from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
 from keras_unet.training.build import environment

@@ -20,8 +20,8 @@ from keras_unet.evaluation.counts import Counts, interval_notes, intervals, resa
 from keras_unet.evaluation.descriptions import describe, has_interval, show, title
 from keras_unet.evaluation.gallery import Cell, legend, longest_side, number_cell, sortable
 from keras_unet.evaluation.html import Html, data_uri, page, tag
-from keras_unet.evaluation.pictures import without_legend
 from keras_unet.evaluation.record import Evaluation, file_name, flat
+from keras_unet.pictures import without_legend
 from keras_unet.remote_path import local_path
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from keras_unet import pictures
 from keras_unet.data.check import find_source, read_source
 from keras_unet.data.label_check import (
     label_notes,
@@ -24,7 +25,7 @@ from keras_unet.data.pipeline import scored_classes
 from keras_unet.data.reading import RawPair, Sample
 from keras_unet.data.report import Problem, beside_images
 from keras_unet.errors import DataError
-from keras_unet.evaluation import calibration, confusion, isbi, pictures, record
+from keras_unet.evaluation import calibration, confusion, isbi, record
 from keras_unet.evaluation.counts import (
     Counts,
     add,

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_unet import pictures
 from keras_unet.console import Console
 from keras_unet.errors import ConfigError, TrainingError
-from keras_unet.evaluation import pictures
 from keras_unet.evaluation.record import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.keras_backend import require_tensorflow

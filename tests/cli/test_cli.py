@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.evaluation.pictures import without_legend
+from keras_unet.pictures import without_legend
 
 COMMAND = [sys.executable, "-c", "from keras_unet.cli import main; main()"]
 SMALL = ["--set", "model.filters=2", "--set", "model.depth=2", "--set", "steps_per_epoch=2"]
