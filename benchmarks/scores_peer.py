@@ -25,7 +25,7 @@ from keras import layers
 from rich.console import Console
 
 from keras_unet.data import LabelRule, Normalization, load_samples
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.evaluation.record import FILE, ScoreSettings
 from keras_unet.evaluation.scoring import Scorer
 from keras_unet.models.model_card import ModelCard

@@ -16,7 +16,7 @@ _NAMES = {
     "Normalization": "normalization",
     "Pair": "pairs",
     "Pairs": "pairs",
-    "Sample": "reading",
+    "Sample": "samples",
     "check_data": "check",
     "count_pages": "images",
     "find_pairs": "pairs",
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from keras_unet.data.pairs import Pairs as Pairs
     from keras_unet.data.pairs import find_pairs as find_pairs
     from keras_unet.data.pipeline import load_dataset as load_dataset
-    from keras_unet.data.reading import Sample as Sample
     from keras_unet.data.report import DataReport as DataReport
     from keras_unet.data.report import shared_images as shared_images
+    from keras_unet.data.samples import Sample as Sample
     from keras_unet.data.synthetic import make_cells as make_cells
     from keras_unet.data.synthetic import write_dataset as write_dataset

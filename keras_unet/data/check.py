@@ -19,8 +19,6 @@ from keras_unet.data.label_check import (
 )
 from keras_unet.data.label_rule import LabelMapping, LabelRule
 from keras_unet.data.pairs import Pair, Pairs, find_pairs, natural_key
-from keras_unet.data.reading import PairReader, RawPair, size
-from keras_unet.data.reading import Sample as Sample
 from keras_unet.data.records import Records, find_records, read_records
 from keras_unet.data.report import (
     DataReport,
@@ -30,6 +28,8 @@ from keras_unet.data.report import (
     beside_images,
     listed,
 )
+from keras_unet.data.samples import PairReader, RawPair, size
+from keras_unet.data.samples import Sample as Sample
 from keras_unet.errors import DataError
 
 

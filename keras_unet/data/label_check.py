@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_unet.data.label_rule import INSTANCES, MOST_UNSTATED, LabelMapping, LabelRule, as_setting
-from keras_unet.data.reading import RawPair
 from keras_unet.data.report import Problem, listed
-from keras_unet.data.stored_pixels import WHAT
+from keras_unet.data.samples import RawPair
+from keras_unet.data.stored_pixels import NODATA
 from keras_unet.errors import DataError
 
 VOID = (-1, 127, 254, 255, 32767, 65535)  # usual for pixels that do not count
@@ -171,7 +171,7 @@ def nodata_notes(shares: Mapping[str, float]) -> list[str]:
     share = np.mean(list(found.values()))
     many = "1 image" if len(found) == 1 else f"{len(found)} images"
     return [
-        f"{share:.1%} of the pixels of {many} were never measured ({WHAT}) and do not count: "
+        f"{share:.1%} of the pixels of {many} were never measured ({NODATA}) and do not count: "
         f"{listed(found)}"
     ]
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from keras_unet.data.stored_pixels import WHAT, missing_pixels
+from keras_unet.data.stored_pixels import NODATA, missing_pixels
 from keras_unet.errors import ConfigError, DataError
 
 Method = Literal["image", "dataset", "range"]  # what training images are normalised by
@@ -224,7 +224,7 @@ def _bands(image: np.ndarray | RowArray) -> Iterator[np.ndarray]:
         if band.size:
             yield band
     if not some:
-        raise DataError(f"holds no measured pixel, all are {WHAT}; expected some")
+        raise DataError(f"holds no measured pixel, all are {NODATA}; expected some")
 
 
 def _moments(image: np.ndarray | RowArray) -> _Moments:

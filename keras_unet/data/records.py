@@ -35,13 +35,13 @@ from PIL import Image
 from keras_unet.data.images import EXTENSIONS, ImageFile
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.pairs import Pair, natural_key
-from keras_unet.data.reading import Border, RawPair, check_pair, exact_labels
 from keras_unet.data.report import Problem, shown
+from keras_unet.data.samples import Border, RawPair, check_pair, exact_labels
 from keras_unet.data.stored_pixels import filled, missing_pixels
 from keras_unet.errors import DataError
 
 if TYPE_CHECKING:
-    from keras_unet.data.reading import Border
+    from keras_unet.data.samples import Border
 
 Values = bytes | Sequence[int] | Sequence[float]
 MOST_LABEL = 65535  # in a PNG

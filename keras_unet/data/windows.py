@@ -1,4 +1,4 @@
-"""Images read window by window, so that memory does not grow with their size."""
+"""Windows of images on disk: read one by one, so that memory does not grow with an image's size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,47 @@ from types import TracebackType
 
 import numpy as np
 
+from keras_unet.data.images import ImageFile, open_image
 from keras_unet.data.stored_pixels import (
     UPRIGHT,
     PixelSize,
     missing_pixels,
+    pixel_type,
+    refuse_transparency,
     stored_window,
     upright,
     upright_shape,
 )
 from keras_unet.errors import DataError
+
+_ZARR_MARKS = (".zarray", ".zgroup", "zarr.json")
+
+
+def open_windows(path: Path, channels: int | None = None) -> WindowedFile:
+    """Opens an image, a stack or a Zarr array once, and reads its header; use it with `with`.
+
+    Args:
+        path: PNG, JPEG or TIFF, told apart by content, or the folder of a Zarr array.
+        channels: how many are expected, where the file leaves open which axis is theirs.
+
+    Raises:
+        DataError: missing, unreadable or damaged.
+    """
+    if is_zarr(path):
+        from keras_unet.data.zarr_windows import ZarrWindows
+
+        return ZarrWindows(path, channels)
+    content = open_image(path)
+    if isinstance(content, bytes):
+        return PictureFile(path, content)
+    from keras_unet.data.tiff_windows import TiffWindows
+
+    return TiffWindows(path, channels, content)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr array or group, of format 2 or 3."""
+    return any((path / mark).is_file() for mark in _ZARR_MARKS)
 
 
 class WindowedImage:
@@ -154,44 +186,20 @@ class WindowedFile(AbstractContextManager["WindowedFile"]):
         self.close()
 
 
-class ArrayFile(WindowedFile):
-    """A file whose only image is read whole: PNG and JPEG."""
+class PictureFile(WindowedFile):
+    """A PNG or JPEG: its header is read at once, its pixels, whole, when a page is asked for."""
 
-    def __init__(self, path: Path, read: Callable[[Path], np.ndarray]) -> None:
+    def __init__(self, path: Path, content: bytes) -> None:
         self.path = path
-        self._pixels = read(path)
-        self.shapes = (self._pixels.shape,)
+        self._file: ImageFile | None = ImageFile(path, content)
+        self.shapes = (self._file.shape,)
 
     def page(self, number: int) -> WindowedImage:
+        if self._file is not None:  # afterwards, the pixels take the place of the content
+            self._pixels, self._file = self._file.image(), None
         pixels = self._pixels
         return WindowedImage(
             self.path, pixels.shape, pixels.dtype, pixels.shape[:2], lambda i, j: pixels
-        )
-
-
-def pixel_type(path: str | Path, dtype: np.dtype) -> np.dtype:
-    """The type that pixels stored as `dtype` are given in, in this machine's byte order.
-
-    Raises:
-        DataError: neither integers of 8 to 32 bits nor floating point.
-    """
-    dtype = np.dtype(dtype).newbyteorder("=")
-    if dtype in (np.float64, np.float16):
-        return np.dtype(np.float32)
-    if dtype.kind not in "uif" or dtype.itemsize > 4:
-        raise DataError(
-            f"{path}: holds {dtype} pixels; expected integers of 8 to 32 bits or floating point"
-        )
-    return dtype
-
-
-def refuse_transparency(path: Path, opacity: np.ndarray, hint: str = "") -> None:
-    """Raises DataError unless every pixel is opaque."""
-    opaque = np.iinfo(opacity.dtype).max if opacity.dtype.kind in "ui" else 1
-    if np.any(opacity != opaque):
-        raise DataError(
-            f"{path}: is partly transparent (opacity down to {opacity.min():g} of {opaque}); "
-            f"expected an opaque image: flatten it, or drop its alpha channel{hint}"
         )
 
 

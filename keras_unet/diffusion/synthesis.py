@@ -21,7 +21,7 @@ import keras_unet.diffusion.unet  # noqa: F401  the layers that a file names
 from keras_unet import __version__
 from keras_unet.data.check import load_samples
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.diffusion.config import DiffusionCard, make_diffusion_config
 from keras_unet.diffusion.model import DiffusionModel
 from keras_unet.diffusion.samplers import Sampler

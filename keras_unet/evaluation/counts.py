@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, stats
 
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import boundaries, calibration, confusion, instances, isbi
 from keras_unet.evaluation.record import ScoreSettings

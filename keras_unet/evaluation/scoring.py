@@ -22,8 +22,8 @@ from keras_unet.data.label_check import (
 )
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.pipeline import scored_classes
-from keras_unet.data.reading import RawPair, Sample
 from keras_unet.data.report import Problem, beside_images
+from keras_unet.data.samples import RawPair, Sample
 from keras_unet.errors import DataError
 from keras_unet.evaluation import calibration, confusion, isbi, record
 from keras_unet.evaluation.counts import (

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_unet.data.stored_pixels import WHAT, missing_pixels
+from keras_unet.data.stored_pixels import NODATA, missing_pixels
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import symmetries
 from keras_unet.inference.ensemble import (
@@ -280,7 +280,7 @@ class Predictor:
             yield Band(slice(top, top + len(row)), quantized(row, self.options.dtype), none)
             index += 1
         if not some:
-            raise DataError(f"image holds no measured pixel, all are {WHAT}; expected some")
+            raise DataError(f"image holds no measured pixel, all are {NODATA}; expected some")
 
     def _smaller(self, plan: Plan, size: tuple[int, int], error: Exception) -> Plan:
         """After running out of memory: fewer tiles together, then smaller ones; kept from now on.

@@ -34,8 +34,8 @@ from keras_unet.data.pipeline import (
     tile_entries,
     tile_requests,
 )
-from keras_unet.data.reading import Sample
 from keras_unet.data.report import DataReport, shared_images
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
 from keras_unet.models.keras_file import ModelCard, versions
 from keras_unet.models.model_card import default_classes

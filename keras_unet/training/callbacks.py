@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import scored_classes
-from keras_unet.data.reading import Sample
 from keras_unet.data.report import listed
+from keras_unet.data.samples import Sample
 from keras_unet.disk import write_text
 from keras_unet.errors import DataError, TrainingError
 from keras_unet.evaluation.confusion import confusion_matrix, scores

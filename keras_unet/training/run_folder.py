@@ -18,7 +18,7 @@ import numpy as np
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.settings import read_tree, to_tree

@@ -11,7 +11,7 @@ from keras_unet.augment import Augment
 from keras_unet.data import LabelRule, load_dataset
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import Target, fill_bank, tile_dataset, tile_entries
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.losses import WeightedCrossEntropy

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.models.precision import dtype_policy

@@ -12,7 +12,8 @@ import tifffile
 from PIL import Image
 
 from keras_unet.data.images import read_image
-from keras_unet.data.stored_pixels import PixelSize, read_pixel_size
+from keras_unet.data.stored_pixels import PixelSize
+from keras_unet.data.tiff_windows import read_pixel_size
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import predict, predict_files
 from keras_unet.inference.files import run, state

@@ -16,7 +16,7 @@ from keras_unet.data.images import ImageFile
 from keras_unet.data.label_rule import IGNORED, LabelMapping, LabelRule
 from keras_unet.data.pairs import Pair
 from keras_unet.data.report import Problem
-from keras_unet.data.stored_pixels import WHAT, as_nan, filled
+from keras_unet.data.stored_pixels import NODATA, as_nan, filled
 from keras_unet.errors import DataError
 
 
@@ -180,7 +180,7 @@ def check_pair(
     try:
         image, missing = read_image()
         if missing is not None and missing.all():
-            raise DataError(f"holds no measured pixel, all are {WHAT}; expected some")
+            raise DataError(f"holds no measured pixel, all are {NODATA}; expected some")
         measured = image if missing is None else image[~missing]
         if image.dtype.kind == "f" and not np.all(np.isfinite(measured)):
             bad = np.count_nonzero(~np.isfinite(measured))
