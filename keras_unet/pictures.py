@@ -1,4 +1,7 @@
-"""Pictures for people: colours of classes, overlays with legends, errors, training curves; PNG."""
+"""Pictures for people who look before they read: colours, overlays, legends, curves, as PNG.
+
+What only some pictures need, as Matplotlib's font, is imported where it is used.
+"""
 
 from __future__ import annotations
 
@@ -27,26 +30,6 @@ _SIZE = "Picture size"  # a PNG's text: that of the picture above its legend
 OUTLINE, CONFUSED, FALSE, MISSED = 1, 2, 3, 4
 
 
-def class_color(classes: np.ndarray | int) -> np.ndarray:
-    """The colours of foreground classes, numbers from 1 on, in turn: uint8 [..., 3]."""
-    return COLORS[1 + (np.asarray(classes) - 1) % (len(COLORS) - 1)]
-
-
-def contrast(image: np.ndarray) -> tuple[float, float]:
-    """The values that are shown black and white.
-
-    8-bit RGB is shown as it is, from 0 to 255; anything else from the 0.5 to the 99.5 percent of
-    all its values, since 16-bit and float images would be black, and dim ones nearly so.
-
-    Args:
-        image: [H, W, C] of any real type.
-    """
-    if image.dtype == np.uint8 and image.shape[-1] in (3, 4):
-        return 0.0, 255.0
-    low, high = np.percentile(image.astype(np.float32), [0.5, 99.5])
-    return float(low), float(high)
-
-
 class Mark(NamedTuple):
     """How one kind of error is drawn, and what a legend calls it."""
 
@@ -71,6 +54,40 @@ class Entry(NamedTuple):
     text: str
 
 
+def class_color(classes: np.ndarray | int) -> np.ndarray:
+    """The colours of foreground classes, numbers from 1 on, in turn: uint8 [..., 3]."""
+    return COLORS[1 + (np.asarray(classes) - 1) % (len(COLORS) - 1)]
+
+
+def contrast(image: np.ndarray) -> tuple[float, float]:
+    """The values that are shown black and white.
+
+    8-bit RGB is shown as it is, from 0 to 255; anything else from the 0.5 to the 99.5 percent of
+    all its values, since 16-bit and float images would be black, and dim ones nearly so.
+
+    Args:
+        image: [H, W, C] of any real type.
+    """
+    if image.dtype == np.uint8 and image.shape[-1] in (3, 4):
+        return 0.0, 255.0
+    low, high = np.percentile(image.astype(np.float32), [0.5, 99.5])
+    return float(low), float(high)
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """[H, W, C] of any number type -> [H, W, 3] uint8.
+
+    8-bit RGB stays as it is; others get the contrast of `contrast`.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
+    low, high = contrast(image)
+    values = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
+    return np.broadcast_to(np.rint(values), (*values.shape[:2], 3)).astype(np.uint8)
+
+
 def overlay(image: np.ndarray, classes: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
     """Draws a segmentation over its image.
 
@@ -84,12 +101,14 @@ def overlay(image: np.ndarray, classes: np.ndarray, truth: np.ndarray | None = N
     Returns:
         [H, W, 3] uint8.
     """
+    from skimage.segmentation import find_boundaries
+
     canvas = to_rgb(image).astype(np.float32)
     if truth is None:
         tint = class_color(classes).astype(np.float32)
         foreground = classes > 0
         canvas[foreground] = 0.65 * canvas[foreground] + 0.35 * tint[foreground]
-        edge = _boundaries(classes) & foreground
+        edge = find_boundaries(classes, mode="inner") & foreground
         canvas[edge] = tint[edge]
         return canvas.astype(np.uint8)
     canvas[:] = (canvas @ _LUMINANCE)[..., None]
@@ -98,6 +117,22 @@ def overlay(image: np.ndarray, classes: np.ndarray, truth: np.ndarray | None = N
         at = marks == mark.kind
         canvas[at] = (1 - mark.strength) * canvas[at] + mark.strength * np.array(mark.color)
     return canvas.astype(np.uint8)
+
+
+def error_marks(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What `overlay` colours: uint8 [H, W], OUTLINE, CONFUSED, FALSE, MISSED, or 0 for nothing.
+
+    Args:
+        classes: [H, W] int. truth: [H, W] int, -1 = ignored.
+    """
+    from skimage.segmentation import find_boundaries
+
+    marks = np.zeros(truth.shape, np.uint8)
+    marks[(truth > 0) & (classes > 0) & (truth != classes)] = CONFUSED
+    marks[(truth == 0) & (classes > 0)] = FALSE
+    marks[(truth > 0) & (classes == 0)] = MISSED
+    marks[find_boundaries(truth, mode="inner") & (truth >= 0) & (marks == 0)] = OUTLINE
+    return marks
 
 
 def class_entries(classes: np.ndarray, names: Sequence[str]) -> list[Entry]:
@@ -158,41 +193,6 @@ def _lines(widths: Sequence[float], wide: float, gap: float) -> Iterator[tuple[f
             x, row = 0.0, row + 1
         yield x, row
         x += width + gap
-
-
-def error_marks(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """What `overlay` colours: uint8 [H, W], OUTLINE, CONFUSED, FALSE, MISSED, or 0 for nothing.
-
-    Args:
-        classes: [H, W] int. truth: [H, W] int, -1 = ignored.
-    """
-    marks = np.zeros(truth.shape, np.uint8)
-    marks[(truth > 0) & (classes > 0) & (truth != classes)] = CONFUSED
-    marks[(truth == 0) & (classes > 0)] = FALSE
-    marks[(truth > 0) & (classes == 0)] = MISSED
-    marks[_boundaries(truth) & (truth >= 0) & (marks == 0)] = OUTLINE
-    return marks
-
-
-def _boundaries(classes: np.ndarray) -> np.ndarray:
-    """Pixels that touch another class, of the two classes; bool [H, W]."""
-    from skimage.segmentation import find_boundaries
-
-    return np.asarray(find_boundaries(classes, mode="inner"))
-
-
-def to_rgb(image: np.ndarray) -> np.ndarray:
-    """[H, W, C] of any number type -> [H, W, 3] uint8.
-
-    8-bit RGB stays as it is; others get the contrast of `contrast`.
-    """
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
-    image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
-    low, high = contrast(image)
-    values = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
-    return np.broadcast_to(np.rint(values), (*values.shape[:2], 3)).astype(np.uint8)
 
 
 def save_png(path: Path, pixels: np.ndarray, legend: Sequence[Entry] = ()) -> None:

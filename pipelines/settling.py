@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from keras_unet.data.check import check_data
+from keras_unet.data.check import DataReport, check_data
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.pairs import Pair, pages
-from keras_unet.data.report import DataReport
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.settings import merged

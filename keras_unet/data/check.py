@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from keras_unet.data.label_check import (
     count_regions,
@@ -18,19 +19,10 @@ from keras_unet.data.label_check import (
     single_class,
 )
 from keras_unet.data.label_rule import LabelMapping, LabelRule
-from keras_unet.data.pairs import Pair, Pairs, find_pairs, natural_key
+from keras_unet.data.pairs import Pair, Pairs, Problem, beside_images, find_pairs, natural_key
 from keras_unet.data.records import Records, find_records, read_records
-from keras_unet.data.report import (
-    DataReport,
-    DataSummary,
-    Problem,
-    Spread,
-    beside_images,
-    listed,
-)
-from keras_unet.data.samples import PairReader, RawPair, size
-from keras_unet.data.samples import Sample as Sample
-from keras_unet.errors import DataError
+from keras_unet.data.samples import PairReader, RawPair, Sample, size
+from keras_unet.errors import DataError, listed
 
 
 def load_samples(
@@ -269,3 +261,105 @@ def read_source(source: Source | Iterable[Pair], rule: LabelRule) -> Iterator[Ra
     with PairReader() as reader:
         for pair in source:
             yield reader.read(pair, rule)
+
+
+class Spread(BaseModel):
+    """Smallest, middle and largest of some numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min: float
+    median: float
+    max: float
+
+    def __str__(self) -> str:
+        return f"{self.median:g} ({self.min:g} to {self.max:g})"
+
+
+class DataSummary(BaseModel):
+    """Figures of the files that could be read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: int  # found, readable or not
+    labelled: int  # of these, with labels that could be read
+    sizes: dict[str, int]  # "512x512" (height x width) -> images
+    channels: dict[str, int]  # "1" -> images
+    dtypes: dict[str, int]  # "uint8" -> images
+    grey: Spread | None  # mean grey values of the images
+    label_values: tuple[int, ...]  # as stored; the first 32
+    label_values_count: int
+    class_fractions: tuple[float, ...] | None  # of the pixels that count, class by class
+    cells: Spread | None  # objects in an image (instances)
+    cells_total: int | None
+    diameter: Spread | None  # of a circle of the object's area, px (instances)
+
+
+class DataReport(BaseModel):
+    """The outcome of `check_data`: one that `ok` may be trained on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    summary: DataSummary
+    mapping: LabelMapping | None  # how label values became classes; None without labels
+    digests: dict[str, str]  # image name -> hash of its pixels, to find copies in other sets
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def raise_if_bad(self) -> DataReport:
+        """Returns itself.
+
+        Raises:
+          DataError: there are problems; the message lists all of them.
+        """
+        if self.problems:
+            many = "problem" if len(self.problems) == 1 else "problems"
+            lines = "".join(f"\n  - {problem}" for problem in self.problems)
+            raise DataError(
+                f"the data check found {len(self.problems)} {many} in "
+                f"{self.summary.images} images:{lines}"
+            )
+        return self
+
+    def to_json(self) -> str:
+        """Everything, as indented JSON."""
+        return self.model_dump_json(indent=2)
+
+    def to_text(self) -> str:
+        """A few lines for a person."""
+        s = self.summary
+        lines = [
+            f"{s.images} images, {s.labelled} with labels",
+            f"size {_counts(s.sizes)}, channels {_counts(s.channels)}, {_counts(s.dtypes)}",
+        ]
+        if s.label_values_count:
+            shown = ", ".join(map(str, s.label_values[:8]))
+            more = f", … ({s.label_values_count} values)" if s.label_values_count > 8 else ""
+            lines.append(f"label values {shown}{more}")
+        if s.class_fractions is not None:
+            shares = ", ".join(f"{k}: {share:.1%}" for k, share in enumerate(s.class_fractions))
+            lines.append(f"classes {shares}")
+        if s.cells is not None:
+            lines.append(
+                f"cells {s.cells_total} in all, {s.cells} an image, "
+                f"{'?' if s.diameter is None else s.diameter} px across"
+            )
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"PROBLEM: {problem}" for problem in self.problems]
+        return "\n".join(lines)
+
+
+def shared_images(first: DataReport, second: DataReport) -> tuple[tuple[str, str], ...]:
+    """Pairs of names of images with equal pixels in two sets (say, training and validation)."""
+    names: dict[str, str] = {digest: name for name, digest in second.digests.items()}
+    return tuple((name, names[digest]) for name, digest in first.digests.items() if digest in names)
+
+
+def _counts(found: dict[str, int]) -> str:
+    if len(found) == 1:
+        return next(iter(found))
+    return listed(f"{value} ({count})" for value, count in found.items()) or "none"

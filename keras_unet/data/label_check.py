@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_unet.data.label_rule import INSTANCES, MOST_UNSTATED, LabelMapping, LabelRule, as_setting
-from keras_unet.data.report import Problem, listed
+from keras_unet.data.pairs import Problem
 from keras_unet.data.samples import RawPair
 from keras_unet.data.stored_pixels import NODATA
-from keras_unet.errors import DataError
+from keras_unet.errors import DataError, listed
 
 VOID = (-1, 127, 254, 255, 32767, 65535)  # usual for pixels that do not count
 CONTRAST = 0.3  # standard deviations of the image that foreground and background lie apart

@@ -16,9 +16,10 @@ from keras_unet import geometry
 from keras_unet.augment import Augment, sample_seeds
 from keras_unet.augment.draws import sample_bits, uniform
 from keras_unet.augment.image_bank import ImageBank
-from keras_unet.data.check import Sample, load_samples
+from keras_unet.data.check import load_samples
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.normalization import Method, Normalization
+from keras_unet.data.samples import Sample
 from keras_unet.data.stored_pixels import filled
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.weight_maps import balanced_class_weights, border_weights, separate_cells

@@ -34,8 +34,7 @@ from PIL import Image
 
 from keras_unet.data.images import EXTENSIONS, ImageFile
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import Pair, natural_key
-from keras_unet.data.report import Problem, shown
+from keras_unet.data.pairs import Pair, Problem, natural_key, shown
 from keras_unet.data.samples import Border, RawPair, check_pair, exact_labels
 from keras_unet.data.stored_pixels import filled, missing_pixels
 from keras_unet.errors import DataError

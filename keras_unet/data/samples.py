@@ -14,8 +14,7 @@ import numpy as np
 
 from keras_unet.data.images import ImageFile
 from keras_unet.data.label_rule import IGNORED, LabelMapping, LabelRule
-from keras_unet.data.pairs import Pair
-from keras_unet.data.report import Problem
+from keras_unet.data.pairs import Pair, Problem
 from keras_unet.data.stored_pixels import NODATA, as_nan, filled
 from keras_unet.errors import DataError
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.diffusion.noise import Prediction
-from keras_unet.models.precision import Precision
+from keras_unet.machine import Precision
 from keras_unet.settings import AnyPath, AnyText, Section, validated
 from keras_unet.training.config import DataConfig
 

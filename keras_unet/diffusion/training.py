@@ -23,9 +23,10 @@ from skimage.segmentation import find_boundaries
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import Console
-from keras_unet.data.check import Sample, load_samples
+from keras_unet.data.check import load_samples
 from keras_unet.data.pairs import natural_key
 from keras_unet.data.pipeline import tile_dataset, tile_entries, tile_requests
+from keras_unet.data.samples import Sample
 from keras_unet.diffusion.config import (
     DiffusionCard,
     DiffusionConfig,
@@ -35,8 +36,8 @@ from keras_unet.diffusion.model import DiffusionModel
 from keras_unet.diffusion.noise import NoiseSchedule
 from keras_unet.diffusion.unet import build_diffusion_unet
 from keras_unet.errors import ConfigError, DataError, TrainingError
+from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import versions, write_with_card
-from keras_unet.models.precision import dtype_policy
 from keras_unet.pictures import COLORS, save_png
 from keras_unet.settings import to_tree
 from keras_unet.training import run_folder

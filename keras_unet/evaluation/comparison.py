@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from keras_unet.data.report import listed
 from keras_unet.disk import write_text
-from keras_unet.errors import ConfigError, DataError
+from keras_unet.errors import ConfigError, DataError, listed
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import Counts, interval_notes, intervals, resampled, score, stack
 from keras_unet.evaluation.descriptions import describe, has_interval, show, title

@@ -16,7 +16,6 @@ from keras_unet.evaluation.descriptions import describe, show, show_range, title
 from keras_unet.evaluation.html import Html, data_uri, join, tag
 from keras_unet.evaluation.record import Evaluation, file_name, flat
 from keras_unet.pictures import MARKS, error_entries, error_marks, to_rgb
-from keras_unet.pictures import overlay as overlay
 
 
 def images_section(evaluation: Evaluation, pictures: Mapping[str, Thumbnail]) -> list[Html]:

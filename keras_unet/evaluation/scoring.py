@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_unet import pictures
 from keras_unet.data.check import find_source, read_source
 from keras_unet.data.label_check import (
     label_notes,
@@ -21,8 +20,8 @@ from keras_unet.data.label_check import (
     single_class,
 )
 from keras_unet.data.label_rule import LabelRule
+from keras_unet.data.pairs import Problem, beside_images
 from keras_unet.data.pipeline import scored_classes
-from keras_unet.data.report import Problem, beside_images
 from keras_unet.data.samples import RawPair, Sample
 from keras_unet.errors import DataError
 from keras_unet.evaluation import calibration, confusion, isbi, record
@@ -45,6 +44,7 @@ from keras_unet.inference.ensemble import Model, members
 from keras_unet.inference.options import make_options
 from keras_unet.inference.predictor import Predictor, to_classes
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
+from keras_unet.pictures import error_entries, overlay, save_png
 from keras_unet.remote_path import local_path
 from keras_unet.settings import validated
 
@@ -310,10 +310,10 @@ class Scorer:
         self._each[name] = counts
         if self._folder is not None:
             classes = to_classes(given)
-            picture = pictures.overlay(sample.image, classes, truth)
+            picture = overlay(sample.image, classes, truth)
             file = f"{record.file_name(name)}.png"
-            legend = pictures.error_entries(len(names))
-            pictures.save_png(self._folder / "overlays" / file, picture, legend)
+            legend = error_entries(len(names))
+            save_png(self._folder / "overlays" / file, picture, legend)
             iou = score(counts, names)["mean_iou"]
             small = thumbnail(sample.image, classes, truth, self._longest)
             self._gallery.add(name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)

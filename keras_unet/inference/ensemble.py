@@ -24,9 +24,9 @@ from keras_unet.inference import symmetries
 from keras_unet.inference.options import Average, Precision
 from keras_unet.inference.source import Rows, Source
 from keras_unet.keras_backend import require_tensorflow
+from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import Model as Model
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel, in_float32, trained_model
-from keras_unet.models.precision import dtype_policy
 from keras_unet.models.unet import Structure, structure
 
 

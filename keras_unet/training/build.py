@@ -5,8 +5,6 @@ Nothing is written here.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,10 +15,10 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from keras_unet import geometry, losses
+from keras_unet import geometry, losses, machine
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
-from keras_unet.data.check import load_samples
+from keras_unet.data.check import DataReport, load_samples, shared_images
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import (
@@ -34,7 +32,6 @@ from keras_unet.data.pipeline import (
     tile_entries,
     tile_requests,
 )
-from keras_unet.data.report import DataReport, shared_images
 from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
 from keras_unet.models.keras_file import ModelCard, versions
@@ -147,23 +144,10 @@ def prepare(
 
 def environment(team: Team) -> dict[str, str]:
     """What a bit-identical end depends on, beside configuration and data."""
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    named = ", ".join(str(d.get("device_name", "GPU")) for d in details)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    device = named or f"{_cpu()}, {cores} cores"
+    named = ", ".join(str(gpu.get("device_name", "GPU")) for gpu in machine.gpus())
+    device = named or f"{machine.cpu_name()}, {machine.cores()} cores"
     together = f"{team.machines} machines, {team.replicas} devices"
     return {**versions(), "device": device, "together": together}
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def read_samples(

@@ -18,10 +18,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import scored_classes
-from keras_unet.data.report import listed
 from keras_unet.data.samples import Sample
 from keras_unet.disk import write_text
-from keras_unet.errors import DataError, TrainingError
+from keras_unet.errors import DataError, TrainingError, listed
 from keras_unet.evaluation.confusion import confusion_matrix, scores
 from keras_unet.inference.predictor import predict, to_classes
 from keras_unet.models.keras_file import TrainedModel, read_card, save_model

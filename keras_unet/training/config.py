@@ -22,8 +22,7 @@ from pydantic import (
 from keras_unet import geometry
 from keras_unet.data.label_rule import Kind, LabelRule
 from keras_unet.data.normalization import Method, Normalization
-from keras_unet.machine import Devices
-from keras_unet.models.precision import Precision
+from keras_unet.machine import Devices, Precision
 from keras_unet.remote_path import local_path
 from keras_unet.settings import AnyPath, AnyText, Section, merged, read_tree, source_of, validated
 from keras_unet.training.schedules import Schedule

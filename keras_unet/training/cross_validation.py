@@ -14,7 +14,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keras_unet.console import Console
-from keras_unet.data.check import Sample, load_samples
+from keras_unet.data.check import load_samples
+from keras_unet.data.samples import Sample
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record

@@ -21,8 +21,8 @@ from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.evaluation.record import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.keras_backend import require_tensorflow
+from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import TrainedModel, clear_unfinished, load_model, save_model
-from keras_unet.models.precision import dtype_policy
 from keras_unet.settings import to_tree
 from keras_unet.training import build, run_folder
 from keras_unet.training import callbacks as own

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_unet.data.images import EXTENSIONS
-from keras_unet.data.pairs import match_files, stem_of
-from keras_unet.data.report import Problem
+from keras_unet.data.pairs import Problem, match_files, stem_of
 from keras_unet.errors import DataError
 
 MANIFEST = ".csv"

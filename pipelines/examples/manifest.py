@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from keras_unet.data.report import Problem
+from keras_unet.data.pairs import Problem
 from keras_unet.errors import DataError
 from pipelines.examples.items import Item
 

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from keras_unet.data.pairs import Pair, natural_key, pages
-from keras_unet.data.report import Problem
+from keras_unet.data.pairs import Pair, Problem, natural_key, pages
 from keras_unet.errors import DataError
 from keras_unet.training.splits import group_of
 from pipelines.examples.items import Item, Listing

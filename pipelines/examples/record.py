@@ -7,9 +7,9 @@ from scipy import ndimage
 
 from keras_unet.data.label_check import settle
 from keras_unet.data.label_rule import LabelMapping
+from keras_unet.data.pairs import Problem
 from keras_unet.data.pipeline import border_term
 from keras_unet.data.records import Values, encode_example
-from keras_unet.data.report import Problem
 from keras_unet.data.samples import Border, RawPair, Sample
 from keras_unet.errors import DataError
 from pipelines.examples.options import ExampleOptions

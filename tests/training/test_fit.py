@@ -13,7 +13,7 @@ from rich.console import Console
 from keras_unet.data.samples import Sample
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError, TrainingError
-from keras_unet.models.precision import dtype_policy
+from keras_unet.machine import dtype_policy
 from keras_unet.training import load_config, train
 from keras_unet.training.build import class_names, tile_size
 from keras_unet.training.config import TrainConfig

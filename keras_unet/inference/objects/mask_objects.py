@@ -12,11 +12,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_unet.data.images import ImageFile
-from keras_unet.data.report import listed
 from keras_unet.data.stored_pixels import PixelSize
 from keras_unet.data.windows import WindowedFile, is_zarr, open_windows
 from keras_unet.disk import replacing
-from keras_unet.errors import DataError
+from keras_unet.errors import DataError, listed
 from keras_unet.inference.inputs import find_inputs, name_of
 from keras_unet.inference.objects.finding import ObjectSettings
 from keras_unet.inference.objects.measurements import Table, to_pixel_size
