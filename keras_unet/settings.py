@@ -89,8 +89,12 @@ def explain(
 def problems(
     error: ValidationError, kind: type[BaseModel], listing: str = "", prefix: str = ""
 ) -> list[str]:
-    """A text for each bad setting; `prefix` is that of the section they are in."""
+    """A text for each bad setting; `prefix` is that of the section they are in.
+
+    What was given is not shown of a field with `repr=False`: a secret.
+    """
     lines = []
+    hidden = {name for name, field in _fields(kind) if not field.repr}
     for problem in error.errors():
         path = ".".join(map(str, problem["loc"]))
         message = problem["msg"].removeprefix("Value error, ")
@@ -108,6 +112,8 @@ def problems(
             lines.append(f"{prefix}{path}: must be given")
         elif not path:  # what several settings are together
             lines.append(prefix + message)
+        elif path in hidden:
+            lines.append(f"{prefix}{path}: {message}")
         else:
             lines.append(f"{prefix}{path}: {message}, got {problem['input']!r:.80}")
     return list(dict.fromkeys(lines))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from keras_unet import run_layout
 from keras_unet.training.interruption import ended_by_sigterm
 
 
@@ -68,7 +69,7 @@ def train(
     }
     from keras_unet.cli.report import console, say, show_evaluation, show_folds
 
-    folded = folds is not None or (resume is not None and (resume / "splits.json").is_file())
+    folded = folds is not None or (resume is not None and (resume / run_layout.SPLITS).is_file())
     checked, files = None, {}
     tree = read_tree(config, settings or (), data=given)
     if resume is None and os.environ.get("TF_CONFIG") and tree.get("devices") != "one":
@@ -79,7 +80,7 @@ def train(
         from keras_unet.training.planning.plan import plan_tree
 
         planned = plan_tree(tree, folded=folded)
-        checked, files = planned.config, {"plan.toml": planned.to_toml()}
+        checked, files = planned.config, {run_layout.PLAN: planned.to_toml()}
         say(planned.to_text())
     elif resume is None:
         checked = load_config(config, settings or (), data=given)
@@ -90,7 +91,7 @@ def train(
 
         read_record(resume)  # says what is wrong with a folder that is no run
         # what is given beside must be what the run was begun with
-        checked = load_config(config or resume / "config.toml", settings or (), data=given)
+        checked = load_config(config or resume / run_layout.CONFIG, settings or (), data=given)
 
     if folded:
         from keras_unet.training.cross_validation import cross_validate

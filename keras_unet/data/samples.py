@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -105,12 +104,7 @@ class PairReader(AbstractContextManager["PairReader"]):
     def __init__(self) -> None:
         self._open: dict[str, ImageFile] = {}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         for file in self._open.values():
             file.close()
         self._open.clear()

@@ -20,6 +20,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
 
+from keras_unet import run_layout
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import Console
@@ -50,7 +51,6 @@ from keras_unet.training.loop import Position, restore, run_loop, snapshot
 from keras_unet.training.step import AdamW
 
 COMMAND = "keras-unet diffusion train"
-MODEL = "model.keras"
 OBJECTS = ("background", "inside", "outline")
 SHOWN = 8  # images in a grid
 
@@ -297,7 +297,7 @@ def _run(
     budget = Budget(config.learning_rate, config.steps, config.time_limit, "cosine")
     history = History(folder)
     progress = ShowProgress(budget, console)
-    grids = Grids(folder / "samples", budget, config, material)
+    grids = Grids(folder / run_layout.SAMPLES, budget, config, material)
     callbacks: list[keras.callbacks.Callback] = [
         budget,
         StopWhereNotFinite(names, lambda: budget.done, lambda: _kept(checkpoints)),
@@ -340,8 +340,8 @@ def _run(
             history.close()
         card = _card(folder.name, config, material, {"step": float(budget.done)})
         try:
-            write_with_card(model, card, folder / MODEL)
-            curves(folder / "history.csv", folder / "curves.png")
+            write_with_card(model, card, folder / run_layout.DIFFUSION_MODEL)
+            curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written ({error})") from error
     if number is not None:

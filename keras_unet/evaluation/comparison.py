@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
+from keras_unet import run_layout
 from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError, DataError, listed
 from keras_unet.evaluation import record
@@ -370,7 +371,7 @@ def _pair(comparison: Comparison, name: str, side: int) -> Html | None:
     pictures = []
     for label, run in (("A", comparison.a), ("B", comparison.b)):
         folder = Path(run) if Path(run).is_dir() else Path(run).parent
-        file = folder / "overlays" / f"{file_name(name)}.png"
+        file = folder / run_layout.OVERLAYS / f"{file_name(name)}.png"
         if not file.is_file():
             return None
         try:

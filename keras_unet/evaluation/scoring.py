@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from keras_unet import run_layout
 from keras_unet.data.check import find_source, read_source
 from keras_unet.data.label_check import (
     label_notes,
@@ -313,7 +314,7 @@ class Scorer:
             picture = overlay(sample.image, classes, truth)
             file = f"{record.file_name(name)}.png"
             legend = error_entries(len(names))
-            save_png(self._folder / "overlays" / file, picture, legend)
+            save_png(self._folder / run_layout.OVERLAYS / file, picture, legend)
             iou = score(counts, names)["mean_iou"]
             small = thumbnail(sample.image, classes, truth, self._longest)
             self._gallery.add(name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)
@@ -329,7 +330,7 @@ class Scorer:
         evaluation = self._evaluation()
         if self._folder is not None:
             record.write_evaluation(evaluation, self._folder)
-            write_report(evaluation, self._gallery.pictures(), self._folder / "report.html")
+            write_report(evaluation, self._gallery.pictures(), self._folder / run_layout.REPORT)
         return evaluation
 
     def _evaluation(self) -> Evaluation:

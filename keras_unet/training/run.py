@@ -15,7 +15,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_unet import pictures
+from keras_unet import pictures, run_layout
 from keras_unet.console import Console
 from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.evaluation.record import Evaluation, read_evaluation
@@ -88,7 +88,7 @@ def train(
     if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
     console = console or Console()
-    if config is None and (Path(resume or "") / run_folder.RECORD).is_file():
+    if config is None and (Path(resume or "") / run_layout.RECORD).is_file():
         begun = make_config(run_folder.read_record(Path(resume or "")).config)
         team = join(begun.devices)
     else:
@@ -125,7 +125,7 @@ def _begin(
         validation=prepared.digests[1],
     )
     folder = run_folder.create(
-        config, record, {**files, "data.json": prepared.report.to_json() + "\n"}
+        config, record, {**files, run_layout.DATA_REPORT: prepared.report.to_json() + "\n"}
     )
     with run_folder.RunLock(folder):
         return _run(folder, config, record, prepared, None, console, team)
@@ -191,7 +191,7 @@ def _run(
         model = load_model(folder)
         try:
             evaluation = evaluate_samples(model, prepared.validation, output=folder)
-            pictures.curves(folder / "history.csv", folder / "curves.png")
+            pictures.curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
         except (KeyboardInterrupt, SystemExit):
             said = f"Stopped while scoring; to go on: {run_folder.how_to_resume(folder)}"
             console.print(said, markup=False, soft_wrap=True)
@@ -215,7 +215,7 @@ def _run(
 
 
 def _cache(output: Path) -> Path:
-    return output / ".cache" / "weight_maps"
+    return output / run_layout.WEIGHT_MAPS
 
 
 def run_steps(
@@ -315,9 +315,9 @@ def run_steps(
 def _keep(folder: Path, bundle: Callable[[dict[str, float]], TrainedModel], done: int) -> None:
     """Writes `last.keras`, and `best.keras` where no epoch was finished."""
     model = bundle({"step": float(done)})
-    save_model(model, folder / "last.keras")
-    if not (folder / "best.keras").is_file():
-        save_model(model, folder / "best.keras")
+    save_model(model, folder / run_layout.LAST)
+    if not (folder / run_layout.BEST).is_file():
+        save_model(model, folder / run_layout.BEST)
 
 
 def _kept(checkpoints: Checkpoints) -> str:
