@@ -118,13 +118,14 @@ def sample(
 @command(diffusion)
 def info(run: Annotated[Path, typer.Argument(help="A run folder of `diffusion train`.")]) -> None:
     """What a diffusion model was trained on and draws."""
-    from keras_unet.console import say
     from keras_unet.diffusion.synthesis import load_diffusion
 
     model, card = load_diffusion(run)
-    say(f"{card.name}: draws {model.unet.outputs[0].shape[-1]} channel(s), {card.image_dtype}")
+    typer.echo(
+        f"{card.name}: draws {model.unet.outputs[0].shape[-1]} channel(s), {card.image_dtype}"
+    )
     classes = f" ({', '.join(card.classes)})" if card.classes else ""
-    say(f"condition  {card.condition}{classes}")
-    say(f"tile       {card.tile} px")
-    say(f"parameters {model.unet.count_params():,}")
-    say(f"steps      {int(card.metrics.get('step', 0))}, {card.created}")
+    typer.echo(f"condition  {card.condition}{classes}")
+    typer.echo(f"tile       {card.tile} px")
+    typer.echo(f"parameters {model.unet.count_params():,}")
+    typer.echo(f"steps      {int(card.metrics.get('step', 0))}, {card.created}")
