@@ -11,17 +11,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_unet import run_layout
-from keras_unet.data.check import find_source, read_source
+from keras_unet.data.check import find_source, read_source, refuse
 from keras_unet.data.label_check import (
+    count_regions,
+    file_notes,
     label_notes,
-    nodata_notes,
-    orientation_notes,
-    palette_notes,
     settle,
     single_class,
 )
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import Problem, beside_images
+from keras_unet.data.pairs import Problem
 from keras_unet.data.pipeline import scored_classes
 from keras_unet.data.samples import RawPair, Sample
 from keras_unet.errors import DataError
@@ -187,55 +186,39 @@ class LabelledImages:
         classes: int | None = None,
     ) -> None:
         self._source, self._rule = find_source(images, labels), rule
-        self.notes: tuple[str, ...] = tuple(self._source.notes)
         problems = list(self._source.problems)
         seen: list[RawPair] = []
-        beside: dict[Path, tuple[str, ...]] = {}
-        shares: dict[str, float] = {}
-        self._count = 0
+        unstated = rule.kind == "semantic" and rule.stated() is None
         for raw in read_source(self._source, rule):
-            self._count += 1
             problems += raw.problems
-            beside[raw.pair.image] = raw.left_out
-            shares[raw.pair.image_shown] = raw.share_missing
             name = raw.pair.image_shown
             if raw.pair.label is None:
-                problems.append(_problem(name, "has no labels", _LABELS))
+                problems.append(Problem(file=name, found="has no labels", expected=_LABELS))
             if raw.image is not None and raw.image.shape[2] != channels:
                 found = f"has {raw.image.shape[2]} channels"
-                problems.append(_problem(name, found, f"{channels}, as the model was trained"))
-            if raw.labels is not None:  # only the values are kept
-                seen.append(
-                    replace(
-                        raw,
-                        image=None,
-                        labels=np.empty((0, 0), np.int32),
-                        border=None,
-                        missing=None,
-                    )
-                )
+                expected = f"{channels}, as the model was trained"
+                problems.append(Problem(file=name, found=found, expected=expected))
+            if raw.labels is not None:  # what is small is kept
+                regions = count_regions(raw.labels) if unstated else 0
+                raw = replace(raw, labels=np.empty((0, 0), np.int32), regions=regions)
+            seen.append(replace(raw, image=None, border=None, missing=None))
+        self._count = len(seen)
         mapping, strange = settle(seen, rule)
-        problems += strange
-        if problems or mapping is None:
-            lines = "".join(f"\n  - {problem}" for problem in problems)
-            raise DataError(
-                f"the data check found {len(problems)} "
-                f"problem{'s' * (len(problems) != 1)} in {self._count} images:{lines}"
-            )
+        refuse([*problems, *strange], len(seen))
+        if mapping is None:
+            raise DataError(f"{images}: holds no image; expected one or more with labels")
         if classes is not None and mapping.num_classes > classes:
             raise DataError(
                 f"{images}: labels of {mapping.num_classes} classes; expected at most {classes}, "
                 "as the model has them"
             )
         self._mapping = mapping
-        self.notes += (
+        self.notes: tuple[str, ...] = (
+            *self._source.notes,
             *mapping.notes,
             *map(str, single_class(seen, mapping)),
             *label_notes(seen, mapping),
-            *nodata_notes(shares),
-            *palette_notes(seen, rule.ignore),
-            *orientation_notes(seen),
-            *beside_images(beside),
+            *file_notes(seen, rule.ignore),
         )
 
     def __len__(self) -> int:
@@ -247,10 +230,6 @@ class LabelledImages:
             if sample is None:
                 raise DataError("\n".join(map(str, raw.problems)))  # changed since the check
             yield sample
-
-
-def _problem(file: str, found: str, expected: str) -> Problem:
-    return Problem(file=file, found=found, expected=expected)
 
 
 MOST_PICTURES = 300  # in a report; the worst images
