@@ -51,7 +51,7 @@ def augment(
 
     from keras_unet.augment.picture import draw_samples
     from keras_unet.augment.settings import preset_settings
-    from keras_unet.cli.report import say
+    from keras_unet.console import say
     from keras_unet.data.images import read_image, read_labels
     from keras_unet.errors import ConfigError, DataError
     from keras_unet.settings import put

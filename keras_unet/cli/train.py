@@ -67,7 +67,8 @@ def train(
         "validation_labels": validation_labels,
         "label_kind": "instances" if instances else None,
     }
-    from keras_unet.cli.report import console, say, show_evaluation, show_folds
+    from keras_unet.console import TERMINAL, say
+    from keras_unet.evaluation.descriptions import show_evaluation, show_folds
 
     folded = folds is not None or (resume is not None and (resume / run_layout.SPLITS).is_file())
     checked, files = None, {}
@@ -96,7 +97,7 @@ def train(
     if folded:
         from keras_unet.training.cross_validation import cross_validate
 
-        found = cross_validate(checked, folds or 0, console, resume=resume, files=files)
+        found = cross_validate(checked, folds or 0, TERMINAL, resume=resume, files=files)
         if found.report is None:
             raise typer.Exit(130)
         show_folds(found.report)
@@ -105,7 +106,7 @@ def train(
 
     from keras_unet.training.run import train as run
 
-    result = run(checked, console, resume=resume, files=files)
+    result = run(checked, TERMINAL, resume=resume, files=files)
     show_evaluation(result.evaluation)
     folder, published = result.folder, Path("saved_models", result.folder.name)
     say(f"Open     {folder}/report.html (scores, errors in colour) and {folder}/curves.png")

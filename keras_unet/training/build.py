@@ -18,6 +18,7 @@ from rich.console import Console
 from keras_unet import geometry, machine
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
+from keras_unet.console import say
 from keras_unet.data.check import DataReport, load_samples, shared_images
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
@@ -159,15 +160,15 @@ def read_samples(
     samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     mapping = report.mapping
     assert mapping is not None  # there are labels
-    console.print(report.to_text(), style="dim", markup=False)
+    say(report.to_text(), "dim", console)
     if isinstance(data.validation, Path):
         held_out, held_report = load_samples(
             data.validation, data.validation_labels, mapping.as_rule(), need_labels=True
         )
-        console.print(f"validation: {held_report.to_text()}", style="dim", markup=False)
+        say(f"validation: {held_report.to_text()}", "dim", console)
         for _, other in shared_images(report, held_report):
             said = f"{other} is in the training and in the validation images"
-            console.print(said, style="yellow", markup=False)
+            say(said, "yellow", console)
         channels = [s[0].image.shape[-1] for s in (samples, held_out)]
         if channels[0] != channels[1]:
             raise ConfigError(

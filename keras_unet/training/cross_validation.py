@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from keras_unet import run_layout
-from keras_unet.console import Console
+from keras_unet.console import Console, console_of, say
 from keras_unet.data.check import load_samples
 from keras_unet.data.samples import Sample
 from keras_unet.disk import sync_folder, write_text
@@ -61,6 +61,7 @@ def cross_validate(
     *,
     resume: str | Path | None = None,
     files: Mapping[str, str] | None = None,
+    verbose: int = 1,
 ) -> CrossValidation:
     """Trains once for each fold, scored on the images that the fold holds out.
 
@@ -75,6 +76,7 @@ def cross_validate(
             each fold. With `resume`: None.
         folds: how many, 2 or more.
         console: where progress goes; None prints to the terminal.
+        verbose: 0 prints nothing.
         resume: the folder of a cross-validation to go on with: finished folds are read, one that
             was stopped goes on, the others begin. Each of several machines must reach it.
         files: more files for the folder: text by name.
@@ -84,7 +86,7 @@ def cross_validate(
         DataError: images or labels cannot be used.
     """
     require_tensorflow("cross_validate")
-    console = console or Console()
+    console = console_of(console, verbose)
     if config is None and resume is None:
         raise ConfigError("cross_validate: expected a configuration, or a folder to resume")
     if config is not None and not isinstance(config, TrainConfig):
@@ -112,10 +114,10 @@ def cross_validate(
                 fold = run_folder.rooted(_fold(begun, folder, number, held_out), splits.directory)
                 result = train(fold, console)
         except SystemExit:  # SIGTERM; what the fold said goes on with the fold alone
-            console.print(to_go_on, markup=False, soft_wrap=True)
+            say(to_go_on, console=console)
             raise
         if result.interrupted:
-            console.print(to_go_on, markup=False, soft_wrap=True)
+            say(to_go_on, console=console)
             return CrossValidation(folder, tuple(found), None)
         found.append(result.evaluation)
     report = summary(found)
