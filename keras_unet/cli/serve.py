@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.console import TERMINAL
+
 
 def serve(
     folder: Annotated[
@@ -120,6 +122,7 @@ def serve(
 
 def _say(line: str) -> None:
     """For people, if any read it: a server goes on without them, and without room for its log."""
-    with contextlib.suppress(OSError, UnicodeError):
-        typer.echo(line)
-        sys.stdout.flush()
+    if not TERMINAL.quiet:
+        with contextlib.suppress(OSError, UnicodeError):
+            typer.echo(line)
+            sys.stdout.flush()

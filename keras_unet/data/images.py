@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -36,13 +35,12 @@ if TYPE_CHECKING:
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels come from
 _GREY, _PALETTE = 0, 3  # colour types
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")  # of Pillow
 _EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
-_START, _SCAN, _END = 0xD8, 0xDA, 0xD9  # markers; the pixels come after a scan's
+_SCAN, _END = 0xDA, 0xD9  # markers; the pixels come after a scan's
 _APP1, _ADOBE, _LAST_APP, _COMMENT = 0xE1, 0xEE, 0xEF, 0xFE
 
 # which kinds of JPEG are read (T.81, table B.1)
@@ -90,26 +88,19 @@ def read_labels(path: str | Path, page: int | None = None) -> np.ndarray:
 
 
 def count_pages(path: str | Path) -> int:
-    """How many images the file holds: 1, or more for a TIFF stack; of others nothing is read.
+    """How many images the file holds: 1, or more for a TIFF stack; of others only 4 bytes are read.
 
     Raises:
       DataError: missing, empty, or a TIFF that is unreadable.
     """
     path = Path(path)
-    if not is_tiff(path):
-        return 1
-    with ImageFile(path) as file:
-        return len(file)
-
-
-def is_tiff(path: Path) -> bool:
-    """Whether the file begins as a TIFF file does.
-
-    Raises:
-      DataError: missing or empty.
-    """
     with _opened(path) as file:
-        return _begins_as_tiff(path, file)
+        if not _begins_as_tiff(path, file):
+            return 1
+        from keras_unet.data.tiff import TiffStack
+
+        with TiffStack(path, file=file) as stack:
+            return len(stack)
 
 
 def open_image(path: Path) -> BinaryIO | bytes:
@@ -166,12 +157,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
 
         self._stack = TiffStack(self.path, file=content)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
     def close(self) -> None:

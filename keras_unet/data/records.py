@@ -1,4 +1,4 @@
-"""tf.Example records: how an image and its labels are stored, for the pipeline and for serving.
+"""TFRecord files of tf.Example: how an image and its labels are stored, for training and serving.
 
 | feature | type | what |
 | --- | --- | --- |
@@ -14,7 +14,7 @@
 | `weight/sigma` | float | what it was computed with, pixels |
 | `weight/separation` | int64 | the same |
 
-The last four are for training and may be absent; `record_files` reads them, serving does not.
+The last four are for training and may be absent; `read_records` reads them, serving does not.
 Label values are those of the label file (see `LabelMapping`), not class numbers.
 """
 
@@ -27,24 +27,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from keras_unet.data.images import EXTENSIONS, ImageFile
+from keras_unet.data.images import ImageFile
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import Pair, Problem, natural_key, shown
+from keras_unet.data.pairs import Pair, Problem, is_image_name, natural_key, shown
 from keras_unet.data.samples import Border, RawPair, check_pair, exact_labels
 from keras_unet.data.stored_pixels import filled, missing_pixels
 from keras_unet.errors import DataError
 
-if TYPE_CHECKING:
-    from keras_unet.data.samples import Border
-
 Values = bytes | Sequence[int] | Sequence[float]
 MOST_LABEL = 65535  # in a PNG
 _SIZES = ("height", "width", "channels")
+_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")  # as images are stored
+_GZIP = b"\x1f\x8b"
+_HEADER = 12  # bytes before a record: its length and the checksum of that
 
 
 def features() -> dict[str, Any]:
@@ -263,11 +263,6 @@ def _png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")  # as images are stored
-_GZIP = b"\x1f\x8b"
-_HEADER = 12  # bytes before a record: its length and the checksum of that
-
-
 @dataclass(frozen=True)
 class Records:
     """The files of a data set, in natural order; whether they are whole, reading them tells."""
@@ -311,11 +306,11 @@ def find_records(source: str | Path) -> Records | None:
             raise DataError(f"{source}: {found}; expected TFRecord files")
         return Records(files)
     if source.is_file():
-        return None if _is_image(source) or not _holds_records(source) else Records((source,))
+        return None if is_image_name(source) or not _holds_records(source) else Records((source,))
     if not source.is_dir() or (source / "images").is_dir():
         return None
     files = _ordered(path for path in source.iterdir() if path.is_file())
-    if any(map(_is_image, files)):
+    if any(map(is_image_name, files)):
         return None
     held = tuple(path for path in files if _holds_records(path))
     others = [path.name for path in files if path not in held]
@@ -461,10 +456,6 @@ def _holds_records(file: Path) -> bool:
         return zipped or "tfrecord" in file.name
     length = int.from_bytes(head[:8], "little")
     return len(head) > _HEADER and 0 < length < 1 << 32 and head[_HEADER:] == b"\n"
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS
 
 
 def _ordered(paths: Any) -> tuple[Path, ...]:

@@ -225,3 +225,20 @@ def pixel_size(height: float | None, width: float | None, depth: float | None) -
     if height is None or width is None:
         return None
     return PixelSize(height=height, width=width, depth=depth)
+
+
+def ome_size(size: PixelSize | None, axes: str) -> dict[str, Any]:
+    """The attributes of OME's `Pixels` that tell a size along some of `axes`, as in "ZYX"."""
+    known = {} if size is None else {"Y": size.height, "X": size.width, "Z": size.depth}
+    found: dict[str, Any] = {}
+    for axis, micrometres in known.items():
+        if axis in axes and micrometres is not None:
+            found |= {f"PhysicalSize{axis}": micrometres, f"PhysicalSize{axis}Unit": "µm"}
+    return found
+
+
+def tiff_resolution(size: PixelSize | None) -> dict[str, Any]:
+    """Pixels a centimetre, for `tifffile.write` and programs that read no description."""
+    if size is None:
+        return {}
+    return {"resolution": (1e4 / size.width, 1e4 / size.height), "resolutionunit": "CENTIMETER"}

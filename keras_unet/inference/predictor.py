@@ -24,9 +24,10 @@ from keras_unet.inference.ensemble import (
 )
 from keras_unet.inference.ensemble import probabilities_of as probabilities_of
 from keras_unet.inference.options import PredictOptions, Stored, make_options
-from keras_unet.inference.planning import SHARE, Plan, free_memory, layout_for, make_plan, smallest
+from keras_unet.inference.planning import SHARE, Plan, layout_for, make_plan, smallest
 from keras_unet.inference.source import ArraySource, Source, check_source, read_rows
 from keras_unet.inference.tiles import Axis, Layout, axis_weights, mirrored
+from keras_unet.machine import free_memory
 from keras_unet.models.keras_file import ModelCard, Stated
 from keras_unet.models.unet import whole_image_statistics
 

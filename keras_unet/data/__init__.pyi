@@ -1,0 +1,17 @@
+from .check import DataReport as DataReport
+from .check import check_data as check_data
+from .check import load_samples as load_samples
+from .check import shared_images as shared_images
+from .images import count_pages as count_pages
+from .images import read_image as read_image
+from .images import read_labels as read_labels
+from .label_rule import LabelMapping as LabelMapping
+from .label_rule import LabelRule as LabelRule
+from .normalization import Normalization as Normalization
+from .pairs import Pair as Pair
+from .pairs import Pairs as Pairs
+from .pairs import find_pairs as find_pairs
+from .pipeline import load_dataset as load_dataset
+from .samples import Sample as Sample
+from .synthetic import make_cells as make_cells
+from .synthetic import write_dataset as write_dataset

@@ -1,0 +1,14 @@
+from .boundaries import boundary_scores as boundary_scores
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
+from .confusion import confusion_matrix as confusion_matrix
+from .confusion import scores as scores
+from .instances import match_objects as match_objects
+from .instances import object_scores as object_scores
+from .isbi import isbi2012 as isbi2012
+from .record import Evaluation as Evaluation
+from .record import ScoreSettings as ScoreSettings
+from .record import read_evaluation as read_evaluation
+from .scoring import evaluate as evaluate
+from .scoring import evaluate_samples as evaluate_samples
+from .scoring import overlay as overlay
