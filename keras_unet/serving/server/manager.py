@@ -10,8 +10,7 @@ from pathlib import Path
 from keras_unet.errors import ConfigError
 from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
 from keras_unet.serving.server.model_files import ServedModel
-from keras_unet.serving.server.servable import Servable
-from keras_unet.serving.server.versions import State, Version
+from keras_unet.serving.server.servable import Servable, State, Version
 
 REMEMBERED = 100  # ended versions whose status is still told, a model
 
