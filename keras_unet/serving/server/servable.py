@@ -218,7 +218,7 @@ class Version:
         self.failures = 0
         return self.seen == before
 
-    def pardon(self) -> None:
+    def reset_failures(self) -> None:
         """Its folder is gone: one that comes in its place has not been tried."""
         self.failures, self.retry_at = 0, 0.0
 
