@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +10,7 @@ from keras_unet.data.check import DataReport, check_data
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.pairs import Pair, pages
 from keras_unet.data.synthetic import write_dataset
+from keras_unet.disk import replacing
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.settings import merged
 from pipelines.config import PipelineConfig
@@ -55,10 +54,8 @@ def _synthetic(config: PipelineConfig) -> Path:
     """Drawn once: files that stay the same keep what was made of them valid."""
     folder = Path(config.pipeline_root) / "synthetic"
     if not folder.is_dir():
-        beside = folder.with_name(f".synthetic-{os.getpid()}")
-        shutil.rmtree(beside, ignore_errors=True)
-        write_dataset(beside, **SYNTHETIC)
-        beside.rename(folder)
+        with replacing(folder) as beside:
+            write_dataset(beside, **SYNTHETIC)
     return folder / "train"
 
 
