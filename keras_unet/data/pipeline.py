@@ -83,12 +83,14 @@ def load_dataset(
         separation=separation,
     )
     if isinstance(augment, str):
-        augment = Augment.from_preset(augment, tile=tile, output=output)
+        drawn = Augment.from_preset(augment, tile=tile, output=output)
     elif (config := augment.get_config())["tile"] is None:
-        augment = Augment.from_config({**config, "tile": tile, "output": output})
+        drawn = Augment.from_config({**config, "tile": tile, "output": output})
+    else:
+        drawn = augment
     bank = fill_bank(samples, made, normalization)
     entries = tile_entries([s.image.shape[:2] for s in samples], output)
-    return tile_dataset(bank, augment, entries, batch_size=batch_size, seed=seed)
+    return tile_dataset(bank, drawn, entries, batch_size=batch_size, seed=seed)
 
 
 def fitted(method: Method, samples: Sequence[Sample]) -> Normalization:

@@ -15,7 +15,7 @@ from keras_unet.evaluation.record import Evaluation, flat
 if TYPE_CHECKING:
     from keras_unet.evaluation.comparison import Comparison
 
-Path = tuple[str, ...]
+ScorePath = tuple[str, ...]
 
 
 class Description(NamedTuple):
@@ -32,7 +32,7 @@ HIGHER: Literal["higher"] = "higher"
 LOWER: Literal["lower"] = "lower"
 
 # by path; "*" stands for the name of a class
-_DESCRIPTIONS: dict[Path, Description] = {
+_DESCRIPTIONS: dict[ScorePath, Description] = {
     ("mean_iou",): Description(
         "mean IoU", HIGHER, "mean of the classes' IoUs; classes in neither are left out"
     ),
@@ -115,7 +115,7 @@ _DESCRIPTIONS: dict[Path, Description] = {
 }
 
 
-def describe(path: Path) -> Description:
+def describe(path: ScorePath) -> Description:
     """The description of a score by its path in `Evaluation.total`."""
     for pattern in (path, (*path[:-1], "*")):
         if pattern in _DESCRIPTIONS:
@@ -123,23 +123,23 @@ def describe(path: Path) -> Description:
     return Description(" ".join(path), "", "", highest=None)
 
 
-def title(path: Path) -> str:
+def title(path: ScorePath) -> str:
     """The title with the class behind it: "IoU, cell"."""
     named = describe(path).title
     return named if path in _DESCRIPTIONS else f"{named}, {path[-1]}"
 
 
-def has_interval(path: Path) -> bool:
+def has_interval(path: ScorePath) -> bool:
     """Plain counts have none."""
     return describe(path).digits > 0
 
 
-def show(path: Path, value: float | None) -> str:
+def show(path: ScorePath, value: float | None) -> str:
     """The value as people read it."""
     return "undefined" if value is None else f"{value:.{describe(path).digits}f}"
 
 
-def show_range(path: Path, limits: Sequence[float | None] | None) -> str:
+def show_range(path: ScorePath, limits: Sequence[float | None] | None) -> str:
     """An interval as people read it, "0.812 – 0.931", or nothing."""
     if not limits or limits[0] is None or limits[1] is None:
         return ""

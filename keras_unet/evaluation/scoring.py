@@ -30,13 +30,11 @@ from keras_unet.evaluation.counts import (
     add,
     image_counts,
     interval_notes,
-    intervals,
-    resampled,
     score,
+    score_intervals,
     scores_objects,
     stack,
 )
-from keras_unet.evaluation.descriptions import has_interval
 from keras_unet.evaluation.gallery import Gallery, longest_side, thumbnail
 from keras_unet.evaluation.record import Evaluation, ScoreSettings
 from keras_unet.evaluation.report import write_report
@@ -47,6 +45,9 @@ from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
 from keras_unet.pictures import error_entries, overlay, save_png
 from keras_unet.remote_path import local_path
 from keras_unet.settings import validated
+
+MOST_PICTURES = 300  # in a report; the worst images
+_LABELS = "labels for each image: give the folder that holds images/ and labels/, or --labels"
 
 
 class Samples(Protocol):
@@ -156,9 +157,6 @@ def _checked(settings: ScoreSettings | Mapping[str, Any] | None) -> ScoreSetting
     return validated(ScoreSettings, settings or {}, "settings of the evaluation")
 
 
-_LABELS = "labels for each image: give the folder that holds images/ and labels/, or --labels"
-
-
 class LabelledImages:
     """The samples of a data set, read anew in each loop over it.
 
@@ -230,9 +228,6 @@ class LabelledImages:
             if sample is None:
                 raise DataError("\n".join(map(str, raw.problems)))  # changed since the check
             yield sample
-
-
-MOST_PICTURES = 300  # in a report; the worst images
 
 
 class Scorer:
@@ -316,29 +311,25 @@ class Scorer:
         names, total, each = self._card.classes, self._total, self._each
         settings = self._settings
         whole = score(total, names)
-        whole["average_precision"] = {
-            name: calibration.average_precision(one)
-            for name, one in zip(names, self._histogram, strict=True)
-        }
+        histogram = dict(zip(names, self._histogram, strict=True))
+        whole["average_precision"] = _each(calibration.average_precision, histogram)
         curves = {
-            "precision_recall": {
-                name: _thinned(calibration.precision_recall(one))
-                for name, one in zip(names, self._histogram, strict=True)
-            },
-            "best_threshold": {
-                name: calibration.best_threshold(one)
-                for name, one in zip(names, self._histogram, strict=True)
-            },
-            "reliability": {
-                name: calibration.reliability(one)
-                for name, one in zip(names, self._histogram, strict=True)
-            },
+            "precision_recall": _each(_thinned_precision_recall, histogram),
+            "best_threshold": _each(calibration.best_threshold, histogram),
+            "reliability": _each(calibration.reliability, histogram),
         }
         if "isbi" in total:
             curves["isbi"] = {
                 "threshold": list(isbi.THRESHOLDS),
                 **isbi.per_threshold(total["isbi"]),
             }
+        limits = score_intervals(
+            [stack(list(each.values()))],
+            names,
+            confidence=settings.confidence,
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
         return Evaluation(
             model=self._model,
             data=self._data,
@@ -346,7 +337,7 @@ class Scorer:
             classes=names,
             settings=settings,
             total=record.plain(whole),
-            intervals=record.plain(_intervals(list(each.values()), names, settings)),
+            intervals=record.plain(record.nested(limits)),
             images={name: record.plain(score(counts, names)) for name, counts in each.items()},
             counts={name: record.counts_as_lists(counts) for name, counts in each.items()},
             curves=record.plain(curves),
@@ -371,27 +362,6 @@ def both_classes(probabilities: np.ndarray) -> np.ndarray:
     return np.concatenate([1 - probabilities, probabilities], axis=-1)
 
 
-def _intervals(
-    each: Sequence[Counts], names: Sequence[str], settings: ScoreSettings
-) -> dict[str, Any]:
-    stacked = stack(each)
-    paths = [path for path in record.flat(score(stacked, names)) if has_interval(path)]
-
-    def statistic(drawn: np.ndarray) -> np.ndarray:
-        sums = {name: resampled(block, drawn) for name, block in stacked.items()}
-        found = record.flat(score(sums, names))
-        return np.stack([found[path] for path in paths])
-
-    limits = intervals(
-        statistic,
-        len(each),
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        seed=settings.seed,
-    )
-    return record.nested(dict(zip(paths, limits, strict=True)))
-
-
 def _exchanged(matrix: np.ndarray) -> tuple[str, ...]:
     """A note where labels of two classes would fit the prediction better the other way round."""
     if len(matrix) != 2 or not matrix.sum(axis=1).all():  # a class alone says nothing of it
@@ -407,6 +377,13 @@ def _exchanged(matrix: np.ndarray) -> tuple[str, ...]:
     )
 
 
-def _thinned(curve: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _each(
+    value: Callable[[np.ndarray], Any], histogram: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    return {name: value(one) for name, one in histogram.items()}
+
+
+def _thinned_precision_recall(histogram: np.ndarray) -> dict[str, np.ndarray]:
     """Every tenth threshold: enough for a curve."""
+    curve = calibration.precision_recall(histogram)
     return {name: values[::10] for name, values in curve.items()}
