@@ -1,4 +1,4 @@
-"""Image and label files as arrays: PNG, JPEG (images only) and TIFF, told apart by content.
+"""Image and label files as arrays or by windows: PNG, JPEG and TIFF, told apart by content.
 
 Of a PNG or JPEG only pixels, palette and orientation count; profiles and texts, of whatever size,
 damaged or not, are passed over. The serving graph reads the same files to the same pixels, see
@@ -28,12 +28,14 @@ from keras_unet.data.stored_pixels import (
     upright,
     upright_shape,
 )
+from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
 
 if TYPE_CHECKING:
     from keras_unet.data.tiff import TiffStack
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_ZARR_MARKS = (".zarray", ".zgroup", "zarr.json")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels come from
@@ -101,6 +103,33 @@ def count_pages(path: str | Path) -> int:
 
         with TiffStack(path, file=file) as stack:
             return len(stack)
+
+
+def open_windows(path: Path, channels: int | None = None) -> WindowedFile:
+    """Opens an image, a stack or a Zarr array once, and reads its header; use it with `with`.
+
+    Args:
+        path: PNG, JPEG or TIFF, told apart by content, or the folder of a Zarr array.
+        channels: how many are expected, where the file leaves open which axis is theirs.
+
+    Raises:
+        DataError: missing, unreadable or damaged.
+    """
+    if is_zarr(path):
+        from keras_unet.data.zarr_windows import ZarrWindows
+
+        return ZarrWindows(path, channels)
+    content = open_image(path)
+    if isinstance(content, bytes):
+        return PictureFile(path, content)
+    from keras_unet.data.tiff_windows import TiffWindows
+
+    return TiffWindows(path, channels, content)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr array or group, of format 2 or 3."""
+    return any((path / mark).is_file() for mark in _ZARR_MARKS)
 
 
 def open_image(path: Path) -> BinaryIO | bytes:
@@ -275,6 +304,23 @@ class ImageFile(AbstractContextManager["ImageFile"]):
             refuse_transparency(self.path, array[..., -1], hint)
             array = array[..., :-1]
         return array
+
+
+class PictureFile(WindowedFile):
+    """A PNG or JPEG: its header is read at once, its pixels, whole, when a page is asked for."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path = path
+        self._file: ImageFile | None = ImageFile(path, content)
+        self.shapes = (self._file.shape,)
+
+    def page(self, number: int) -> WindowedImage:
+        if self._file is not None:  # afterwards, the pixels take the place of the content
+            self._pixels, self._file = self._file.image(), None
+        pixels = self._pixels
+        return WindowedImage(
+            self.path, pixels.shape, pixels.dtype, pixels.shape[:2], lambda i, j: pixels
+        )
 
 
 class Picture:
