@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_unet import run_layout
-from keras_unet.data.normalization import Normalization
+from keras_unet.data import Normalization
 from keras_unet.errors import ConfigError
 from keras_unet.settings import merged, nested, to_tree
 from keras_unet.training.config import TrainConfig, make_config

@@ -12,7 +12,7 @@ from keras_unet.data.label_check import (
     file_notes,
     label_notes,
     regions_of,
-    settle,
+    settle_labels,
     single_class,
 )
 from keras_unet.data.label_rule import LabelMapping, LabelRule
@@ -91,7 +91,7 @@ def check_and_read(
     problems += [problem for raw in raws for problem in raw.problems]
     problems += _missing(raws, need_labels)
     problems += _channels(raws)
-    mapping, strange = settle(raws, rule)
+    mapping, strange = settle_labels(raws, rule)
     problems += strange
     samples = [sample for raw in raws if (sample := raw.sample(mapping)) is not None]
     summary = _summary(raws, samples, mapping)

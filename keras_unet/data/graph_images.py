@@ -40,7 +40,7 @@ def header(data: Any) -> tuple[Any, Any, Any]:
     codes = tf.concat([codes, tf.fill([_HEADER], tf.constant(-1, tf.int64))], 0)[:_HEADER]
     is_png = tf.reduce_all(codes[:8] == list(_PNG)) & (codes[25] >= 0)
     is_jpeg = tf.reduce_all(codes[:3] == [0xFF, 0xD8, 0xFF])
-    is_png = checked(
+    is_png = checked_tensor(
         is_png,
         is_png | is_jpeg,
         "expected a PNG or JPEG file; found {} bytes that are neither",
@@ -57,7 +57,7 @@ def header(data: Any) -> tuple[Any, Any, Any]:
         known = tf.reduce_any(kind == JPEG_READABLE) & (bits == 8)
         known &= tf.reduce_any(components == JPEG_COMPONENTS)
         known |= kind == 0  # damaged, as the decoder will say
-        whole = checked(data, known, _OF_JPEG, bits, components, kind - 0xC0)
+        whole = checked_tensor(data, known, _OF_JPEG, bits, components, kind - 0xC0)
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(whole, tf.int64), num=3)
         return tf.stack([height, width, tf.constant(8, tf.int64)])
 
@@ -65,7 +65,7 @@ def header(data: Any) -> tuple[Any, Any, Any]:
     return height, width, bits
 
 
-def checked(value: Any, condition: Any, message: str, *found: Any) -> Any:
+def checked_tensor(value: Any, condition: Any, message: str, *found: Any) -> Any:
     """`value` once `condition` holds; `message` has a {} for each of `found`."""
     text = tf.strings.format(message, found) if found else message
     with tf.control_dependencies([tf.debugging.Assert(condition, [text])]):
@@ -87,7 +87,7 @@ def decode(data: Any, channels: int, max_pixels: int = MAX_PIXELS) -> tuple[Any,
     """
     height, width, bits = header(data)
     few = few_enough(height, width, max_pixels)
-    data = checked(data, few, OF_SIZE, height, width, max_pixels)
+    data = checked_tensor(data, few, OF_SIZE, height, width, max_pixels)
 
     def wide() -> Any:
         return tf.io.decode_png(data, channels, tf.uint16)

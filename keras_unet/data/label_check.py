@@ -17,7 +17,9 @@ VOID = (-1, 127, 254, 255, 32767, 65535)  # usual for pixels that do not count
 CONTRAST = 0.3  # standard deviations of the image that foreground and background lie apart
 
 
-def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | None, list[Problem]]:
+def settle_labels(
+    raws: Sequence[RawPair], rule: LabelRule
+) -> tuple[LabelMapping | None, list[Problem]]:
     """What the label values found in a whole set mean, or what does not fit the rule.
 
     Returns:

@@ -16,7 +16,7 @@ from pydantic import model_validator
 from keras_unet.errors import DataError
 from keras_unet.settings import Frozen
 
-Kind = Literal["semantic", "instances"]
+LabelKind = Literal["semantic", "instances"]
 IGNORED = -1  # the class of pixels that count neither in the loss nor in a score
 INSTANCES = 'data.label_kind = "instances" (--instances)'
 MOST_UNSTATED = 5  # so many classes are believed without being told; beyond, objects are likelier
@@ -25,7 +25,7 @@ MOST_UNSTATED = 5  # so many classes are believed without being told; beyond, ob
 class LabelMapping(Frozen):
     """How stored label values become classes and objects, settled for one data set."""
 
-    kind: Kind
+    kind: LabelKind
     values: tuple[int, ...]  # semantic: the stored value of each class; instances: empty
     ignore: int | None = None  # the stored value that becomes IGNORED
     split: bool = False  # instances stored as a mask: its connected components are the objects
@@ -92,7 +92,7 @@ class LabelRule(Frozen):
     data.label_values, data.num_classes, data.label_ignore.
     """
 
-    kind: Kind = "semantic"
+    kind: LabelKind = "semantic"
     values: tuple[int, ...] | None = None
     num_classes: int | None = None
     ignore: int | None = None

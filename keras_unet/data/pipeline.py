@@ -17,7 +17,7 @@ from keras_unet.augment.draws import sample_bits, uniform
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.data.check import load_samples
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.normalization import Method, Normalization
+from keras_unet.data.normalization import Normalization, NormalizationMethod
 from keras_unet.data.samples import Sample
 from keras_unet.data.stored_pixels import filled
 from keras_unet.disk import replacing
@@ -37,7 +37,7 @@ def load_dataset(
     labels: str | Path | None = None,
     *,
     rule: LabelRule | None = None,
-    normalization: Method | Normalization = "image",
+    normalization: NormalizationMethod | Normalization = "image",
     tile: int = 572,
     depth: int = 4,
     padding: geometry.Padding = "valid",
@@ -93,7 +93,7 @@ def load_dataset(
     return tile_dataset(bank, drawn, entries, batch_size=batch_size, seed=seed)
 
 
-def fitted(method: Method, samples: Sequence[Sample]) -> Normalization:
+def fitted(method: NormalizationMethod, samples: Sequence[Sample]) -> Normalization:
     """What `method` learns from the measured pixels of a training set."""
     if method == "range":  # it asks for the type that was stored
         return Normalization.fit(method, (s.image for s in samples))

@@ -39,7 +39,7 @@ from keras_unet.data.samples import Border, RawPair, check_pair, exact_labels
 from keras_unet.data.stored_pixels import filled, missing_pixels
 from keras_unet.errors import DataError
 
-Values = bytes | Sequence[int] | Sequence[float]
+FeatureValues = bytes | Sequence[int] | Sequence[float]
 MOST_LABEL = 65535  # in a PNG
 _SIZES = ("height", "width", "channels")
 _INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")  # as images are stored
@@ -72,7 +72,7 @@ def encode_example(
     dtype: np.dtype | None = None,
     group: str | None = None,
     border: Border | None = None,
-    more: Mapping[str, Values] | None = None,
+    more: Mapping[str, FeatureValues] | None = None,
 ) -> bytes:
     """One record, serialised: the same arguments give the same bytes.
 
@@ -101,7 +101,7 @@ def encode_example(
     kind, data = _encoded_image(name, image)
     label_kind, label_data = ("", b"") if labels is None else _encoded_labels(name, labels)
     height, width, channels = image.shape
-    values: dict[str, Values] = {
+    values: dict[str, FeatureValues] = {
         "image/encoded": data,
         "image/format": kind.encode(),
         "image/dtype": str(dtype or image.dtype).encode(),
@@ -140,7 +140,7 @@ def decode_example(serialized: Any, channels: int) -> dict[str, Any]:
     """
     import tensorflow as tf
 
-    from keras_unet.data.graph_images import checked, decode
+    from keras_unet.data.graph_images import checked_tensor, decode
 
     record = tf.io.parse_single_example(serialized, features())
     image, _ = decode_image(record, channels)
@@ -159,7 +159,7 @@ def decode_example(serialized: Any, channels: int) -> dict[str, Any]:
         ],
         default=png,
     )
-    labels = checked(
+    labels = checked_tensor(
         labels,
         (kind == "") | tf.reduce_all(tf.shape(labels, tf.int64) == size),
         "labels of shape {} for an image of {}",
@@ -179,14 +179,14 @@ def decode_image(
     """
     import tensorflow as tf
 
-    from keras_unet.data.graph_images import MAX_PIXELS, OF_SIZE, checked, decode, few_enough
+    from keras_unet.data.graph_images import MAX_PIXELS, OF_SIZE, checked_tensor, decode, few_enough
 
     most = MAX_PIXELS if max_pixels is None else max_pixels
     data, stated = record["image/encoded"], [record[f"image/{n}"] for n in _SIZES]
 
     def raw() -> Any:
         few = few_enough(stated[0], stated[1], most)
-        whole = checked(data, few, OF_SIZE, stated[0], stated[1], most)
+        whole = checked_tensor(data, few, OF_SIZE, stated[0], stated[1], most)
         return _decode_raw(whole, tf.float32, tf.stack(stated)), tf.constant(0, tf.int64)
 
     def picture() -> Any:
@@ -197,7 +197,7 @@ def decode_image(
 
     image, bits = tf.cond(record["image/format"] == "raw", raw, picture)
     shape = tf.shape(image, tf.int64)
-    image = checked(
+    image = checked_tensor(
         image,
         tf.reduce_all((shape == stated) | (tf.stack(stated) == 0)) & (shape[2] == channels),
         "image of shape {} in a record that says {}, 0 for nothing; channels expected: {}",
@@ -212,10 +212,10 @@ def _decode_raw(data: Any, dtype: Any, shape: Any) -> Any:
     """Numbers of 4 bytes, little-endian, in `shape` (int64 [rank])."""
     import tensorflow as tf
 
-    from keras_unet.data.graph_images import checked
+    from keras_unet.data.graph_images import checked_tensor
 
     length = tf.strings.length(data)
-    data = checked(
+    data = checked_tensor(
         data,
         tf.cast(length, tf.int64) == 4 * tf.reduce_prod(shape),
         "raw pixels of {} bytes; expected 4 bytes a number in shape {}",
@@ -225,7 +225,7 @@ def _decode_raw(data: Any, dtype: Any, shape: Any) -> Any:
     return tf.reshape(tf.io.decode_raw(data, dtype), shape)
 
 
-def _feature(value: Values) -> Any:
+def _feature(value: FeatureValues) -> Any:
     import tensorflow as tf
 
     if isinstance(value, bytes):

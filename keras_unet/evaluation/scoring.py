@@ -16,7 +16,7 @@ from keras_unet.data.label_check import (
     count_regions,
     file_notes,
     label_notes,
-    settle,
+    settle_labels,
     single_class,
 )
 from keras_unet.data.label_rule import LabelRule
@@ -201,7 +201,7 @@ class LabelledImages:
                 raw = replace(raw, labels=np.empty((0, 0), np.int32), regions=regions)
             seen.append(replace(raw, image=None, border=None, missing=None))
         self._count = len(seen)
-        mapping, strange = settle(seen, rule)
+        mapping, strange = settle_labels(seen, rule)
         refuse([*problems, *strange], len(seen))
         if mapping is None:
             raise DataError(f"{images}: holds no image; expected one or more with labels")

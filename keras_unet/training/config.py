@@ -24,8 +24,8 @@ from keras_unet import geometry
 from keras_unet.augment.settings import LISTING as AUGMENT_LISTING
 from keras_unet.augment.settings import PRESETS as AUGMENT_PRESETS
 from keras_unet.augment.settings import AugmentPreset, AugmentSettings
-from keras_unet.data.label_rule import Kind, LabelRule
-from keras_unet.data.normalization import Method, Normalization
+from keras_unet.data.label_rule import LabelKind, LabelRule
+from keras_unet.data.normalization import Normalization, NormalizationMethod
 from keras_unet.losses.table import LOSSES
 from keras_unet.machine import Devices, Precision
 from keras_unet.remote_path import local_path
@@ -42,7 +42,7 @@ from keras_unet.settings import (
 from keras_unet.training.schedules import Schedule
 
 AnyNormalization = Annotated[
-    Annotated[Method, Tag("method")] | Annotated[Normalization, Tag("fitted")],
+    Annotated[NormalizationMethod, Tag("method")] | Annotated[Normalization, Tag("fitted")],
     Discriminator(lambda value: "method" if isinstance(value, str) else "fitted"),
 ]
 Weight = Annotated[float, Field(ge=0.0)]
@@ -67,7 +67,7 @@ class DataConfig(Section):
         None, description="pattern: images whose names match in equal text are held out together"
     )
     validation_labels: AnyPath | None = Field(None, description="if not beside data.validation")
-    label_kind: Kind = Field("semantic", description="are the numbers classes, or objects")
+    label_kind: LabelKind = Field("semantic", description="are the numbers classes, or objects")
     label_values: tuple[int, ...] | None = Field(None, description="stored value of each class")
     label_ignore: int | None = Field(None, description="stored value of pixels that don't count")
     num_classes: int | None = Field(None, description="classes 0 … num_classes - 1")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from keras_unet.errors import ConfigError
-from keras_unet.evaluation.descriptions import describe
+from keras_unet.evaluation import describe
 from keras_unet.settings import Frozen
 from pipelines.evaluator.policy import Threshold
 from pipelines.evaluator.slices import Slice

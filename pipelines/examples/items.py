@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from keras_unet.data.images import EXTENSIONS
-from keras_unet.data.pairs import Problem, match_files, stem_of
+from keras_unet.data import EXTENSIONS, Problem, match_files, stem_of
 from keras_unet.errors import DataError
 
 MANIFEST = ".csv"
