@@ -70,8 +70,7 @@ def run_fn(fn_args: Any) -> None:
         DataError, TrainingError: see `keras_unet.train`. ExportError: see `write_bundle`.
     """
     from keras_unet import train
-    from keras_unet.serving import write_bundle
-    from keras_unet.serving.card import CardFields
+    from keras_unet.serving import CardFields, write_bundle
     from pipelines import models
 
     options = fn_args.custom_config or {}
