@@ -18,12 +18,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
+from rich.console import Console
 from skimage.segmentation import find_boundaries
 
 from keras_unet import run_layout
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
-from keras_unet.console import Console, console_of, say
+from keras_unet.console import console_of, say
 from keras_unet.data.check import load_samples
 from keras_unet.data.pairs import natural_key
 from keras_unet.data.pipeline import tile_dataset, tile_entries, tile_requests

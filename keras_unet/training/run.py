@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+from rich.console import Console
 
 from keras_unet import pictures, run_layout
-from keras_unet.console import Console, console_of, say
+from keras_unet.console import console_of, say
 from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.evaluation.record import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples

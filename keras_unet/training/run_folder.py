@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from keras_unet import run_layout
 from keras_unet.data.samples import Sample
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.settings import read_tree, to_tree
+from keras_unet.settings import Frozen, read_tree, to_tree
 from keras_unet.training.config import make_config
 
 COMMAND = "keras-unet train"
@@ -30,15 +30,13 @@ Settings = Any  # of a kind of run: TrainConfig, or one with its fields name, ou
 Make = Callable[[Mapping[str, Any], str], Settings]
 
 
-class RunRecord(BaseModel):
+class RunRecord(Frozen):
     """What a run was begun with, as `run.json` keeps it.
 
     config: all settings. directory: where relative paths in it start. policy: the layers' dtypes.
     environment: versions and machine, which a bit-identical end needs. training, validation: each
     sample's name and the hash of its pixels and labels.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = 1
     config: dict[str, Any]
