@@ -27,8 +27,7 @@ from tfx.types.standard_artifacts import Examples, InfraBlessing, Model
 
 from keras_unet.data import encode_example, read_record
 from keras_unet.errors import DataError, KerasUnetError, ServingError
-from keras_unet.models.keras_file import TrainedModel
-from keras_unet.models.unet import structure
+from keras_unet.models import TrainedModel, structure
 from keras_unet.serving import (
     GOLDEN_TOLERANCE,
     Client,

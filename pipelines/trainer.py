@@ -182,9 +182,9 @@ def code() -> dict[str, str]:
     """
     from tfx.version import __version__ as tfx_version
 
-    from keras_unet.models.keras_file import versions
+    from keras_unet.models import library_versions
 
-    found = {**versions(), "tfx": tfx_version}
+    found = {**library_versions(), "tfx": tfx_version}
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)
         found["commit"] = _git("rev-parse", "HEAD").strip()
