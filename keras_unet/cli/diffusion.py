@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.options import LocalPaths
-from keras_unet.training.interruption import ended_by_sigterm
+from keras_unet.cli.options import LocalPaths, ended_by_sigterm
 
 diffusion = typer.Typer(
     name="diffusion",

@@ -1,8 +1,13 @@
-"""Options that several commands share, and the check that paths are on this machine."""
+"""Options that several commands share; what is checked of paths, and done on SIGTERM, for them."""
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,3 +78,26 @@ def card_fields(
         "pixel_size": pixel_size,
     }
     return validated(CardFields, given)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds what is done inside, to exit code 143, where nothing else handles it.
+
+    Its default leaves temporary files, and to a container's first process it does nothing.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -26,7 +26,6 @@ from keras_unet.machine import Devices
 from keras_unet.models.precision import Precision
 from keras_unet.remote_path import local_path
 from keras_unet.settings import AnyPath, AnyText, Section, merged, read_tree, source_of, validated
-from keras_unet.training.schedules import Schedule
 
 AnyNormalization = Annotated[
     Annotated[Method, Tag("method")] | Annotated[Normalization, Tag("fitted")],
@@ -145,6 +144,7 @@ def _none(value: str) -> str | None:
 
 
 Preset = Literal["paper"]
+Schedule = Literal["polynomial", "cosine", "constant"]  # see `callbacks.learning_rate`
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Ronneberger et al. 2015. Section 2: network and sizes (64 channels, 4 poolings, no padding, no
