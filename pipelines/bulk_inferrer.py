@@ -35,7 +35,7 @@ from tfx.types import system_executions
 from tfx.types.standard_artifacts import InferenceResult, Model, ModelBlessing
 
 from keras_unet import __version__
-from keras_unet.data.pairs import natural_key
+from keras_unet.data import natural_key
 from keras_unet.errors import DataError
 from keras_unet.inference.files.outputs import FileOptions
 from keras_unet.inference.files.segmentation import Job, segment

@@ -18,7 +18,7 @@ from PIL import Image
 
 from keras_unet.data.images import ImageFile, count_pages
 from keras_unet.data.pairs import match_files
-from keras_unet.data.stored_pixels import WHAT
+from keras_unet.data.stored_pixels import NODATA
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import tiles
 from keras_unet.inference.ownership import read_written, recorded, refuse_taken
@@ -373,8 +373,8 @@ def segment_files(
                 pixels, missing = opened.measured(page)
             if missing is not None:
                 raise DataError(
-                    f"{file}: {missing.mean():.1%} of the pixels are {WHAT}, which a server knows "
-                    "nothing of; predict without --server"
+                    f"{file}: {missing.mean():.1%} of the pixels are {NODATA}, which a server "
+                    "knows nothing of; predict without --server"
                 )
             (mask,) = client.segment(model, [pixels])
             beside = output / f".{name}"

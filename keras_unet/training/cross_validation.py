@@ -10,9 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
 
-from keras_unet.console import Console
-from keras_unet.data.check import Loaded, Sample, load_samples
+from keras_unet import run_layout
+from keras_unet.console import console_of, say
+from keras_unet.data.check import Loaded, load_samples
+from keras_unet.data.samples import Sample
 from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
@@ -25,9 +28,6 @@ from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Cluster, join
 from keras_unet.training.run import train
 from keras_unet.training.splits import classes_of, lone_holder, make_folds
-
-SPLITS = "splits.json"
-REPORT = "cross_validation.json"
 
 
 class Splits(BaseModel):
@@ -61,6 +61,7 @@ def cross_validate(
     resume: str | Path | None = None,
     files: Mapping[str, str] | None = None,
     loaded: Loaded | None = None,
+    verbose: int = 1,
 ) -> CrossValidation:
     """Trains once for each fold, scored on the images that the fold holds out.
 
@@ -75,6 +76,7 @@ def cross_validate(
             each fold. With `resume`: None.
         folds: how many, 2 or more.
         console: where progress goes; None prints to the terminal.
+        verbose: 0 prints nothing.
         resume: the folder of a cross-validation to go on with: finished folds are read, one that
             was stopped goes on, the others begin. Each of several machines must reach it.
         files: more files for the folder: text by name.
@@ -85,13 +87,15 @@ def cross_validate(
         DataError: images or labels cannot be used.
     """
     require_tensorflow("cross_validate")
-    console = console or Console()
+    console = console_of(console, verbose)
     if config is None and resume is None:
         raise ConfigError("cross_validate: expected a configuration, or a folder to resume")
     if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
     splits = None if resume is None else read_splits(Path(resume))
-    begun = config if splits is None else make_config(splits.config, f"{resume}/{SPLITS}")
+    begun = (
+        config if splits is None else make_config(splits.config, f"{resume}/{run_layout.SPLITS}")
+    )
     assert begun is not None
     source = begun if splits is None else run_folder.rooted(begun, splits.directory)
     cluster = join(begun.devices)
@@ -108,10 +112,10 @@ def cross_validate(
     cluster.broadcast(json.dumps([str(folder), len(splits.folds)]).encode())
     found: list[Evaluation] = []
     for number, held_out in enumerate(splits.folds):
-        console.print(f"fold_{number} of {len(splits.folds)} folds", style="bold")
-        where = folder / f"fold_{number}"
+        console.print(f"{run_layout.fold(number)} of {len(splits.folds)} folds", style="bold")
+        where = folder / run_layout.fold(number)
         try:
-            resumed = (where / run_folder.RECORD).is_file()
+            resumed = (where / run_layout.RECORD).is_file()
             if loaded is None and not (resumed and run_folder.read_record(where).finished):
                 loaded = _load(source)  # once for all folds
             if resumed:
@@ -120,14 +124,14 @@ def cross_validate(
                 fold = run_folder.rooted(_fold(begun, folder, number, held_out), splits.directory)
                 result = train(fold, console, loaded=loaded)
         except SystemExit:  # SIGTERM; what the fold said goes on with the fold alone
-            console.print(to_go_on, markup=False, soft_wrap=True)
+            say(to_go_on, console=console)
             raise
         if result.interrupted:
-            console.print(to_go_on, markup=False, soft_wrap=True)
+            say(to_go_on, console=console)
             return CrossValidation(folder, tuple(found), None)
         found.append(result.evaluation)
     report = summary(found)
-    write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
+    write_text(folder / run_layout.CROSS_VALIDATION, json.dumps(report, indent=1) + "\n")
     return CrossValidation(folder, tuple(found), report)
 
 
@@ -154,12 +158,12 @@ def read_splits(folder: Path) -> Splits:
     Raises:
         ConfigError: this is no folder of one.
     """
-    file = folder / SPLITS
+    file = folder / run_layout.SPLITS
     try:
         return Splits.model_validate_json(file.read_bytes())
     except OSError:
         raise ConfigError(
-            f"{folder}: no cross-validation here; expected a folder with {SPLITS}"
+            f"{folder}: no cross-validation here; expected a folder with {run_layout.SPLITS}"
         ) from None
     except ValidationError as error:
         raise ConfigError(f"{file}: not written by this version ({error})") from error
@@ -206,13 +210,13 @@ def _begin(config: TrainConfig, folds: int, files: Mapping[str, str], loaded: Lo
     _require_all_classes(samples, held, report.mapping.values)
     name = config.name or f"{data.images.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
     splits = Splits(config=to_tree(config), directory=str(Path.cwd()), folds=held)
-    texts = {**files, SPLITS: splits.model_dump_json(indent=1) + "\n"}
+    texts = {**files, run_layout.SPLITS: splits.model_dump_json(indent=1) + "\n"}
     return run_folder.new_folder(config.output / name, texts)
 
 
 def _fold(config: TrainConfig, folder: Path, number: int, held_out: Sequence[str]) -> TrainConfig:
     data = config.data.model_copy(update={"held_out": tuple(held_out), "groups": None})
-    changes = {"data": data, "output": folder, "name": f"fold_{number}"}
+    changes = {"data": data, "output": folder, "name": run_layout.fold(number)}
     return config.model_copy(update=changes)
 
 

@@ -18,8 +18,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
+from rich.console import Console
 
-from keras_unet.console import Console
+from keras_unet.console import say
 from keras_unet.errors import TrainingError
 from keras_unet.training.callbacks import Budget
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
@@ -86,7 +87,7 @@ def run_steps(
     if checkpoint is not None:
         position = restore(model, callbacks, checkpoint.arrays, checkpoint.state)
         checkpoints.good = [checkpoint.path]
-        console.print(f"Going on at step {budget.done}")
+        say(f"Going on at step {budget.done}", console=console)
     begins(position)
 
     def save(now: bool) -> None:
@@ -113,7 +114,7 @@ def run_steps(
     if number is not None:
         name = signal.Signals(number).name
         said = f"Stopped at step {budget.done} ({name}); to go on: {how_to_resume}"
-        console.print(said, markup=False, soft_wrap=True)
+        say(said, console=console)
     return number
 
 

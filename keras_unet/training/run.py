@@ -13,16 +13,17 @@ from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+from rich.console import Console
 
-from keras_unet.console import Console
+from keras_unet import pictures, run_layout
+from keras_unet.console import console_of, say
 from keras_unet.data.check import Loaded
 from keras_unet.errors import ConfigError, TrainingError
-from keras_unet.evaluation import pictures
 from keras_unet.evaluation.record import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.keras_backend import require_tensorflow
+from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import TrainedModel, clear_unfinished, load_model, save_model
-from keras_unet.models.precision import dtype_policy
 from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
 from keras_unet.training.build import Built, Task, build, environment
@@ -58,6 +59,7 @@ def train(
     resume: str | Path | None = None,
     files: Mapping[str, str] | None = None,
     loaded: Loaded | None = None,
+    verbose: int = 1,
 ) -> TrainResult:
     """Trains a U-Net with the paper's weighted cross-entropy, or goes on with a run.
 
@@ -78,6 +80,7 @@ def train(
     Args:
         config: a `TrainConfig`, or a mapping that makes one. With `resume`: None, or the same.
         console: where progress goes; None prints to the terminal.
+        verbose: 0 prints nothing.
         resume: the folder of a run to go on with. A finished one is only read.
         files: more files for the folder of a new run, such as its plan: text by name.
         loaded: what is in `data.images`, where that was read already, as in a plan.
@@ -94,9 +97,8 @@ def train(
         raise ConfigError("train: expected a configuration, or a run to resume")
     if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
-    console, folder = console or Console(), Path(resume or "")
-    begun = config
-    if config is None and (folder / run_folder.RECORD).is_file():
+    console, folder, begun = console_of(console, verbose), Path(resume or ""), config
+    if config is None and (folder / run_layout.RECORD).is_file():
         begun = make_config(run_folder.read_record(folder).config)
     with join("auto" if begun is None else begun.devices) as cluster:
         if not cluster.chief:
@@ -115,7 +117,7 @@ def _begin(
     loaded: Loaded | None,
 ) -> TrainResult:
     policy, why = dtype_policy(config.precision)
-    console.print(f"Layers compute in {policy} ({why})")
+    say(f"Layers compute in {policy} ({why})", console=console)
     task = Task(config, config, policy)
     built = _build(task, config.output, console, cluster, loaded)
     record = run_folder.RunRecord(
@@ -126,7 +128,7 @@ def _begin(
         training=built.digests[0],
         validation=built.digests[1],
     )
-    files = {**files, "data.json": built.report.to_json() + "\n"}
+    files = {**files, run_layout.DATA_REPORT: built.report.to_json() + "\n"}
     folder = run_folder.create(config, record, files)
     with run_folder.locked_run(folder):
         return _finish(folder, config, record, built, None, console)
@@ -143,7 +145,7 @@ def _resume(
     if config is not None:
         run_folder.require_same_config(folder, record, config)
     if record.finished:
-        console.print(f"{folder}: this run is finished", markup=False, soft_wrap=True)
+        say(f"{folder}: this run is finished", console=console)
         Checkpoints(folder).remove()  # a killed process may have left some
         evaluation = read_evaluation(folder)
         send_task(cluster, None)
@@ -168,9 +170,9 @@ def _build(
     """`build`, on all machines."""
     if cluster.replicas > 1:
         said = f"{cluster.replicas} devices on {cluster.machines} machine(s) share each batch"
-        console.print(said)
+        say(said, console=console)
     elif (gpus := len(tf.config.list_physical_devices("GPU"))) > 1:
-        console.print(f"1 of {gpus} GPUs is used; devices=all would use all of them")
+        say(f"1 of {gpus} GPUs is used; devices=all would use all of them", console=console)
     send_task(cluster, task)
     return build(task, output, console, cluster, loaded)
 
@@ -189,10 +191,10 @@ def _finish(
         model = load_model(folder)
         try:
             evaluation = evaluate_samples(model, built.validation, output=folder)
-            pictures.curves(folder / "history.csv", folder / "curves.png")
+            pictures.curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
         except (KeyboardInterrupt, SystemExit):
             said = f"Stopped while scoring; to go on: {run_folder.how_to_resume(folder)}"
-            console.print(said, markup=False, soft_wrap=True)
+            say(said, console=console)
             raise
         if not interrupted:
             run_folder.finish(folder, record)
@@ -245,9 +247,9 @@ def _steps(
     def keep() -> None:
         """Writes `last.keras`, and `best.keras` where no epoch was finished."""
         model = trained({"step": float(budget.done)})
-        save_model(model, folder / "last.keras")
-        if not (folder / "best.keras").is_file():
-            save_model(model, folder / "best.keras")
+        save_model(model, folder / run_layout.LAST)
+        if not (folder / run_layout.BEST).is_file():
+            save_model(model, folder / run_layout.BEST)
 
     number = run_steps(
         built.model,

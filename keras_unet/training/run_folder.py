@@ -13,16 +13,17 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
 
-from keras_unet.console import Console
-from keras_unet.data.reading import Sample
+from keras_unet import run_layout
+from keras_unet.console import say
+from keras_unet.data.samples import Sample
 from keras_unet.disk import locked, replacing, write_text
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.settings import flat, read_tree, to_tree
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import DataConfig, make_config
 
-RECORD = "run.json"
 COMMAND = "keras-unet train"
 
 
@@ -76,7 +77,11 @@ def create(
         ConfigError: a run of this name is there already.
     """
     name = config.name or f"{_data_name(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    texts = {**files, "config.toml": tomli_w.dumps(record.config), RECORD: _text(record)}
+    texts = {
+        **files,
+        run_layout.CONFIG: tomli_w.dumps(record.config),
+        run_layout.RECORD: _text(record),
+    }
     return new_folder(config.output / name, texts, command)
 
 
@@ -131,13 +136,13 @@ def resumed(
     for name, begun in record.environment.items():
         if begun != environment.get(name):
             said = f"{name}: begun with {begun}, now {environment.get(name)}: not the same bits"
-            console.print(said, style="yellow", markup=False)
+            say(said, "yellow", console)
     return checkpoints.read()
 
 
 def finish(folder: Path, record: RunRecord) -> None:
     """Closes a run: its record says so, and its checkpoints go."""
-    write_text(folder / RECORD, _text(record.model_copy(update={"finished": True})))
+    write_text(folder / run_layout.RECORD, _text(record.model_copy(update={"finished": True})))
     Checkpoints(folder).remove()
 
 
@@ -152,15 +157,17 @@ def read_record(folder: Path, make: Make = make_config) -> RunRecord:
     Raises:
         ConfigError: this is no run folder, or its `config.toml` was changed; names each setting.
     """
-    file = folder / RECORD
+    file = folder / run_layout.RECORD
     if not file.is_file():
-        raise ConfigError(f"{folder}: no run to resume here; expected a run folder with {RECORD}")
+        raise ConfigError(
+            f"{folder}: no run to resume here; expected a run folder with {run_layout.RECORD}"
+        )
     try:
         record = RunRecord.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise ConfigError(f"{file}: not written by this version ({error})") from error
-    if (folder / "config.toml").is_file():
-        given = make(read_tree(folder / "config.toml"), str(folder / "config.toml"))
+    if (folder / run_layout.CONFIG).is_file():
+        given = make(read_tree(folder / run_layout.CONFIG), str(folder / run_layout.CONFIG))
         require_same_config(folder, record, given, make)
     return record
 
@@ -169,7 +176,7 @@ def require_same_config(
     folder: Path, record: RunRecord, config: BaseModel, make: Make = make_config
 ) -> None:
     """Raises ConfigError if settings differ from those the run was begun with; names each one."""
-    begun = dict(flat(to_tree(make(record.config, f"{folder}/{RECORD}"))))
+    begun = dict(flat(to_tree(make(record.config, f"{folder}/{run_layout.RECORD}"))))
     given = dict(flat(to_tree(config)))
     changes = [
         f"{key}: begun with {begun.get(key, 'nothing')}, now {given.get(key, 'nothing')}"

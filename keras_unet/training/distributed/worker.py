@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
 
-from keras_unet.console import Console
+from keras_unet import run_layout
 from keras_unet.data.check import Loaded
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.record import Evaluation
@@ -124,7 +125,7 @@ def send_result(
     text = "null" if evaluation is None else evaluation.model_dump_json()
     head = json.dumps({"folder": str(folder), "interrupted": interrupted, "evaluation": text})
     cluster.broadcast(head.encode())
-    cluster.broadcast(b"" if evaluation is None else (folder / "best.keras").read_bytes())
+    cluster.broadcast(b"" if evaluation is None else (folder / run_layout.BEST).read_bytes())
     cluster.barrier()
 
 
@@ -134,7 +135,7 @@ def receive_result(cluster: Cluster) -> Result | None:
     if not model:
         return None
     with tempfile.TemporaryDirectory() as beside:
-        Path(beside, "best.keras").write_bytes(model)
+        Path(beside, run_layout.BEST).write_bytes(model)
         loaded = load_model(beside)
     evaluation = Evaluation.model_validate_json(head["evaluation"])
     return Result(Path(head["folder"]), loaded, evaluation, head["interrupted"])

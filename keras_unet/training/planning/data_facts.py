@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
-from keras_unet.data.reading import Sample
-from keras_unet.data.report import DataSummary
+from keras_unet.data.check import DataSummary
+from keras_unet.data.samples import Sample
 from keras_unet.training.splits import classes_of
 
 LOOKED_AT = 40  # images whose objects are measured

@@ -20,7 +20,7 @@ PIXELS = 2 * PAPER_OUTPUT**2  # of output a step: two of the paper's tiles
 STEPS = ((64, 6000), (32, 3000), (16, 300))  # filters, and the steps that they need
 NARROW = 8  # filters, where memory or time is short
 MEMORY_SHARE = 0.8  # of what is free
-GPU_MEMORY = 8e9  # bytes that are counted on: TensorFlow does not tell what a GPU has free
+UNKNOWN_GPU = 8e9  # bytes that are counted on where a GPU does not tell
 
 
 class Size(NamedTuple):
@@ -62,7 +62,9 @@ class Sizing:
 
         steps: those of the whole run, which decide on the width; None: what suits a CPU.
         """
-        room = MEMORY_SHARE * (GPU_MEMORY if self.machine.gpu else self.machine.memory)
+        machine = self.machine
+        memory = (machine.gpu_memory or UNKNOWN_GPU) if machine.gpu else machine.memory
+        room = MEMORY_SHARE * memory
         wished = self._wished(steps)
         size = wished
         if self._data() < room:
