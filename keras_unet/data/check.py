@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from keras_unet.data.label_check import (
     file_notes,
@@ -22,6 +21,7 @@ from keras_unet.data.pairs import Pair, Pairs, Problem, find_pairs, natural_key
 from keras_unet.data.records import Records, find_records, read_records
 from keras_unet.data.samples import PairReader, RawPair, Sample, size
 from keras_unet.errors import DataError, listed
+from keras_unet.settings import Frozen
 
 
 class Loaded(NamedTuple):
@@ -269,10 +269,8 @@ def read_source(source: Source | Iterable[Pair], rule: LabelRule) -> Iterator[Ra
             yield reader.read(pair, rule)
 
 
-class Spread(BaseModel):
+class Spread(Frozen):
     """Smallest, middle and largest of some numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min: float
     median: float
@@ -282,10 +280,8 @@ class Spread(BaseModel):
         return f"{self.median:g} ({self.min:g} to {self.max:g})"
 
 
-class DataSummary(BaseModel):
+class DataSummary(Frozen):
     """Figures of the files that could be read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int  # found, readable or not
     labelled: int  # of these, with labels that could be read
@@ -301,10 +297,8 @@ class DataSummary(BaseModel):
     diameter: Spread | None  # of a circle of the object's area, px (instances)
 
 
-class DataReport(BaseModel):
+class DataReport(Frozen):
     """The outcome of `check_data`: one that `ok` may be trained on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]

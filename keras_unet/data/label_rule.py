@@ -11,9 +11,10 @@ from shlex import quote
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from keras_unet.errors import DataError
+from keras_unet.settings import Frozen
 
 LabelKind = Literal["semantic", "instances"]
 IGNORED = -1  # the class of pixels that count neither in the loss nor in a score
@@ -21,10 +22,8 @@ INSTANCES = 'data.label_kind = "instances" (--instances)'
 MOST_UNSTATED = 5  # so many classes are believed without being told; beyond, objects are likelier
 
 
-class LabelMapping(BaseModel):
+class LabelMapping(Frozen):
     """How stored label values become classes and objects, settled for one data set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: LabelKind
     values: tuple[int, ...]  # semantic: the stored value of each class; instances: empty
@@ -81,7 +80,7 @@ class LabelMapping(BaseModel):
         return LabelRule(kind=self.kind, values=values, ignore=self.ignore)
 
 
-class LabelRule(BaseModel):
+class LabelRule(Frozen):
     """What the user says about the labels; `resolve` settles the rest from the values found.
 
     kind "semantic" (default): each number is a class. 0…K-1 are taken as they are up to five
@@ -92,8 +91,6 @@ class LabelRule(BaseModel):
     Messages call these settings by their names in a training configuration: data.label_kind,
     data.label_values, data.num_classes, data.label_ignore.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: LabelKind = "semantic"
     values: tuple[int, ...] | None = None

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from keras_unet.data.stored_pixels import NODATA, missing_pixels
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.settings import Frozen
 
 NormalizationMethod = Literal["image", "dataset", "range"]  # what training images are normalised by
 
@@ -26,7 +27,7 @@ class RowArray(Protocol):
 STD_FLOOR = 1e-6  # least standard deviation, as a share of the image's largest magnitude
 
 
-class Normalization(BaseModel):
+class Normalization(Frozen):
     """A rule that turns an image into float32: `(image - shift) * scale`, channel by channel.
 
     - "image": each image by its own mean and standard deviation (z-score). A constant channel
@@ -43,8 +44,6 @@ class Normalization(BaseModel):
     Make one with `Normalization()` ("image") or `Normalization.fit(method, images)`. It holds
     numbers only and goes to JSON and back (`model_dump_json`, `model_validate_json`).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: NormalizationMethod | Literal["none"] = "image"
     mean: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values

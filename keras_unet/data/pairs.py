@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from pydantic import BaseModel, ConfigDict
-
 from keras_unet.data.images import EXTENSIONS, count_pages
 from keras_unet.errors import DataError, listed
 from keras_unet.remote_path import local_path
+from keras_unet.settings import Frozen
 
 NAMED = 8  # of what is left out, so many are named
 # images that are not read: worth a word more than other files
@@ -29,10 +28,8 @@ _OTHER_KINDS = re.compile(
 )
 
 
-class Problem(BaseModel):
+class Problem(Frozen):
     """One thing that must be mended before training."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str  # a path, "stack.tif:003", or "" for the set as a whole
     found: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
 
 from keras_unet import run_layout
@@ -22,7 +22,7 @@ from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
 from keras_unet.evaluation.record import Evaluation
 from keras_unet.keras_backend import require_tensorflow
-from keras_unet.settings import to_tree
+from keras_unet.settings import Frozen, to_tree
 from keras_unet.training import run_folder
 from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Cluster, join
@@ -30,14 +30,12 @@ from keras_unet.training.run import train
 from keras_unet.training.splits import classes_of, lone_holder, make_folds
 
 
-class Splits(BaseModel):
+class Splits(Frozen):
     """What a cross-validation was begun with, as `splits.json` keeps it.
 
     config: all settings. directory: where relative paths in it start. folds: the names of the
     images that each fold holds out.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = 1
     config: dict[str, Any]

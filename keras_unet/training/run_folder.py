@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from keras_unet import run_layout
@@ -20,22 +20,20 @@ from keras_unet.console import say
 from keras_unet.data.samples import Sample
 from keras_unet.disk import locked, replacing, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.settings import flat, read_tree, to_tree
+from keras_unet.settings import Frozen, flat, read_tree, to_tree
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import DataConfig, make_config
 
 COMMAND = "keras-unet train"
 
 
-class RunRecord(BaseModel):
+class RunRecord(Frozen):
     """What a run was begun with, as `run.json` keeps it.
 
     config: all settings. directory: where relative paths in it start. policy: the layers' dtypes.
     environment: versions and machine, which a bit-identical end needs. training, validation: each
     sample's name and the hash of its pixels and labels.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = 1
     config: dict[str, Any]
