@@ -1,4 +1,4 @@
-"""`train_diffusion`: from a folder of images, with labels or without, to a model that draws more.
+"""Training of a diffusion model: from a folder of images to a model that draws more of them.
 
 The loop, the checkpoints and the run folder are those of `keras_unet.train`: a run that was killed
 goes on to the same bits.

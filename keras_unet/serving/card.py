@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from pydantic import BaseModel, Field, ValidationError
 
 from keras_unet._version import __version__
+from keras_unet.disk import shown_size
 from keras_unet.errors import ExportError
 from keras_unet.models.model_card import ModelCard
 from keras_unet.pictures import COLORS, class_color
@@ -68,6 +69,25 @@ class ServedCard(Frozen):
     exported: str
     exported_by: str
     model: ModelCard
+
+    def lines(self) -> list[str]:
+        """What it is and who made it, its classes and its training, for a person."""
+        fields = self.fields
+        size = "unknown" if fields.pixel_size is None else f"{fields.pixel_size:g} µm"
+        return [
+            f"Model {self.name}, exported {self.exported} by {self.exported_by}",
+            *([f"  {fields.description}"] if fields.description else []),
+            *([f"  authors       {', '.join(fields.authors)}"] if fields.authors else []),
+            *([f"  citation      {fields.citation}"] if fields.citation else []),
+            f"  licence       {fields.licence or 'not stated'}; "
+            f"training data {fields.data_licence or 'not stated'}",
+            "  classes       "
+            + ", ".join(f"{c.name} (mask {c.value}, {c.colour})" for c in self.classes),
+            f"  images        {self.model.image_dtype}, pixel size {size}; at most "
+            f"{self.max_pixels:,} pixels, in tiles of at most {self.tile}",
+            f"  weights       {self.precision}",
+            *self.model.lines(),
+        ]
 
 
 def served_card(
@@ -201,6 +221,12 @@ class TensorForm(Frozen):
     dtype: str
     shape: tuple[int | None, ...] | None
 
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.name}: {self.dtype} of any shape"
+        sizes = ", ".join("?" if n is None else str(n) for n in self.shape)
+        return f"{self.name}: {self.dtype} [{sizes}]"
+
 
 class SignatureForm(Frozen):
     """What one signature takes and gives."""
@@ -220,6 +246,25 @@ class Description(Frozen):
     signatures: tuple[SignatureForm, ...]
     warmup: dict[str, int]  # signature -> requests
     card: ServedCard | None
+
+    def to_text(self) -> str:
+        """Its signatures, and its card with the training of its model, for a person."""
+        lines = [
+            f"{self.folder}: {shown_size(self.bytes)}, {shown_size(self.weight_bytes)} of them "
+            f"weights; TensorFlow {self.tensorflow}",
+            "",
+            "Signatures",
+        ]
+        for signature in self.signatures:
+            taken, given = (
+                ", ".join(map(str, tensors)) for tensors in (signature.inputs, signature.outputs)
+            )
+            count = self.warmup.get(signature.name, 0)
+            lines.append(f"  {signature.name}({taken})")
+            lines.append(f"    -> {given}; {count} warm-up request{'s' * (count != 1)}")
+        if self.card is None:
+            return "\n".join([*lines, "", "No model card: not exported by keras_unet."])
+        return "\n".join([*lines, "", *self.card.lines()])
 
 
 def describe(version: str | Path | RemotePath) -> Description:
