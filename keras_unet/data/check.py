@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,16 @@ from keras_unet.errors import DataError, listed
 from keras_unet.settings import Frozen
 
 
+class Loaded(NamedTuple):
+    """A data set as it was read: its samples, and the report on them."""
+
+    samples: list[Sample]
+    report: DataReport
+
+    def __repr__(self) -> str:
+        return f"Loaded({len(self.samples)} samples)"
+
+
 def load_samples(
     images: str | Path,
     labels: str | Path | None = None,
@@ -30,7 +41,7 @@ def load_samples(
     *,
     need_labels: bool = False,
     for_scoring: bool = False,
-) -> tuple[list[Sample], DataReport]:
+) -> Loaded:
     """Finds, reads and checks a data set; each file is read once.
 
     Args:
@@ -51,7 +62,7 @@ def load_samples(
         find_source(images, labels), rule, need_labels=need_labels, for_scoring=for_scoring
     )
     report.raise_if_bad()
-    return samples, report
+    return Loaded(samples, report)
 
 
 Source = Pairs | Records
