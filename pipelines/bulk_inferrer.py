@@ -34,7 +34,7 @@ from tfx.dsl.io import fileio
 from tfx.types import system_executions
 from tfx.types.standard_artifacts import InferenceResult, Model, ModelBlessing
 
-from keras_unet.data.pairs import natural_key
+from keras_unet.data import natural_key
 from keras_unet.errors import DataError
 from keras_unet.inference import FileOptions, FilePredictor, class_pages, find_inputs, to_instances
 from keras_unet.serving.graph import mask_values

@@ -8,10 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from keras_unet.data.check import DataReport, check_data
-from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import Pair, pages
-from keras_unet.data.synthetic import write_dataset
+from keras_unet.data import DataReport, LabelRule, Pair, check_data, pairs_of_files, write_dataset
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.settings import merged
 from pipelines.config import PipelineConfig
@@ -72,7 +69,7 @@ def some_pairs(data: DataSettings) -> list[Pair]:
 
     listing = list_source(*resolved_source(data))
     items = _evenly(listing.items)
-    found = [pages(item.image, item.label, item.name, item.group) for item in items]
+    found = [pairs_of_files(item.image, item.label, item.name, item.group) for item in items]
     pairs = _evenly([pair for own, _ in found for pair in own])
     if not pairs:
         problems = [*listing.problems, *(problem for _, own in found for problem in own)]

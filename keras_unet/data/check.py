@@ -10,16 +10,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from keras_unet.data.label_check import (
-    count_regions,
+    file_notes,
     label_notes,
-    nodata_notes,
-    orientation_notes,
-    palette_notes,
-    settle,
+    regions_of,
+    settle_labels,
     single_class,
 )
 from keras_unet.data.label_rule import LabelMapping, LabelRule
-from keras_unet.data.pairs import Pair, Pairs, Problem, beside_images, find_pairs, natural_key
+from keras_unet.data.pairs import Pair, Pairs, Problem, find_pairs, natural_key
 from keras_unet.data.records import Records, find_records, read_records
 from keras_unet.data.samples import PairReader, RawPair, Sample, size
 from keras_unet.errors import DataError, listed
@@ -93,7 +91,7 @@ def check_and_read(
     problems += [problem for raw in raws for problem in raw.problems]
     problems += _missing(raws, need_labels)
     problems += _channels(raws)
-    mapping, strange = settle(raws, rule)
+    mapping, strange = settle_labels(raws, rule)
     problems += strange
     samples = [sample for raw in raws if (sample := raw.sample(mapping)) is not None]
     summary = _summary(raws, samples, mapping)
@@ -106,10 +104,7 @@ def check_and_read(
             problems += content
         notes += label_notes(raws, mapping)
         notes += _object_notes(raws, mapping)
-    notes += nodata_notes({raw.pair.image_shown: raw.share_missing for raw in raws})
-    notes += palette_notes(raws, rule.ignore)
-    notes += orientation_notes(raws)
-    notes += beside_images({raw.pair.image: raw.left_out for raw in raws})
+    notes += file_notes(raws, rule.ignore)
     notes += _image_notes(raws, summary)
     report = DataReport(
         problems=tuple(problems),
@@ -198,7 +193,7 @@ def _object_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     if mapping.kind != "instances" or mapping.split:
         return []
     numbers = sum(len(set(raw.values) - {0, mapping.ignore}) for raw in raws)
-    regions = sum(count_regions(raw.labels) for raw in raws if raw.labels is not None)
+    regions = sum(map(regions_of, raws))
     if regions <= 1.5 * numbers:
         return []
     return [
@@ -316,13 +311,7 @@ class DataReport(BaseModel):
         Raises:
           DataError: there are problems; the message lists all of them.
         """
-        if self.problems:
-            many = "problem" if len(self.problems) == 1 else "problems"
-            lines = "".join(f"\n  - {problem}" for problem in self.problems)
-            raise DataError(
-                f"the data check found {len(self.problems)} {many} in "
-                f"{self.summary.images} images:{lines}"
-            )
+        refuse(self.problems, self.summary.images)
         return self
 
     def to_json(self) -> str:
@@ -351,6 +340,14 @@ class DataReport(BaseModel):
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"PROBLEM: {problem}" for problem in self.problems]
         return "\n".join(lines)
+
+
+def refuse(problems: Sequence[Problem], images: int) -> None:
+    """Raises DataError with all the problems that the check of so many images found, if any."""
+    if problems:
+        many = "problem" if len(problems) == 1 else "problems"
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise DataError(f"the data check found {len(problems)} {many} in {images} images:{lines}")
 
 
 def shared_images(first: DataReport, second: DataReport) -> tuple[tuple[str, str], ...]:

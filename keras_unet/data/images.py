@@ -1,4 +1,4 @@
-"""Image and label files as arrays: PNG, JPEG (images only) and TIFF, told apart by content.
+"""Image and label files as arrays or by windows: PNG, JPEG and TIFF, told apart by content.
 
 Of a PNG or JPEG only pixels, palette and orientation count; profiles and texts, of whatever size,
 damaged or not, are passed over. The serving graph reads the same files to the same pixels, see
@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -29,20 +28,21 @@ from keras_unet.data.stored_pixels import (
     upright,
     upright_shape,
 )
+from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
 
 if TYPE_CHECKING:
     from keras_unet.data.tiff import TiffStack
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_ZARR_MARKS = (".zarray", ".zgroup", "zarr.json")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels come from
 _GREY, _PALETTE = 0, 3  # colour types
 _GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")  # of Pillow
 _EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
-_START, _SCAN, _END = 0xD8, 0xDA, 0xD9  # markers; the pixels come after a scan's
+_SCAN, _END = 0xDA, 0xD9  # markers; the pixels come after a scan's
 _APP1, _ADOBE, _LAST_APP, _COMMENT = 0xE1, 0xEE, 0xEF, 0xFE
 
 # which kinds of JPEG are read (T.81, table B.1)
@@ -90,26 +90,46 @@ def read_labels(path: str | Path, page: int | None = None) -> np.ndarray:
 
 
 def count_pages(path: str | Path) -> int:
-    """How many images the file holds: 1, or more for a TIFF stack; of others nothing is read.
+    """How many images the file holds: 1, or more for a TIFF stack; of others only 4 bytes are read.
 
     Raises:
       DataError: missing, empty, or a TIFF that is unreadable.
     """
     path = Path(path)
-    if not is_tiff(path):
-        return 1
-    with ImageFile(path) as file:
-        return len(file)
+    with _opened(path) as file:
+        if not _begins_as_tiff(path, file):
+            return 1
+        from keras_unet.data.tiff import TiffStack
+
+        with TiffStack(path, file=file) as stack:
+            return len(stack)
 
 
-def is_tiff(path: Path) -> bool:
-    """Whether the file begins as a TIFF file does.
+def open_windows(path: Path, channels: int | None = None) -> WindowedFile:
+    """Opens an image, a stack or a Zarr array once, and reads its header; use it with `with`.
+
+    Args:
+        path: PNG, JPEG or TIFF, told apart by content, or the folder of a Zarr array.
+        channels: how many are expected, where the file leaves open which axis is theirs.
 
     Raises:
-      DataError: missing or empty.
+        DataError: missing, unreadable or damaged.
     """
-    with _opened(path) as file:
-        return _begins_as_tiff(path, file)
+    if is_zarr(path):
+        from keras_unet.data.zarr_windows import ZarrWindows
+
+        return ZarrWindows(path, channels)
+    content = open_image(path)
+    if isinstance(content, bytes):
+        return PictureFile(path, content)
+    from keras_unet.data.tiff_windows import TiffWindows
+
+    return TiffWindows(path, channels, content)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr array or group, of format 2 or 3."""
+    return any((path / mark).is_file() for mark in _ZARR_MARKS)
 
 
 def open_image(path: Path) -> BinaryIO | bytes:
@@ -166,12 +186,7 @@ class ImageFile(AbstractContextManager["ImageFile"]):
 
         self._stack = TiffStack(self.path, file=content)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -289,6 +304,23 @@ class ImageFile(AbstractContextManager["ImageFile"]):
             refuse_transparency(self.path, array[..., -1], hint)
             array = array[..., :-1]
         return array
+
+
+class PictureFile(WindowedFile):
+    """A PNG or JPEG: its header is read at once, its pixels, whole, when a page is asked for."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path = path
+        self._file: ImageFile | None = ImageFile(path, content)
+        self.shapes = (self._file.shape,)
+
+    def page(self, number: int) -> WindowedImage:
+        if self._file is not None:  # afterwards, the pixels take the place of the content
+            self._pixels, self._file = self._file.image(), None
+        pixels = self._pixels
+        return WindowedImage(
+            self.path, pixels.shape, pixels.dtype, pixels.shape[:2], lambda i, j: pixels
+        )
 
 
 class Picture:

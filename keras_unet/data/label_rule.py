@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from keras_unet.errors import DataError
 
-Kind = Literal["semantic", "instances"]
+LabelKind = Literal["semantic", "instances"]
 IGNORED = -1  # the class of pixels that count neither in the loss nor in a score
 INSTANCES = 'data.label_kind = "instances" (--instances)'
 MOST_UNSTATED = 5  # so many classes are believed without being told; beyond, objects are likelier
@@ -26,7 +26,7 @@ class LabelMapping(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Kind
+    kind: LabelKind
     values: tuple[int, ...]  # semantic: the stored value of each class; instances: empty
     ignore: int | None = None  # the stored value that becomes IGNORED
     split: bool = False  # instances stored as a mask: its connected components are the objects
@@ -95,7 +95,7 @@ class LabelRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Kind = "semantic"
+    kind: LabelKind = "semantic"
     values: tuple[int, ...] | None = None
     num_classes: int | None = None
     ignore: int | None = None

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from keras_unet.data.stored_pixels import NODATA, missing_pixels
 from keras_unet.errors import ConfigError, DataError
 
-Method = Literal["image", "dataset", "range"]  # what training images are normalised by
+NormalizationMethod = Literal["image", "dataset", "range"]  # what training images are normalised by
 
 
 class RowArray(Protocol):
@@ -23,7 +23,7 @@ class RowArray(Protocol):
     def __getitem__(self, rows: slice) -> np.ndarray: ...
 
 
-FLOOR = 1e-6  # least standard deviation, as a share of the image's largest magnitude
+STD_FLOOR = 1e-6  # least standard deviation, as a share of the image's largest magnitude
 
 
 class Normalization(BaseModel):
@@ -46,7 +46,7 @@ class Normalization(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    method: Method | Literal["none"] = "image"
+    method: NormalizationMethod | Literal["none"] = "image"
     mean: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values
     std: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values
     scale: float | None = None  # "range": the grey value that becomes 1
@@ -99,7 +99,7 @@ class Normalization(BaseModel):
             ) from error
 
     @classmethod
-    def fit(cls, method: Method, images: Iterable[np.ndarray]) -> Normalization:
+    def fit(cls, method: NormalizationMethod, images: Iterable[np.ndarray]) -> Normalization:
         """Learns what `method` needs from the training images, each [H, W, C].
 
         Raises:
@@ -144,7 +144,7 @@ class Normalization(BaseModel):
         if self.method == "image":
             found = _moments(image)
             mean, std = found.mean, np.sqrt(found.squares / found.pixels)
-            std = np.maximum(std, FLOOR * max(abs(found.low), abs(found.high)))
+            std = np.maximum(std, STD_FLOOR * max(abs(found.low), abs(found.high)))
         elif self.method == "dataset":
             _require_image(image)
             mean, std = np.asarray(self.mean), np.asarray(self.std)
@@ -153,7 +153,7 @@ class Normalization(BaseModel):
                     f"found an image with {image.shape[2]} channels; expected {len(mean)}, "
                     "as in the images that the normalisation was learned from"
                 )
-            std = np.where(std > FLOOR * np.maximum(np.abs(mean), std), std, 0.0)
+            std = np.where(std > STD_FLOOR * np.maximum(np.abs(mean), std), std, 0.0)
         elif self.method == "none":
             _require_image(image)
             mean, std = np.zeros(image.shape[2]), np.ones(image.shape[2])

@@ -120,7 +120,7 @@ def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
     pairs: list[Pair] = []
     problems = list(matched.problems)
     for image, label in matched.files:
-        found, wrong = pages(image, label)
+        found, wrong = pairs_of_files(image, label)
         pairs += found
         problems += wrong
     return Pairs(tuple(pairs), tuple(problems), matched.notes)
@@ -176,7 +176,7 @@ def match_files(
     return Matched(tuple(files), tuple(problems), tuple(notes))
 
 
-def pages(
+def pairs_of_files(
     image: Path, label: Path | None, name: str | None = None, group: str = ""
 ) -> tuple[list[Pair], list[Problem]]:
     """The pairs of one image file and its label file: one, or one for each page.

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -74,10 +73,8 @@ class RawPair:
     colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of values, by a palette
     inverted: bool = False  # labels of one bit, see `ImageFile.inverted`
     turned_apart: bool = False  # image and labels state different orientations
-
-    @property
-    def share_missing(self) -> float:
-        return 0.0 if self.missing is None else float(self.missing.mean())
+    share_missing: float = 0.0  # of the pixels
+    regions: int | None = None  # of equal labels, where they were counted; see `count_regions`
 
     def sample(self, mapping: LabelMapping | None) -> Sample | None:
         """The sample whose labels mean what `mapping` says; None if the image is unfit.
@@ -105,12 +102,7 @@ class PairReader(AbstractContextManager["PairReader"]):
     def __init__(self) -> None:
         self._open: dict[str, ImageFile] = {}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         for file in self._open.values():
             file.close()
         self._open.clear()
@@ -219,6 +211,7 @@ def check_pair(
         border,
         contrast,
         missing=missing,
+        share_missing=0.0 if missing is None else float(missing.mean()),
     )
 
 

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 from xml.etree import ElementTree
 
@@ -117,12 +116,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             self.close()
             raise DataError(f"{self.path}: truncated: it names a page that lies beyond its end")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
     def close(self) -> None:

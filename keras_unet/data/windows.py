@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
-from keras_unet.data.images import ImageFile, open_image
 from keras_unet.data.stored_pixels import (
     UPRIGHT,
     PixelSize,
@@ -21,35 +19,6 @@ from keras_unet.data.stored_pixels import (
     upright_shape,
 )
 from keras_unet.errors import DataError
-
-_ZARR_MARKS = (".zarray", ".zgroup", "zarr.json")
-
-
-def open_windows(path: Path, channels: int | None = None) -> WindowedFile:
-    """Opens an image, a stack or a Zarr array once, and reads its header; use it with `with`.
-
-    Args:
-        path: PNG, JPEG or TIFF, told apart by content, or the folder of a Zarr array.
-        channels: how many are expected, where the file leaves open which axis is theirs.
-
-    Raises:
-        DataError: missing, unreadable or damaged.
-    """
-    if is_zarr(path):
-        from keras_unet.data.zarr_windows import ZarrWindows
-
-        return ZarrWindows(path, channels)
-    content = open_image(path)
-    if isinstance(content, bytes):
-        return PictureFile(path, content)
-    from keras_unet.data.tiff_windows import TiffWindows
-
-    return TiffWindows(path, channels, content)
-
-
-def is_zarr(path: Path) -> bool:
-    """Whether a folder is a Zarr array or group, of format 2 or 3."""
-    return any((path / mark).is_file() for mark in _ZARR_MARKS)
 
 
 class WindowedImage:
@@ -177,30 +146,8 @@ class WindowedFile(AbstractContextManager["WindowedFile"]):
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()
-
-
-class PictureFile(WindowedFile):
-    """A PNG or JPEG: its header is read at once, its pixels, whole, when a page is asked for."""
-
-    def __init__(self, path: Path, content: bytes) -> None:
-        self.path = path
-        self._file: ImageFile | None = ImageFile(path, content)
-        self.shapes = (self._file.shape,)
-
-    def page(self, number: int) -> WindowedImage:
-        if self._file is not None:  # afterwards, the pixels take the place of the content
-            self._pixels, self._file = self._file.image(), None
-        pixels = self._pixels
-        return WindowedImage(
-            self.path, pixels.shape, pixels.dtype, pixels.shape[:2], lambda i, j: pixels
-        )
 
 
 def _overlaps(span: slice, length: int) -> list[tuple[int, slice, slice]]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from keras_unet.augment.settings import AugmentPreset
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.diffusion.noise import Prediction
 from keras_unet.machine import Precision
@@ -52,7 +53,7 @@ class DiffusionConfig(Section):
     )
     min_snr: float | None = Field(5.0, gt=0, description="gamma of min-SNR weighting")
     ema_decay: float = Field(0.999, gt=0.0, lt=1.0, description="of the average that samples")
-    augment: str = Field("flips", description="preset of keras_unet.augment")
+    augment: AugmentPreset = Field("flips", description="preset of keras_unet.augment")
     batch_size: int = Field(16, ge=1, description="tiles a step")
     minutes: float | None = Field(None, gt=0.0, description="30 if neither it nor steps is set")
     steps: int | None = Field(None, ge=1, description="steps (batches) in all")

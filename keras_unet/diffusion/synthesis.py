@@ -18,14 +18,14 @@ from pydantic import ValidationError
 from skimage.segmentation import relabel_sequential
 
 import keras_unet.diffusion.unet  # noqa: F401  the layers that a file names
-from keras_unet import __version__
+from keras_unet import __version__, run_layout
 from keras_unet.data.check import load_samples
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.samples import Sample
 from keras_unet.diffusion.config import DiffusionCard, make_diffusion_config
 from keras_unet.diffusion.model import DiffusionModel
 from keras_unet.diffusion.samplers import Sampler
-from keras_unet.diffusion.training import MODEL, condition_classes, contact_sheet
+from keras_unet.diffusion.training import condition_classes, contact_sheet
 from keras_unet.disk import sync, write_text
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.models.keras_file import CARD
@@ -52,9 +52,12 @@ def load_diffusion(path: str | Path) -> TrainedDiffusion:
     Raises:
         DataError: no such file, or not a model of this kind.
     """
-    file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
+    file = Path(path) / run_layout.DIFFUSION_MODEL if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise DataError(f"{file}: no diffusion model here; expected a run folder or {MODEL}")
+        raise DataError(
+            f"{file}: no diffusion model here; expected a run folder or its "
+            f"{run_layout.DIFFUSION_MODEL}"
+        )
     try:
         with zipfile.ZipFile(file) as archive:
             card = DiffusionCard.model_validate_json(archive.read(CARD))
@@ -227,7 +230,7 @@ def _label_samples(trained: TrainedDiffusion, masks: Path | None, run: Path) -> 
     card = trained.card
     if masks is None:
         config = make_diffusion_config(card.config)
-        if (run / run_folder.RECORD).is_file():  # its paths start where it was begun
+        if (run / run_layout.RECORD).is_file():  # its paths start where it was begun
             record = run_folder.read_record(run, make_diffusion_config)
             config = run_folder.rooted(config, record.directory)
         data = config.data

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from keras_unet import run_layout
 from keras_unet.disk import write_text
 from keras_unet.errors import DataError
 from keras_unet.settings import problems
@@ -40,7 +41,6 @@ class ScoreSettings(BaseModel):
     seed: int = Field(0, ge=0, description="of these draws")
 
 
-FILE = "evaluation.json"
 _UNSAFE = re.compile(r'^\.|[\x00-\x1f%/\\:*?"<>|]')
 _LONGEST = 200  # bytes; most file systems take 255, with what is written around the name
 
@@ -74,7 +74,7 @@ class Evaluation(BaseModel):
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Writes `folder`/evaluation.json, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    return write_text(folder / FILE, evaluation.model_dump_json(indent=1) + "\n")
+    return write_text(folder / run_layout.EVALUATION, evaluation.model_dump_json(indent=1) + "\n")
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -87,10 +87,11 @@ def read_evaluation(path: str | Path) -> Evaluation:
         DataError: there is none, or it was not written by this version.
     """
     path = Path(path)
-    file = path / FILE if path.is_dir() else path
+    file = path / run_layout.EVALUATION if path.is_dir() else path
     if not file.is_file():
         raise DataError(
-            f"{path}: holds no {FILE}; expected a run folder, or the output of keras-unet evaluate"
+            f"{path}: holds no {run_layout.EVALUATION}; expected a run folder, or the output of "
+            "keras-unet evaluate"
         )
     try:
         return Evaluation.model_validate_json(file.read_bytes())

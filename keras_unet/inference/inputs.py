@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_unet.data.images import PictureFile, is_zarr, open_windows
 from keras_unet.data.pairs import (
     images_folder,
     is_image_name,
@@ -15,7 +16,7 @@ from keras_unet.data.pairs import (
     stem_of,
 )
 from keras_unet.data.stored_pixels import PixelSize
-from keras_unet.data.windows import PictureFile, WindowedFile, is_zarr, open_windows
+from keras_unet.data.windows import WindowedFile
 from keras_unet.errors import DataError
 from keras_unet.remote_path import local_path
 

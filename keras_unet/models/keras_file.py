@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 import keras
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from keras_unet import geometry
+from keras_unet import geometry, run_layout
 from keras_unet._version import __version__
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
@@ -142,7 +142,7 @@ def model_file(path: str | Path) -> Path:
         DataError: it isn't there.
     """
     path = Path(path)
-    file = path / "best.keras" if path.is_dir() else path
+    file = path / run_layout.BEST if path.is_dir() else path
     if file.is_file():
         return file
     hint = ""
@@ -175,7 +175,7 @@ def load_model(
     """
     place = as_path(path)
     if isinstance(place, RemotePath) and place.is_dir():
-        place = place / "best.keras"
+        place = place / run_layout.BEST
     with fetched(place) as local:
         file = model_file(local)
         card = read_card(file)

@@ -45,6 +45,7 @@ from keras_unet.serving.card import (
     served_card,
     write_card,
 )
+from keras_unet.serving.folders import SAVED_MODEL, WARMUP
 from keras_unet.serving.graph import Precision, mask_values, stored, tiling, write_saved_model
 
 
@@ -130,8 +131,8 @@ def fingerprint(folder: str | Path) -> str:
         ExportError: there is no SavedModel.
     """
     folder, found = Path(folder), hashlib.blake2b(digest_size=16)
-    if not (folder / "saved_model.pb").is_file():
-        raise ExportError(f"{folder}: no saved_model.pb in it; expected a SavedModel")
+    if not (folder / SAVED_MODEL).is_file():
+        raise ExportError(f"{folder}: no {SAVED_MODEL} in it; expected a SavedModel")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder)
         if name in (ROLLBACK, LINEAGE):  # may differ between copies of the model
@@ -152,7 +153,6 @@ def rounded(model: TrainedModel, precision: Precision) -> TrainedModel:
     return model._replace(network=twin)
 
 
-WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
 EXPECTED = Path("assets.extra", "golden.npz")
 TOLERANCE = 1e-5
 _DAMAGED = (zipfile.BadZipFile, zlib.error)  # beside what np.load and zipfile raise in general

@@ -41,6 +41,8 @@ from keras_unet.disk import sync, sync_folder, write_text
 from keras_unet.errors import ConfigError, ExportError, RemoteError
 from keras_unet.remote_path import RemotePath, as_path
 
+SAVED_MODEL = "saved_model.pb"
+WARMUP = Path("assets.extra", "tf_serving_warmup_requests")  # where TF Serving looks for them
 UNFINISHED = ".unfinished-"
 REMOVED = ".removed-"
 LARGEST = 2**63 - 1  # TF Serving's versions are int64; a name beyond it is none
@@ -177,7 +179,6 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-SAVED_MODEL = "saved_model.pb"
 CLAIM = ".claim-"
 _TRIES = 20
 _STAMP = "%Y%m%dT%H%M%S"

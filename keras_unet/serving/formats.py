@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_unet import geometry
-from keras_unet.data.normalization import FLOOR, Normalization
+from keras_unet.data.normalization import STD_FLOOR, Normalization
 from keras_unet.disk import rename, sync_file
 from keras_unet.errors import ConfigError, DataError, ExportError
 from keras_unet.inference.predictor import predict, probabilities_of, to_classes
@@ -69,7 +69,7 @@ def _parameters(images: Any, normalization: Normalization) -> tuple[Any, Any]:
     mean = tf.reduce_mean(images, [1, 2], keepdims=True)
     std = tf.sqrt(tf.reduce_mean(tf.square(images - mean), [1, 2], keepdims=True))
     largest = tf.reduce_max(tf.abs(images), [1, 2, 3], keepdims=True)
-    return mean, 1.0 / tf.maximum(tf.maximum(std, FLOOR * largest), 1e-30)
+    return mean, 1.0 / tf.maximum(tf.maximum(std, STD_FLOOR * largest), 1e-30)
 
 
 OPSET = 17  # of 2022: read by every runtime that is in use

@@ -35,6 +35,7 @@ from keras_unet.serving.card import (
     write_rollback,
 )
 from keras_unet.serving.folders import (
+    SAVED_MODEL,
     add_to_root,
     check_keep,
     numbered,
@@ -188,7 +189,7 @@ def rollback(folder: str | Path | RemotePath, to: int | None = None) -> Path | R
     folder = as_path(folder)
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder; expected one with published versions")
-    if (folder / "saved_model.pb").is_file():
+    if (folder / SAVED_MODEL).is_file():
         above = folder.parent
         raise ExportError(f"{folder}: is a version; expected the folder of all of them, {above}")
     if not numbered(folder):

@@ -16,7 +16,6 @@ import numpy as np
 from keras_unet.errors import ConfigError, ServingError
 from keras_unet.serving.protocol import tls
 from keras_unet.serving.protocol.tensors import from_json, to_json
-from keras_unet.serving.server.settings import is_loopback
 
 GRPC_PORT = 8500  # where gRPC is, unless a URL says otherwise
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
@@ -95,7 +94,7 @@ class Grpc:
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        direct = is_loopback(host)  # no proxy leads there
+        direct = tls.is_loopback(host)  # no proxy leads there
         proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
         through = proxy is not None and not direct and not proxy_bypass(host)
         self._hint = f" (asked through the proxy that {proxy} names)" if through else ""
@@ -193,7 +192,7 @@ class Rest:
         self._outputs: dict[tuple[str, str], Any] = {}  # of signatures that were asked before
         self._session = requests.Session()
         host = urlsplit(url).hostname or ""
-        self._proxies = {"no_proxy": host} if is_loopback(host) else {}
+        self._proxies = {"no_proxy": host} if tls.is_loopback(host) else {}
         # of each request: the session's own would give way to REQUESTS_CA_BUNDLE
         self._verify = None if authority is None else str(authority)
         if pair is not None:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from keras_unet.errors import ConfigError
-from keras_unet.evaluation.descriptions import describe
+from keras_unet.evaluation import describe
 from pipelines.evaluator.policy import Threshold
 from pipelines.evaluator.slices import Slice
 

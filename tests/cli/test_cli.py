@@ -178,6 +178,15 @@ def test_help_and_import_cost_no_tensorflow(code):
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
+def test_quiet_commands_show_errors_only(finished, data, tmp_path):
+    folder, _ = finished
+    image = next((data / "val" / "images").glob("*.png"))
+    assert run("predict", folder, image, "--output", tmp_path / "out", "-q") == ""
+    assert run("objects", tmp_path / "out", "--output", tmp_path / "objects", "--quiet") == ""
+    assert list((tmp_path / "objects").iterdir())
+    assert "does not exist" in run("predict", folder, tmp_path / "absent.png", "-q", ok=False)
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["-h"], ["predict", "-h"]])
 def test_the_module_is_the_command(arguments):
     from keras_unet import __version__

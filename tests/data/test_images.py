@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_unet.data.images import ImageFile, count_pages, read_image, read_labels
-from keras_unet.data.windows import open_windows
+from keras_unet.data.images import ImageFile, count_pages, open_windows, read_image, read_labels
 from keras_unet.errors import DataError
 
 RNG = np.random.default_rng(3)

@@ -97,6 +97,17 @@ def test_load_dataset_trains_a_keras_model(tmp_path):
     assert np.isfinite(history.history["loss"]).all()
 
 
+def test_an_augment_without_a_tile_gets_the_networks(tmp_path):
+    write_dataset(tmp_path, train=1, val=1, size=(96, 96), seed=0)
+    rule = LabelRule(kind="instances")
+    tiles = [
+        next(iter(load_dataset(tmp_path / "train", rule=rule, tile=92, depth=2, augment=augment)))
+        for augment in ("flips", Augment.from_preset("flips"))
+    ]
+    for named, given in zip(*tiles, strict=True):
+        np.testing.assert_array_equal(named, given)
+
+
 def test_bad_input(tmp_path):
     write_dataset(tmp_path, train=2, val=1, size=(64, 64), seed=0)
     with pytest.raises(ConfigError, match="93.*92 and 96"):

@@ -39,6 +39,16 @@ def run(data, tmp_path, *settings):
     return train(config, Console(file=io.StringIO()))
 
 
+def test_verbose_0_prints_nothing(data, tmp_path, capfd):
+    where = {"images": data / "train", "validation": data / "val"}
+    config = load_config(None, [*SMALL, f"output={tmp_path}"], data=where)
+    capfd.readouterr()
+    result = train(config, verbose=0)
+    assert result.evaluation.total["mean_dice"] >= 0
+    printed, warned = capfd.readouterr()
+    assert printed == "" and "Warning" not in warned
+
+
 def test_augmentation_in_the_step_gives_what_the_pipeline_gives(data, tmp_path):
     """Same seed, same tiles, so the same weights after three steps, wherever tiles are drawn."""
     settings = ["augment=flips", "precision=float32", "optimizer=sgd", "learning_rate=0.05"]

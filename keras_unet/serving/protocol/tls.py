@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import ssl
 from datetime import datetime, timezone
@@ -67,6 +68,14 @@ def authority(path: Path) -> bytes:
     if datetime.now(timezone.utc) > last:
         raise ConfigError(f"TLS certificate {path}: has expired, on {_shown(last)}")
     return text.encode()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address leads to this machine, whatever the network."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: 127.example.org is anybody's
+        return host == "localhost"
 
 
 def _read(path: Path, what: str) -> str:

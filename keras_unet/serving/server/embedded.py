@@ -14,8 +14,7 @@ from typing import Any
 from keras_unet.serving.protocol import tls
 from keras_unet.serving.server import observe, runtime
 from keras_unet.serving.server.batching import Scheduler
-from keras_unet.serving.server.grpc_api import GrpcApi, Tls, make_server
-from keras_unet.serving.server.health import Health
+from keras_unet.serving.server.grpc_api import GrpcApi, Health, Tls, make_server
 from keras_unet.serving.server.http import Front, HttpServer, listen
 from keras_unet.serving.server.limits import Budget, Token
 from keras_unet.serving.server.manager import Manager
@@ -133,7 +132,7 @@ class EmbeddedServer:
                 http.should_exit = True
             seconds = self.settings.drain_seconds
             if self._health is not None:
-                self._health.stop()
+                await self._health.stop()
             if grpc_server is not None:
                 await grpc_server.stop(seconds)
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -154,6 +153,7 @@ class EmbeddedServer:
             prefer_tensor_content=self.settings.prefer_tensor_content,
         )
         self._health = Health(self.manager.names)
+        await self._health.start()
         server, port = make_server(
             api,
             self._health,

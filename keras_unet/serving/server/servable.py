@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from keras_unet.serving.folders import WARMUP
 from keras_unet.serving.protocol.codes import Code, Refused, as_refused
 
-WARMUP = "assets.extra/tf_serving_warmup_requests"
 MOST_WARMUP = 1000  # as TensorFlow Serving
 _SERVE = "serve"
 
