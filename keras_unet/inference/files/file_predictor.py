@@ -154,12 +154,12 @@ class FilePredictor:
         say: Say | None = None,
     ) -> Predictions:
         """Segments files; see `predict_files`."""
-        say = say or (lambda text: None)
+        say, output = say or (lambda text: None), local_path(output)
         found = find_inputs(images, say)
         self.load()
         if self._given["normalization"] is None and self.card.normalization.method == "none":
             say(AS_THEY_ARE)
-        with Workplace(local_path(output)) as place:
+        with Workplace(output) as place:
             for name in tidy(place, [name_of(path) for path in found]):
                 say(f"{name}: is gone, and so is now what was computed of it")
             records = read_records(place.folder)
