@@ -18,7 +18,7 @@ from keras_unet.keras_backend import around_import
 
 # Registered name -> module and class: what the decorators say of modules that are not imported yet.
 CLASSES = {
-    "AdamW": "training.step.AdamW",
+    "AdamW": "training.step.FusedAdamW",  # its name until 0.3
     "Attention": "diffusion.attention.Attention",
     "Augment": "augment.augment.Augment",
     "Autoencoder": "diffusion.autoencoder.Autoencoder",
@@ -33,6 +33,7 @@ CLASSES = {
     "Downsample": "diffusion.blocks.Downsample",
     "EmbeddingMLP": "diffusion.blocks.EmbeddingMLP",
     "FocalLoss": "losses.cross_entropy.Focal",
+    "FusedAdamW": "training.step.FusedAdamW",
     "GroupNorm": "diffusion.blocks.GroupNorm",
     "IoU": "metrics.IoU",
     "JoinAdded": "diffusion.unet.JoinAdded",

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from tfx.types import system_executions
 from tfx.types.standard_artifacts import InferenceResult, Model, ModelBlessing
 
 from keras_unet.data import natural_key
+from keras_unet.disk import replacing
 from keras_unet.errors import DataError
 from keras_unet.inference import FileOptions, FilePredictor, class_pages, find_inputs, to_instances
 from keras_unet.serving.graph import mask_values
@@ -165,12 +165,11 @@ def _measured(mask: Path, background: int) -> Iterator[tuple[Any, ...]]:
 
 def _move(made: Path, output: Path) -> None:
     """Into a folder, perhaps on another disk: there under its name when it is complete."""
-    beside = output / f".{made.name}-{os.getpid()}"
-    shutil.move(made, beside)
     target = output / made.name
-    if target.is_dir():  # of a worker that was killed after this
-        shutil.rmtree(target)
-    beside.replace(target)
+    with replacing(target) as beside:
+        shutil.move(made, beside)
+        if target.is_dir():  # of a worker that was killed after this
+            shutil.rmtree(target)
 
 
 def _is(row: tuple[str, Any], kind: str) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from keras_unet.data import DataReport, LabelRule, Pair, check_data, pairs_of_files, write_dataset
+from keras_unet.disk import replacing
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.settings import merged
 from pipelines.config import PipelineConfig
@@ -52,10 +51,8 @@ def _synthetic(config: PipelineConfig) -> Path:
     """Drawn once: files that stay the same keep what was made of them valid."""
     folder = Path(config.pipeline_root) / "synthetic"
     if not folder.is_dir():
-        beside = folder.with_name(f".synthetic-{os.getpid()}")
-        shutil.rmtree(beside, ignore_errors=True)
-        write_dataset(beside, **SYNTHETIC)
-        beside.rename(folder)
+        with replacing(folder) as beside:
+            write_dataset(beside, **SYNTHETIC)
     return folder / "train"
 
 

@@ -155,13 +155,13 @@ def local_runs(place: str) -> Path:
 
 def forget(runs: Path, besides: Path, record: str = run_layout.RECORD) -> None:
     """Deletes runs that were killed long ago and are not gone on with."""
-    from keras_unet.training.run_folder import RunLock
+    from keras_unet.training.run_folder import locked_run
 
     for found in runs.glob(f"*/{record}"):
         folder = found.parent
         newest = max(path.stat().st_mtime for path in folder.iterdir())
         if folder != besides and time.time() - newest > FORGET_DAYS * 86400:
-            with RunLock(folder):
+            with locked_run(folder):
                 shutil.rmtree(folder)
 
 

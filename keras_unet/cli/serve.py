@@ -73,9 +73,10 @@ def serve(
 
     try:
         from keras_unet.serving.server.embedded import EmbeddedServer
+        from keras_unet.serving.server.limits import MIB
         from keras_unet.serving.server.model_files import Mirror, read_batching
         from keras_unet.serving.server.observe import log_to_stderr
-        from keras_unet.serving.server.settings import MIB, ServerSettings
+        from keras_unet.serving.server.settings import ServerSettings
     except ImportError as error:
         raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
 

@@ -1,13 +1,13 @@
-"""Check of a data set before training: everything that is wrong, told at once; the samples read."""
+"""Check of a data set before training: all that is wrong reported at once, and the samples."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from keras_unet.data.label_check import (
     file_notes,
@@ -21,6 +21,17 @@ from keras_unet.data.pairs import Pair, Pairs, Problem, find_pairs, natural_key
 from keras_unet.data.records import Records, find_records, read_records
 from keras_unet.data.samples import PairReader, RawPair, Sample, size
 from keras_unet.errors import DataError, listed
+from keras_unet.settings import Frozen
+
+
+class Loaded(NamedTuple):
+    """A data set as it was read: its samples, and the report on them."""
+
+    samples: list[Sample]
+    report: DataReport
+
+    def __repr__(self) -> str:
+        return f"Loaded({len(self.samples)} samples)"
 
 
 def load_samples(
@@ -30,7 +41,7 @@ def load_samples(
     *,
     need_labels: bool = False,
     for_scoring: bool = False,
-) -> tuple[list[Sample], DataReport]:
+) -> Loaded:
     """Finds, reads and checks a data set; each file is read once.
 
     Args:
@@ -51,7 +62,36 @@ def load_samples(
         find_source(images, labels), rule, need_labels=need_labels, for_scoring=for_scoring
     )
     report.raise_if_bad()
-    return samples, report
+    return Loaded(samples, report)
+
+
+Source = Pairs | Records
+
+
+def find_source(images: str | Path, labels: str | Path | None = None) -> Source:
+    """The records where `images` is such, if there are any; else `find_pairs`.
+
+    Raises:
+      DataError: see `find_pairs`; also records with labels beside them.
+    """
+    records = find_records(images)
+    if records is None:
+        return find_pairs(images, labels)
+    if labels is not None:
+        raise DataError(
+            f"{images}: records hold their labels; expected no labels beside ({labels})"
+        )
+    return records
+
+
+def read_source(source: Source | Iterable[Pair], rule: LabelRule) -> Iterator[RawPair]:
+    """Every image and its labels, in turn; what fails is in their `problems`."""
+    if isinstance(source, Records):
+        yield from read_records(source, rule)
+        return
+    with PairReader() as reader:
+        for pair in source:
+            yield reader.read(pair, rule)
 
 
 def check_data(
@@ -229,39 +269,8 @@ def _spread(numbers: Sequence[float]) -> Spread | None:
     )
 
 
-Source = Pairs | Records
-
-
-def find_source(images: str | Path, labels: str | Path | None = None) -> Source:
-    """The records where `images` is such, as `find_records` tells; else `find_pairs`.
-
-    Raises:
-      DataError: see `find_pairs`; also records with labels beside them.
-    """
-    records = find_records(images)
-    if records is None:
-        return find_pairs(images, labels)
-    if labels is not None:
-        raise DataError(
-            f"{images}: records hold their labels; expected no labels beside ({labels})"
-        )
-    return records
-
-
-def read_source(source: Source | Iterable[Pair], rule: LabelRule) -> Iterator[RawPair]:
-    """Every image and its labels, in turn; what fails is told in their `problems`."""
-    if isinstance(source, Records):
-        yield from read_records(source, rule)
-        return
-    with PairReader() as reader:
-        for pair in source:
-            yield reader.read(pair, rule)
-
-
-class Spread(BaseModel):
+class Spread(Frozen):
     """Smallest, middle and largest of some numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     min: float
     median: float
@@ -271,10 +280,8 @@ class Spread(BaseModel):
         return f"{self.median:g} ({self.min:g} to {self.max:g})"
 
 
-class DataSummary(BaseModel):
+class DataSummary(Frozen):
     """Figures of the files that could be read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     images: int  # found, readable or not
     labelled: int  # of these, with labels that could be read
@@ -290,10 +297,8 @@ class DataSummary(BaseModel):
     diameter: Spread | None  # of a circle of the object's area, px (instances)
 
 
-class DataReport(BaseModel):
+class DataReport(Frozen):
     """The outcome of `check_data`: one that `ok` may be trained on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]

@@ -1,6 +1,6 @@
-"""What the numbers in a label image mean: classes, or one number for each object.
+"""Label rule: what the numbers in a label image mean, classes or one number for each object.
 
-Nothing in the pixels tells the two apart for certain, so it is a setting, whose default (classes)
+Pixels alone do not distinguish the two for certain, so it is a setting, whose default (classes)
 refuses what looks like objects rather than train on it.
 """
 
@@ -11,20 +11,19 @@ from shlex import quote
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from keras_unet.errors import DataError
+from keras_unet.settings import Frozen
 
 LabelKind = Literal["semantic", "instances"]
 IGNORED = -1  # the class of pixels that count neither in the loss nor in a score
 INSTANCES = 'data.label_kind = "instances" (--instances)'
-MOST_UNSTATED = 5  # so many classes are believed without being told; beyond, objects are likelier
+MOST_UNSTATED = 5  # up to so many classes are accepted unstated; beyond, objects are likelier
 
 
-class LabelMapping(BaseModel):
+class LabelMapping(Frozen):
     """How stored label values become classes and objects, settled for one data set."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: LabelKind
     values: tuple[int, ...]  # semantic: the stored value of each class; instances: empty
@@ -81,19 +80,17 @@ class LabelMapping(BaseModel):
         return LabelRule(kind=self.kind, values=values, ignore=self.ignore)
 
 
-class LabelRule(BaseModel):
-    """What the user says about the labels; `resolve` settles the rest from the values found.
+class LabelRule(Frozen):
+    """What the user states of the labels; `resolve` settles the rest from the values found.
 
     kind "semantic" (default): each number is a class. 0…K-1 are taken as they are up to five
-    classes, 0 and 255 become 0 and 1 (and it is said); anything else needs `values` (the stored
+    classes, 0 and 255 become 0 and 1 (with a note); anything else needs `values` (the stored
     value of class 0, of class 1, …) or `num_classes` (the values are 0…num_classes-1).
     kind "instances": each number above 0 is one object; classes are background and cell.
     `ignore`: the stored value of pixels that shall not count.
     Messages call these settings by their names in a training configuration: data.label_kind,
     data.label_values, data.num_classes, data.label_ignore.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: LabelKind = "semantic"
     values: tuple[int, ...] | None = None
@@ -132,7 +129,7 @@ class LabelRule(BaseModel):
         """Settles the mapping for a set in which the distinct label values `found` occur.
 
         Raises:
-          DataError: the values do not fit the rule, or need one; the message tells the ways out.
+          DataError: the values do not fit the rule, or need one; the message lists the ways out.
         """
         present = sorted({int(v) for v in found} - {self.ignore})
         return self._instances(present) if self.kind == "instances" else self._semantic(present)

@@ -1,4 +1,4 @@
-"""Grey values to the numbers that the network sees: fixed in training, stored, never guessed."""
+"""Normalization of grey values: fixed in training, stored with the model, never guessed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from keras_unet.data.stored_pixels import NODATA, missing_pixels
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.settings import Frozen
 
 NormalizationMethod = Literal["image", "dataset", "range"]  # what training images are normalised by
 
@@ -26,7 +27,7 @@ class RowArray(Protocol):
 STD_FLOOR = 1e-6  # least standard deviation, as a share of the image's largest magnitude
 
 
-class Normalization(BaseModel):
+class Normalization(Frozen):
     """A rule that turns an image into float32: `(image - shift) * scale`, channel by channel.
 
     - "image": each image by its own mean and standard deviation (z-score). A constant channel
@@ -36,15 +37,13 @@ class Normalization(BaseModel):
     - "range": divided by the full range of the training images' dtype (255, 65535; floating
       point images are expected in [0, 1] and are left as they are).
     - "none": the grey values of the files, as they are: what a network in a script got, unless its
-      owner says otherwise.
+      owner states otherwise.
 
     Pixels that were never measured, NaN in any channel, count in none of the numbers and become 0.
 
     Make one with `Normalization()` ("image") or `Normalization.fit(method, images)`. It holds
     numbers only and goes to JSON and back (`model_dump_json`, `model_validate_json`).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: NormalizationMethod | Literal["none"] = "image"
     mean: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values

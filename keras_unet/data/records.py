@@ -136,7 +136,7 @@ def decode_example(serialized: Any, channels: int) -> dict[str, Any]:
         channels: C, the model's; a record of another number is refused.
 
     `labels` has shape [0, 0] where the record has none. Raises InvalidArgumentError, when it runs,
-    for a record that is damaged or of another shape than it says.
+    for a record that is damaged or of another shape than it states.
     """
     import tensorflow as tf
 
@@ -265,7 +265,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Records:
-    """The files of a data set, in natural order; whether they are whole, reading them tells."""
+    """The files of a data set, in natural order; reading them shows whether they are whole."""
 
     files: tuple[Path, ...]
     problems: tuple[Problem, ...] = ()
@@ -320,7 +320,7 @@ def find_records(source: str | Path) -> Records | None:
 
 
 def read_records(records: Records, rule: LabelRule) -> Iterator[RawPair]:
-    """The records in turn; what fails is told in their `problems`, never raised.
+    """The records in turn; what fails is in their `problems`, never raised.
 
     Problems are those of `PairReader`, a damaged record or file, and a name that came before.
     """
@@ -339,7 +339,7 @@ def read_records(records: Records, rule: LabelRule) -> Iterator[RawPair]:
 
 
 def read_record(data: bytes, file: Path, number: int, rule: LabelRule) -> RawPair:
-    """One serialised record; `file` and `number` say where it is from."""
+    """One serialised record; `file` and `number`: where it is from."""
     import tensorflow as tf
 
     try:
@@ -439,12 +439,12 @@ def _serialized(file: Path) -> Iterator[bytes | DataError]:
             kind = "GZIP" if opened.read(2) == _GZIP else ""
         yield from tf.data.TFRecordDataset(str(file), kind).as_numpy_iterator()
     except (OSError, tf.errors.OpError) as error:
-        said = getattr(error, "message", None) or str(error)
-        yield DataError(f"is truncated or damaged ({said.splitlines()[0]:.120})")
+        reason = getattr(error, "message", None) or str(error)
+        yield DataError(f"is truncated or damaged ({reason.splitlines()[0]:.120})")
 
 
 def _holds_records(file: Path) -> bool:
-    """Whether a file begins as one of tf.Example records does, or has none and says so by name."""
+    """Whether a file begins as one of tf.Example records does; of an empty one, its name counts."""
     try:
         with file.open("rb") as opened:
             zipped = opened.read(2) == _GZIP

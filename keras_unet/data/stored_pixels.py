@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from keras_unet.errors import DataError
+from keras_unet.settings import Frozen
 
 MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved without saying so
 NODATA = "nodata: NaN, the tag GDAL_NODATA or a transparency mask"
@@ -199,10 +200,8 @@ _UNITS = {
 }
 
 
-class PixelSize(BaseModel):
+class PixelSize(Frozen):
     """Micrometres from one pixel to the next: down a column, along a row, from slice to slice."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     height: float = Field(gt=0, allow_inf_nan=False)
     width: float = Field(gt=0, allow_inf_nan=False)

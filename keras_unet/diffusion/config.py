@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from keras_unet.augment.settings import AugmentPreset
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.diffusion.noise import Prediction
 from keras_unet.machine import Precision
-from keras_unet.settings import AnyPath, AnyText, Section, validated
+from keras_unet.settings import AnyPath, AnyText, Frozen, Section, validated
 from keras_unet.training.config import DataConfig
 
 LISTING = "keras-unet diffusion train --show-settings"
@@ -81,14 +81,12 @@ class DiffusionConfig(Section):
         return 30.0 if self.minutes is None and self.steps is None else self.minutes
 
 
-class DiffusionCard(BaseModel):
+class DiffusionCard(Frozen):
     """What must travel with the weights of a diffusion model.
 
     low, high: grey values [C] that -1 and 1 stand for. classes: names of what a condition can say;
     for masks of objects: background, inside, outline.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = 1
     kind: Literal["diffusion"] = "diffusion"
@@ -103,7 +101,7 @@ class DiffusionCard(BaseModel):
     created: str
     versions: dict[str, str]
     config: dict[str, Any]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
 
 
 def make_diffusion_config(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -26,7 +24,7 @@ from keras_unet.diffusion.config import DiffusionCard, make_diffusion_config
 from keras_unet.diffusion.model import DiffusionModel
 from keras_unet.diffusion.samplers import Sampler
 from keras_unet.diffusion.training import condition_classes, contact_sheet
-from keras_unet.disk import sync, write_text
+from keras_unet.disk import replacing, write_text
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.models.keras_file import CARD
 from keras_unet.pictures import save_png
@@ -115,14 +113,12 @@ def synthesize(
         raise ConfigError(f"{run}: was trained without masks (condition={card.condition})")
     size = size or (card.tile, card.tile)
     given = _given(trained, Path(masks) if masks else None, count, size, seed, Path(run))
-    beside = output.with_name(f".{output.name}-{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    (beside / "images").mkdir(parents=True)
-    if card.condition == "labels":
-        (beside / "labels").mkdir()
     records: list[dict[str, str]] = []
     shown: list[tuple[np.ndarray, Any]] = []
-    try:
+    with replacing(output) as beside:
+        (beside / "images").mkdir(parents=True)
+        if card.condition == "labels":
+            (beside / "labels").mkdir()
         for first in range(0, count, batch_size):
             part = given[first : first + batch_size]
             for number, same in _alike(part):
@@ -167,10 +163,6 @@ def synthesize(
             "images": records,
         }
         write_text(beside / PROVENANCE, json.dumps(note, indent=1) + "\n")
-        sync(beside)
-        beside.rename(output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return output
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
 from keras_unet import run_layout
 from keras_unet.disk import write_text
@@ -23,19 +22,17 @@ from keras_unet.evaluation.html import Html, data_uri, page, tag
 from keras_unet.evaluation.record import Evaluation, file_name, flat
 from keras_unet.pictures import without_legend
 from keras_unet.remote_path import local_path
+from keras_unet.settings import Frozen
 
 MOST_PAIRS = 150  # with pictures: those with the largest differences
-_FROZEN = ConfigDict(extra="forbid", frozen=True)
 
 
-class Difference(BaseModel):
+class Difference(Frozen):
     """One score of both: `difference` is B − A, `interval` its paired bootstrap interval.
 
     wins, losses: images on which B is better, or worse; ties: equal, or undefined in either. For
     a score that is neither better high nor low, all three are 0.
     """
-
-    model_config = _FROZEN
 
     score: tuple[str, ...]
     a: float | None
@@ -47,10 +44,8 @@ class Difference(BaseModel):
     ties: int
 
 
-class Comparison(BaseModel):
+class Comparison(Frozen):
     """Two evaluations on the images that both have. left_out: images that only one has."""
-
-    model_config = _FROZEN
 
     format: int = 1
     a: str
@@ -271,7 +266,7 @@ def _table(comparison: Comparison) -> Html:
     rows = []
     for one in comparison.differences:
         if (one.a or 0) == (one.b or 0) == 0 and not describe(one.score).better:
-            continue  # nothing to tell
+            continue  # nothing to show
         if one.score == ("objects", "rq"):  # F1 by another name
             continue
         counted = bool(describe(one.score).better)

@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from keras_unet import run_layout
 from keras_unet.disk import write_text
 from keras_unet.errors import DataError
-from keras_unet.settings import problems
+from keras_unet.settings import Frozen, problems
 
 
-class ScoreSettings(BaseModel):
+class ScoreSettings(Frozen):
     """Choices of an evaluation; stored with it, since scores of other choices do not compare."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tolerance: float = Field(
         2.0, ge=0, allow_inf_nan=False, description="px: how far an outline may be off (boundary)"
@@ -45,7 +43,7 @@ _UNSAFE = re.compile(r'^\.|[\x00-\x1f%/\\:*?"<>|]')
 _LONGEST = 200  # bytes; most file systems take 255, with what is written around the name
 
 
-class Evaluation(BaseModel):
+class Evaluation(Frozen):
     """Scores over all pixels and objects of a set, and each image's own; undefined ones are None.
 
     total: nested by name, classes by their names. intervals: of the same form, [low, high].
@@ -53,8 +51,6 @@ class Evaluation(BaseModel):
     from which `compare` draws. curves: `precision_recall` and `reliability` of each class, lists of
     numbers; with the ISBI metrics `isbi`, along the thresholds. card: the model's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[2] = 2
     model: str

@@ -235,7 +235,7 @@ class Scorer:
     """Takes predictions image by image; memory holds counts, and the pictures of the worst.
 
     Args:
-        cards: of the models that predict; the first says how labels are scored.
+        cards: of the models that predict; the first states how labels are scored.
         settings: what is scored.
         images: how many will come, for the size of pictures.
         folder: for overlays, `evaluation.json` and `report.html`; None writes nothing.
@@ -365,7 +365,7 @@ def both_classes(probabilities: np.ndarray) -> np.ndarray:
 
 def _exchanged(matrix: np.ndarray) -> tuple[str, ...]:
     """A note where labels of two classes would fit the prediction better the other way round."""
-    if len(matrix) != 2 or not matrix.sum(axis=1).all():  # a class alone says nothing of it
+    if len(matrix) != 2 or not matrix.sum(axis=1).all():  # a class alone shows nothing of it
         return ()
     as_they_are, exchanged = (float(np.trace(m) / m.sum()) for m in (matrix, matrix[::-1]))
     worse = confusion.rates(matrix)["mean_dice"] < confusion.rates(matrix[::-1])["mean_dice"]

@@ -30,23 +30,23 @@ def network_bytes(network: keras.Model, form: Structure, tile: tuple[int, int]) 
     first = next(layer for layer in network.layers if layer.name == "down1_conv1")
     filters = getattr(first, "filters", 1)
     itemsize = 2 if "16" in first.compute_dtype else 4
-    shrink = 2 if form.padding == "valid" else 0
     height, width = tile
     skips: list[int] = []
-    peak, channels = 0, form.channels
-    for level in range(form.depth):
-        own = filters * 2**level
-        for _ in range(2):
-            taken = height * width * channels
-            height, width, channels = height - shrink, width - shrink, own
-            peak = max(peak, sum(skips) + taken + height * width * own)
-        skips.append(height * width * own)
-        height, width = -(-height // 2), -(-width // 2)
-    for level in reversed(range(form.depth)):
-        own = filters * 2**level
-        height, width = 2 * (height - 2 * shrink), 2 * (width - 2 * shrink)
-        skips.pop()  # cut to this size: both halves and their concatenation, then a convolution
-        peak = max(peak, sum(skips) + 4 * own * height * width)
+    peak = 0
+    for step in geometry.walk(form.depth, filters, form.channels, form.num_classes):
+        taken = height * width * step.incoming
+        if step.kind == "pool":
+            skips.append(taken)
+            height, width = -(-height // 2), -(-width // 2)
+        elif step.kind == "up":
+            height, width = 2 * height, 2 * width
+        elif step.kind == "join":
+            skips.pop()  # cut to this size: both halves and their concatenation, then a convolution
+            peak = max(peak, sum(skips) + 2 * height * width * step.outgoing)
+        elif step.kind == "convolution":
+            if form.padding == "valid":
+                height, width = height - step.kernel + 1, width - step.kernel + 1
+            peak = max(peak, sum(skips) + taken + height * width * step.outgoing)
     return int(SLACK * itemsize * peak)
 
 

@@ -124,6 +124,20 @@ def check_bundle(folder: Path) -> None:
             )
 
 
+def check_version(folder: Path) -> None:
+    """`check_bundle` of a published version, which may be an older one or none of this package.
+
+    Where no golden requests were kept, that it loads is all that can be checked.
+
+    Raises:
+        ExportError: as `check_bundle`.
+    """
+    if (folder / EXPECTED).is_file():
+        check_bundle(folder)
+    else:
+        fresh_answers(folder)
+
+
 def fingerprint(folder: str | Path) -> str:
     """A hash of a bundle or of a published version: equal for copies of the same model.
 

@@ -235,8 +235,8 @@ class Client:
         """How the model's tiles must lie: as it says, or as a network of that depth needs."""
         request = {"request": np.zeros(1, np.int32)}
         try:
-            said = self.run(model, request, TILING, version=version, label=label)
-            stride, context, exact = (int(said[key][0]) for key in ("stride", "context", "exact"))
+            needs = self.run(model, request, TILING, version=version, label=label)
+            stride, context, exact = (int(needs[key][0]) for key in ("stride", "context", "exact"))
         except (ServingError, KeyError) as error:  # no such signature, or it is of something else
             code = getattr(error, "code", "INVALID_ARGUMENT")
             if code not in ("FAILED_PRECONDITION", "INVALID_ARGUMENT"):

@@ -342,9 +342,9 @@ def test_broken_batch_stops_before_the_training(world, first):
 
 def test_two_runs_of_one_root(world, first):
     from keras_unet.errors import ConfigError
-    from keras_unet.training.run_folder import RunLock
+    from keras_unet.training.run_folder import locked_run
 
-    with RunLock(world.root), pytest.raises(ConfigError, match="running a pipeline"):
+    with locked_run(world.root), pytest.raises(ConfigError, match="running a pipeline"):
         world.run()
 
 

@@ -1,4 +1,4 @@
-"""The embedded server: TensorFlow Serving's gRPC and REST protocol without its binary."""
+"""Server of TensorFlow Serving's gRPC and REST protocol, without its binary."""
 
 from keras_unet.keras_backend import attach_stub
 

@@ -1,3 +1,3 @@
 from .embedded import EmbeddedServer as EmbeddedServer
-from .settings import Limits as Limits
+from .limits import Limits as Limits
 from .settings import ServerSettings as ServerSettings

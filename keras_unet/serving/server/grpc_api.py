@@ -1,4 +1,4 @@
-"""PredictionService and ModelService of TensorFlow Serving over gRPC."""
+"""gRPC: PredictionService and ModelService of TensorFlow Serving, and gRPC's health service."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tensorflow_serving.apis import (
 from keras_unet.errors import ConfigError
 from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
 from keras_unet.serving.protocol.tensors import to_proto
-from keras_unet.serving.server.limits import Budget, Token
+from keras_unet.serving.server.limits import Budget, Limits, Token
 from keras_unet.serving.server.model_files import from_proto
-from keras_unet.serving.server.observe import UNKNOWN
+from keras_unet.serving.server.observe import UNKNOWN, Record
 from keras_unet.serving.server.predictor import (
     Prediction,
     Predictor,
@@ -32,7 +32,6 @@ from keras_unet.serving.server.predictor import (
     metadata_response,
     status_response,
 )
-from keras_unet.serving.server.settings import Limits
 
 # a client that sends this metadata gets numbers as tensor_content, which it reads without a copy
 TENSOR_CONTENT = "keras-unet-tensor-content"
@@ -56,16 +55,13 @@ class Tls(NamedTuple):
     client_authority: bytes | None
 
 
-Record = Callable[[str, str, str, str, float], None]
-
-
 class GrpcApi:
     """The handlers; messages are parsed and written beside the event loop.
 
     Args:
         predictor: computes.
         budget: of bytes held.
-        record: told of each request: (model, "grpc", method, status, seconds).
+        record: called after each request: (model, "grpc", method, status, seconds).
         root: model folders that a client may ask for lie in it.
         prefer_tensor_content: answer with tensor_content, whoever asks.
     """

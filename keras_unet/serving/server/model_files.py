@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import Field
 
-from keras_unet.disk import read_text
+from keras_unet.disk import read_text, replacing
 from keras_unet.errors import ConfigError, RemoteError
 from keras_unet.remote_path import RemotePath, local_path, remote_uri
-from keras_unet.serving.folders import SAVED_MODEL, UNFINISHED, complete, numbered
+from keras_unet.serving.folders import SAVED_MODEL, complete, numbered
 from keras_unet.serving.protocol.messages import message_type
 from keras_unet.serving.server import observe
 from keras_unet.serving.server.settings import Batching
@@ -198,7 +198,7 @@ class Mirror:
         self._remote, self._poll_seconds = remote, poll_seconds
         self._work = tempfile.TemporaryDirectory(prefix="keras-unet-serve-")  # for this process
         self.folder = Path(self._work.name)
-        self._said = ""
+        self._logged = ""  # the last poll's error
 
     def start(self) -> Path:
         """Fetches what is there, and looks again now and then from now on; returns `folder`.
@@ -212,7 +212,7 @@ class Mirror:
                 f"{self._remote}: no such folder; expected one that holds published models"
             )
         self.poll()
-        threading.Thread(target=self._follow, name="mirror", daemon=True).start()
+        threading.Thread(target=self._run, name="mirror", daemon=True).start()
         return self.folder
 
     def poll(self) -> None:
@@ -228,13 +228,13 @@ class Mirror:
         failed: RemoteError | None = None
         for name, versions in models.items():
             try:
-                self._follow_model(name, versions)
+                self._fetch_newest(name, versions)
             except RemoteError as error:
                 failed = failed or error
         if failed is not None:
             raise failed
 
-    def _follow_model(self, name: str, versions: dict[int, RemotePath]) -> None:
+    def _fetch_newest(self, name: str, versions: dict[int, RemotePath]) -> None:
         newest, local = max(versions), self.folder / name
         local.mkdir(exist_ok=True)
         here = numbered(local)
@@ -242,10 +242,8 @@ class Mirror:
             for number in here.keys() - {newest}:
                 shutil.rmtree(here[number], ignore_errors=True)
             return
-        beside = local / f"{UNFINISHED}{newest}"
-        shutil.rmtree(beside, ignore_errors=True)
-        versions[newest].get(beside)
-        beside.rename(local / str(newest))
+        with replacing(local / str(newest)) as beside:
+            versions[newest].get(beside)
         observe.log_event("fetched", model=name, version=newest, source=str(versions[newest]))
 
     def _models(self) -> dict[str, dict[int, RemotePath]]:
@@ -256,14 +254,14 @@ class Mirror:
         found = {model.name: complete(model) for model in below}
         return {name: versions for name, versions in found.items() if versions}
 
-    def _follow(self) -> None:
+    def _run(self) -> None:
         pause = threading.Event()
         while not pause.wait(self._poll_seconds):
             try:
                 self.poll()
-                self._said = ""
+                self._logged = ""
             except (RemoteError, OSError) as error:  # what is served stays
-                if str(error) != self._said:
+                if str(error) != self._logged:
                     with contextlib.suppress(OSError):
                         observe.log_event("poll_failed", level="error", error=str(error))
-                self._said = str(error)
+                self._logged = str(error)

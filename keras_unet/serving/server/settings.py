@@ -7,27 +7,11 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from keras_unet.serving.protocol.tls import is_loopback
+from keras_unet.serving.protocol.connection import is_loopback
+from keras_unet.serving.server.limits import Limits
 from keras_unet.settings import Frozen
 
-MIB = 1 << 20
 _NAME = re.compile(r"[\w.-]+")
-
-
-class Limits(Frozen):
-    """How much one request, and all of them together, may take; above it, they are refused."""
-
-    request_bytes: int = Field(64 * MIB, ge=1024, description="Bytes of one request.")
-    held_bytes: int = Field(512 * MIB, ge=1024, description="Bytes of all requests held at once.")
-    pixels: int = Field(
-        1 << 26, ge=1, description="Pixels of one request, read from PNG and JPEG headers."
-    )
-    rows: int = Field(256, ge=1, description="Images of one request.")
-    seconds: float = Field(60.0, gt=0, description="Time for one request, queue included.")
-    slow_seconds: float = Field(
-        20.0, gt=0, description="Time for a client to send its headers, and then its body."
-    )
-    connections: int = Field(4096, ge=1, description="HTTP connections, and gRPC calls, at once.")
 
 
 class Batching(Frozen):

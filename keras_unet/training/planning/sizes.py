@@ -241,21 +241,14 @@ def network_weights(network: Network) -> float:
 
 def _convolutions(tile: int, network: Network) -> Iterator[tuple[int, int, int, int, float]]:
     """(incoming channels, outgoing, kernel, of it for one output pixel, output side) of each."""
-    shrink = 2 if network.padding == "valid" else 0
-    side, incoming = float(tile), network.channels
-    for level in range(network.depth + 1):
-        own = network.filters * 2**level
-        for source in (incoming, own):
-            side -= shrink
-            yield source, own, 9, 9, side
-        incoming = own
-        if level < network.depth:
+    side = float(tile)
+    for step in geometry.walk(network.depth, network.filters, network.channels, network.classes):
+        taps = step.kernel**2
+        if step.kind == "pool":
             side /= 2
-    for level in reversed(range(network.depth)):
-        own = network.filters * 2**level
-        side *= 2
-        yield 2 * own, own, 4, 1, side  # the up-convolution
-        for source in (2 * own, own):
-            side -= shrink
-            yield source, own, 9, 9, side
-    yield network.filters, network.classes, 1, 1, side
+        elif step.kind == "up":
+            side *= 2
+            yield step.incoming, step.outgoing, taps, 1, side
+        elif step.kernel:
+            side -= step.kernel - 1 if network.padding == "valid" else 0
+            yield step.incoming, step.outgoing, taps, taps, side

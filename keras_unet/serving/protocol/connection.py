@@ -1,4 +1,7 @@
-"""TLS files (PEM), checked before anyone connects: a handshake that fails does not say why."""
+"""Connections: addresses, and TLS files (PEM) checked before anyone connects.
+
+A handshake that fails does not say why.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +71,11 @@ def authority(path: Path) -> bytes:
     if datetime.now(timezone.utc) > last:
         raise ConfigError(f"TLS certificate {path}: has expired, on {_shown(last)}")
     return text.encode()
+
+
+def join_address(host: str, port: int) -> str:
+    """ "host:port", with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
