@@ -1,4 +1,4 @@
-"""Makes Keras find this package's classes in saved models, whichever of the two is imported first.
+"""Registration: Keras finds this package's classes in saved models, in whatever order of imports.
 
 Keras looks a saved class up by its registered name and never imports a module for it. To import
 ours with `import keras_unet` would cost TensorFlow's import, so that a stand-in is registered for

@@ -37,7 +37,7 @@ from keras_unet.data import natural_key
 from keras_unet.disk import replacing
 from keras_unet.errors import DataError
 from keras_unet.inference import FileOptions, FilePredictor, class_pages, find_inputs, to_instances
-from keras_unet.serving.graph import mask_values
+from keras_unet.serving import mask_values
 from keras_unet.settings import validated
 from pipelines import models
 
