@@ -18,7 +18,7 @@ from keras_unet.data import graph_images, records
 from keras_unet.data.graph_images import checked_tensor
 from keras_unet.data.normalization import STD_FLOOR, Normalization
 from keras_unet.errors import ConfigError
-from keras_unet.inference.files.outputs import to_label_values
+from keras_unet.inference.files.mask_formats import label_values
 from keras_unet.inference.predictor import probabilities_of
 from keras_unet.inference.tiles import Layout, fitting, layout
 from keras_unet.models.keras_file import ModelCard, TrainedModel
@@ -151,7 +151,7 @@ def mask_values(card: ModelCard) -> np.ndarray:
     Label values that a PNG cannot hold (negative, or above 65535) give way to class numbers.
     """
     count = len(card.classes)
-    values = to_label_values(np.arange(count), card.labels)
+    values = label_values(card.labels)[:count]
     if values.min() < 0 or values.max() > 65535:
         values = np.arange(count)
     return values.astype(np.uint8 if values.max() < 256 else np.uint16)
