@@ -1,4 +1,4 @@
-"""A whole data set in memory as one flat run of pixels, from which tiles are read at any place."""
+"""Image bank: a data set in memory as one flat run of pixels; tiles are read at any place."""
 
 from __future__ import annotations
 
