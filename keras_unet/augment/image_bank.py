@@ -1,4 +1,4 @@
-"""Image bank: a whole data set in memory as one run of pixels, read in tiles at any place."""
+"""Image bank: a data set in memory as one flat run of pixels; tiles are read at any place."""
 
 from __future__ import annotations
 
