@@ -108,6 +108,11 @@ def card_fields(
     return validated(CardFields, given)
 
 
+def parts(text: str) -> tuple[str, ...]:
+    """The names in "labels, csv"."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
     """SIGTERM unwinds what is done inside, to exit code 143, where nothing else handles it.
