@@ -45,7 +45,7 @@ from keras_unet.inference.inputs import find_inputs, name_of
 from keras_unet.inference.objects.finding import to_instances
 from keras_unet.inference.objects.mask_objects import class_pages
 from keras_unet.inference.options import make_options
-from keras_unet.serving.graph import mask_values
+from keras_unet.serving import mask_values
 from pipelines import models
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {

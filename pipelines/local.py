@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keras_unet.errors import ConfigError
 from keras_unet.remote_path import RemotePath, as_path
-from keras_unet.training.run_folder import locked_run
+from keras_unet.training import locked_run
 from pipelines.config import PipelineConfig
 from pipelines.executions import Step, open_store, runs, steps, tidy
 from pipelines.progress import Progress

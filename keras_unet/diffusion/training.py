@@ -38,7 +38,7 @@ from keras_unet.diffusion.noise import NoiseSchedule
 from keras_unet.diffusion.unet import build_diffusion_unet
 from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.machine import dtype_policy
-from keras_unet.models.keras_file import versions, write_with_card
+from keras_unet.models.keras_file import library_versions, write_with_card
 from keras_unet.pictures import COLORS, save_png
 from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
@@ -336,7 +336,7 @@ def _card(
         image_dtype=str(material.samples[0].image.dtype),
         tile=config.tile,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        versions=versions(),
+        versions=library_versions(),
         config=to_tree(config),
         metrics=metrics,
     )

@@ -227,7 +227,7 @@ def in_float32(network: keras.Model) -> keras.Model:
     return twin
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Of this package and what it computes with."""
     backend = keras.backend.backend()
     return {
@@ -249,7 +249,7 @@ def _plain_card(name: str, form: Structure) -> ModelCard:
         labels=LabelMapping(kind="semantic", values=tuple(range(len(classes)))),
         image_dtype="float32",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        versions=versions(),
+        versions=library_versions(),
         config={},
         data={},
         metrics={},

@@ -11,7 +11,7 @@ import struct
 from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel, Field, ValidationError
@@ -27,6 +27,7 @@ from keras_unet.serving.protocol.messages import message_type
 from keras_unet.serving.protocol.tensors import dtype_name
 from keras_unet.settings import Frozen
 
+WeightPrecision = Literal["float32", "bfloat16", "float16"]  # of the stored weights
 CARD = Path("assets", "model_card.json")
 ROLLBACK = Path("assets.extra", "rollback.json")
 LINEAGE = Path("assets.extra", "lineage.json")
@@ -62,7 +63,7 @@ class ServedCard(Frozen):
     name: str
     classes: tuple[ServedClass, ...]
     fields: CardFields
-    precision: str  # of the stored weights
+    precision: WeightPrecision
     tile: int  # largest input tile, pixels a side
     max_pixels: int  # of one image
     exported: str
@@ -95,7 +96,7 @@ def served_card(
     fields: CardFields,
     *,
     values: tuple[int, ...],
-    precision: str,
+    precision: WeightPrecision,
     tile: int,
     max_pixels: int,
 ) -> ServedCard:
@@ -169,6 +170,10 @@ class Origin(Frozen):
     model: int
     uri: str
     fingerprint: str
+
+    def as_file(self) -> dict[str, str]:
+        """{name: text} for `publish_bundle`, which keeps it in the version."""
+        return {LINEAGE.name: self.model_dump_json(indent=1) + "\n"}
 
 
 def read_rollback(version: Path | RemotePath) -> Rollback | None:

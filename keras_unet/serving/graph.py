@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,16 +23,15 @@ from keras_unet.inference.predictor import probabilities_of
 from keras_unet.inference.tiles import Layout, fitting, layout
 from keras_unet.models.keras_file import ModelCard, TrainedModel
 from keras_unet.models.unet import Structure, structure, whole_image_statistics
+from keras_unet.serving.card import WeightPrecision
 from keras_unet.serving.client import TILING
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def write_saved_model(
     model: TrainedModel,
     folder: str | Path,
     *,
-    precision: Precision = "float32",
+    precision: WeightPrecision = "float32",
     tile: int | None = None,
     max_pixels: int = graph_images.MAX_PIXELS,
 ) -> None:
@@ -155,7 +154,9 @@ def mask_values(card: ModelCard) -> np.ndarray:
     return values.astype(np.uint8 if values.max() < 256 else np.uint16)
 
 
-def _stored(model: TrainedModel, precision: Precision, module: tf.Module) -> Callable[[Any], Any]:
+def _stored(
+    model: TrainedModel, precision: WeightPrecision, module: tf.Module
+) -> Callable[[Any], Any]:
     """The network with its activation, reading weights of `precision` that belong to `module`."""
     if precision not in ("float32", "bfloat16", "float16"):
         raise ConfigError(
@@ -176,7 +177,7 @@ def _stored(model: TrainedModel, precision: Precision, module: tf.Module) -> Cal
     return forward
 
 
-def stored(weights: np.ndarray, precision: Precision) -> np.ndarray:
+def stored(weights: np.ndarray, precision: WeightPrecision) -> np.ndarray:
     """Weights in the type in which they are kept: kernels in `precision`, vectors in float32.
 
     Vectors (biases, normalisation) are a thousandth of the weights, and a variance may be beyond
@@ -193,7 +194,7 @@ def _segmenter(
     """(images [B, H, W, C], finish, dtype) -> finish(probabilities), of dtype, [B, H, W, …]."""
 
     def segment(images: Any, finish: Callable[[Any], Any], dtype: Any) -> Any:
-        shift, scale = parameters(images, normalization)
+        shift, scale = normalization_parameters(images, normalization)
 
         def compute(x: Any) -> Any:
             return finish(network((tf.cast(x, tf.float32) - shift) * scale))
@@ -242,7 +243,7 @@ def same_depth(image: Any, bits: Any, card: ModelCard) -> Any:
     )
 
 
-def parameters(images: Any, normalization: Normalization) -> tuple[Any, Any]:
+def normalization_parameters(images: Any, normalization: Normalization) -> tuple[Any, Any]:
     """`Normalization.parameters` of each image: (shift, scale), float32 [B or 1, 1, 1, C]."""
     if normalization.method == "image":  # in float64: a constant image must come out as zeros
         exact = tf.float64

@@ -36,7 +36,7 @@ from keras_unet.data.pipeline import (
 from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
 from keras_unet.losses.table import training_loss
-from keras_unet.models.keras_file import ModelCard, versions
+from keras_unet.models.keras_file import ModelCard, library_versions
 from keras_unet.models.model_card import default_classes
 from keras_unet.models.unet import build_unet, head_weights, with_heads
 from keras_unet.settings import to_tree
@@ -144,7 +144,7 @@ def build(
             image_dtype=dtype,
             separation=loss.separation,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            versions=versions(),
+            versions=library_versions(),
             config=to_tree(config),
             data=report.summary.model_dump(mode="json"),
             metrics=metrics,
@@ -169,7 +169,7 @@ def environment(machines: int = 1, replicas: int = 1) -> dict[str, str]:
     named = ", ".join(str(gpu.get("device_name", "GPU")) for gpu in machine.gpus())
     device = named or f"{machine.cpu_name()}, {machine.cores()} cores"
     together = f"{machines} machines, {replicas} devices"
-    return {**versions(), "device": device, "together": together}
+    return {**library_versions(), "device": device, "together": together}
 
 
 def read_samples(
