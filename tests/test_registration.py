@@ -79,4 +79,4 @@ def test_each_class_has_a_stand_in_and_takes_its_place():
     for name, path in CLASSES.items():
         found = known[f"{PACKAGE}>{name}"]
         assert not isinstance(found, StandIn)
-        assert f"{found.__module__}.{found.__name__}" == f"{PACKAGE}.{path}"
+        assert f"{found.__module__}.{found.__qualname__}" == f"{PACKAGE}.{path}"

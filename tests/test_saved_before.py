@@ -17,7 +17,7 @@ from rich.console import Console
 import keras_unet
 from keras_unet import losses, metrics
 from keras_unet.evaluation import read_evaluation
-from keras_unet.inference.files.run import predict_files
+from keras_unet.inference import predict_files
 from keras_unet.models import load_model
 from keras_unet.training import train
 from keras_unet.training.build import environment

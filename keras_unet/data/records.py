@@ -128,48 +128,6 @@ def encode_example(
     return example.SerializeToString(deterministic=True)
 
 
-def decode_example(serialized: Any, channels: int) -> dict[str, Any]:
-    """A record as tensors, in a graph: `image` float32 [H, W, C], `labels` int32 [H, W], `name`.
-
-    Args:
-        serialized: string scalar, one record.
-        channels: C, the model's; a record of another number is refused.
-
-    `labels` has shape [0, 0] where the record has none. Raises InvalidArgumentError, when it runs,
-    for a record that is damaged or of another shape than it states.
-    """
-    import tensorflow as tf
-
-    from keras_unet.data.graph_images import checked_tensor, decode
-
-    record = tf.io.parse_single_example(serialized, features())
-    image, _ = decode_image(record, channels)
-    data, kind = record["label/encoded"], record["label/format"]
-    size = tf.shape(image, tf.int64)[:2]
-
-    def png() -> Any:  # 2 and 4 bits are numbers, as `read_labels` has them, not grey levels
-        levels, bits = decode(data, 1)
-        spread = tf.where((bits == 2) | (bits == 4), 255 // (2**bits - 1), 1)
-        return tf.cast(levels[..., 0], tf.int32) // tf.cast(spread, tf.int32)
-
-    labels = tf.case(
-        [
-            (kind == "", lambda: tf.zeros([0, 0], tf.int32)),
-            (kind == "raw", lambda: _decode_raw(data, tf.int32, size)),
-        ],
-        default=png,
-    )
-    labels = checked_tensor(
-        labels,
-        (kind == "") | tf.reduce_all(tf.shape(labels, tf.int64) == size),
-        "labels of shape {} for an image of {}",
-        tf.shape(labels),
-        size,
-    )
-    labels = tf.ensure_shape(labels, [None, None])
-    return {"image": image, "labels": labels, "name": record["image/name"]}
-
-
 def decode_image(
     record: Mapping[str, Any], channels: int, max_pixels: int | None = None
 ) -> tuple[Any, Any]:

@@ -39,7 +39,7 @@ from keras_unet.evaluation.gallery import Gallery, longest_side, thumbnail
 from keras_unet.evaluation.record import Evaluation, ScoreSettings
 from keras_unet.evaluation.report import write_report
 from keras_unet.inference.ensemble import Model, members
-from keras_unet.inference.options import make_options
+from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
 from keras_unet.pictures import error_entries, overlay, save_png
@@ -136,7 +136,8 @@ def evaluate_samples(
     Args:
         notes: on the images, for the evaluation's own.
     """
-    predictor = Predictor(model, make_options({**(prediction or {}), "dtype": "float32"}))
+    options = validated(PredictOptions, {**(prediction or {}), "dtype": "float32"})
+    predictor = Predictor(model, options)
     folder = None if output is None else local_path(output)
     chosen = _checked(settings)
     scorer = Scorer(predictor.cards, chosen, len(samples), folder, data, notes)

@@ -20,7 +20,7 @@ from PIL import Image
 pytest.importorskip("tfx")
 
 from keras_unet.data import make_cells
-from keras_unet.inference.files.run import predict_files
+from keras_unet.inference import predict_files
 from keras_unet.serving import rollback
 from keras_unet.serving.card import Origin, read_origin, read_served_card
 from keras_unet.serving.lineage import lineage
