@@ -18,7 +18,7 @@ from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import boundaries, calibration, confusion, instances, isbi
 from keras_unet.evaluation.descriptions import ScorePath, has_interval
-from keras_unet.evaluation.record import ScoreSettings, flat
+from keras_unet.evaluation.evaluation import ScoreSettings, flat
 from keras_unet.inference.objects.finding import to_instances
 
 Counts = dict[str, np.ndarray]

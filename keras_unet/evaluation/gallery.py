@@ -13,8 +13,8 @@ from PIL import Image
 from skimage.measure import block_reduce
 
 from keras_unet.evaluation.descriptions import ScorePath, describe, show, title
+from keras_unet.evaluation.evaluation import Evaluation, file_name, flat
 from keras_unet.evaluation.html import Html, data_uri, join, tag
-from keras_unet.evaluation.record import Evaluation, file_name, flat
 from keras_unet.pictures import MARKS, error_entries, error_marks, to_rgb
 
 
