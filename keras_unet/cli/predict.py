@@ -62,7 +62,7 @@ def predict(
     objects: Annotated[
         str | None,
         typer.Option(
-            help=f"Also write objects: of {','.join(OBJECT_FORMATS)}.", rich_help_panel=FILES
+            help=f"Also write objects: of {', '.join(OBJECT_FORMATS)}.", rich_help_panel=FILES
         ),
     ] = None,
     overlays: Annotated[
