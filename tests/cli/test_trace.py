@@ -45,9 +45,9 @@ def test_a_stack_is_opened_as_often(model, tmp_path):
 
 
 def test_objects_decode_mask_and_image_once(image, tmp_path):
-    mask = tmp_path / "a_mask.png"
+    mask = image.with_name("a_mask.png")
     Image.fromarray(np.eye(40, 50, dtype=np.uint8) * 255).save(mask)
     given = ("--images", image, "--output", tmp_path / "out")
-    found = trace("objects", mask, *given, watch=tmp_path)
+    found = trace("objects", mask, *given, watch=image.parent)
     assert found.opened == {str(mask): 2, str(image): 2}
     assert found.decoded == 2
