@@ -24,8 +24,8 @@ from keras_unet.evaluation.evaluation import (
     plain,
     read_evaluation,
 )
-from keras_unet.evaluation.gallery import Cell, legend, longest_side, number_cell, sortable
 from keras_unet.evaluation.html import Html, data_uri, page, tag
+from keras_unet.evaluation.report import Cell, legend, longest_side, number_cell, sortable
 from keras_unet.pictures import without_legend
 from keras_unet.remote_path import local_path
 from keras_unet.settings import Frozen

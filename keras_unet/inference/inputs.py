@@ -18,8 +18,7 @@ from keras_unet.data.pairs import (
     natural_key,
     stem_of,
 )
-from keras_unet.data.stored_pixels import PixelSize, as_nan, missing_pixels
-from keras_unet.data.windows import WindowedFile
+from keras_unet.data.stored_pixels import PixelSize, WindowedFile, as_nan, missing_pixels
 from keras_unet.errors import DataError
 from keras_unet.remote_path import local_path
 
