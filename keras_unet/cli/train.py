@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from keras_unet import run_layout
-from keras_unet.cli.options import ended_by_sigterm
+from keras_unet.console import ended_by_sigterm
 
 
 @ended_by_sigterm()
