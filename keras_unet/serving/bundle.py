@@ -49,6 +49,38 @@ from keras_unet.serving.card import (
 from keras_unet.serving.folders import SAVED_MODEL, WARMUP
 from keras_unet.serving.graph import mask_values, stored, tiling, write_saved_model
 
+EXPECTED = Path("assets.extra", "golden.npz")
+GOLDEN_TOLERANCE = 1e-5
+_DAMAGED = (zipfile.BadZipFile, zlib.error)  # beside what np.load and zipfile raise in general
+# Runs without keras_unet: what a server will see.
+_ANSWER = """
+import sys
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+served = tf.saved_model.load(sys.argv[1]).signatures
+with tf.io.TFRecordWriter(sys.argv[3]) as answers:
+    for record in tf.data.TFRecordDataset(sys.argv[2]).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        request = log.predict_log.request
+        inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
+        inputs = {k: tf.constant(v) for k, v in inputs.items()}
+        answer = predict_pb2.PredictResponse()
+        for name, value in served[request.model_spec.signature_name](**inputs).items():
+            answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        answers.write(answer.SerializeToString())
+assert "keras_unet" not in sys.modules
+"""
+
+
+class GoldenRequest(NamedTuple):
+    """One request, and the images in it as `predict` takes them."""
+
+    signature: str
+    name: str  # of the input
+    value: np.ndarray  # float32 [B, H, W, C], or bytes [B]
+    images: list[np.ndarray]
+
 
 def write_bundle(
     model: TrainedModel,
@@ -166,40 +198,6 @@ def rounded(model: TrainedModel, precision: WeightPrecision) -> TrainedModel:
     twin = keras.models.clone_model(model.network)
     twin.set_weights([stored(w, precision).astype(w.dtype) for w in model.network.get_weights()])
     return model._replace(network=twin)
-
-
-EXPECTED = Path("assets.extra", "golden.npz")
-GOLDEN_TOLERANCE = 1e-5
-_DAMAGED = (zipfile.BadZipFile, zlib.error)  # beside what np.load and zipfile raise in general
-
-# Runs without keras_unet: what a server will see.
-_ANSWER = """
-import sys
-import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
-served = tf.saved_model.load(sys.argv[1]).signatures
-with tf.io.TFRecordWriter(sys.argv[3]) as answers:
-    for record in tf.data.TFRecordDataset(sys.argv[2]).as_numpy_iterator():
-        log = prediction_log_pb2.PredictionLog.FromString(record)
-        request = log.predict_log.request
-        inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
-        inputs = {k: tf.constant(v) for k, v in inputs.items()}
-        answer = predict_pb2.PredictResponse()
-        for name, value in served[request.model_spec.signature_name](**inputs).items():
-            answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
-        answers.write(answer.SerializeToString())
-assert "keras_unet" not in sys.modules
-"""
-
-
-class GoldenRequest(NamedTuple):
-    """One request, and the images in it as `predict` takes them."""
-
-    signature: str
-    name: str  # of the input
-    value: np.ndarray  # float32 [B, H, W, C], or bytes [B]
-    images: list[np.ndarray]
 
 
 def golden_requests(model: TrainedModel, tile: int | None = None) -> list[GoldenRequest]:

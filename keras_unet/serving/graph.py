@@ -26,6 +26,9 @@ from keras_unet.models.unet import Structure, structure, whole_image_statistics
 from keras_unet.serving.card import WeightPrecision
 from keras_unet.serving.client import TILING
 
+USUAL_TILE = 828  # input pixels a side: at depth 4, 644 of output, 60 percent of the tile
+_BAND = 2**20  # numbers of an image that are turned into float64 at a time
+
 
 def write_saved_model(
     model: TrainedModel,
@@ -226,9 +229,6 @@ def _decoded(data: Any, channels: int, max_pixels: int, card: ModelCard) -> Any:
     return same_depth(image, bits, card)
 
 
-_BAND = 2**20  # numbers of an image that are turned into float64 at a time
-
-
 def same_depth(image: Any, bits: Any, card: ModelCard) -> Any:
     """Grey values of another depth mean something else, unless each image is normalised alone."""
     trained = np.dtype(card.image_dtype)
@@ -281,9 +281,6 @@ def _sum_of_bands(images: Any, function: Callable[[Any], Any]) -> Any:
     zero = tf.zeros(tf.stack([shape[0], 1, 1, shape[3]]), tf.float64)
     start = (tf.constant(0), tf.ensure_shape(zero, [None, 1, 1, images.shape[-1]]))
     return tf.while_loop(lambda top, _: top < shape[1], add, start, parallel_iterations=1)[1]
-
-
-USUAL_TILE = 828  # input pixels a side: at depth 4, 644 of output, 60 percent of the tile
 
 
 class Tiling(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -142,11 +141,11 @@ def on_each(bank: ImageBank, cluster: Cluster) -> list[ImageBank]:
     banks = []
     for device in cluster.strategy.extended.worker_devices:
         with tf.device(device):
-            copies = tf.nest.map_structure(
-                lambda part: tf.identity(part) if tf.is_tensor(part) else part,
-                bank.tensors()._asdict(),
+            banks.append(
+                tf.nest.map_structure(
+                    lambda part: tf.identity(part) if tf.is_tensor(part) else part, bank
+                )
             )
-        banks.append(dataclasses.replace(bank, **copies))
     return banks
 
 
