@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from rich.console import Console
-from traced import trace
+from tracing import trace
 
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.training import load_config
@@ -16,22 +18,23 @@ from keras_unet.training.cross_validation import cross_validate
 SMALL = ["model.filters=2", "model.depth=1", "tile=44", "steps=2", "steps_per_epoch=2"]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("cells"), train=4, val=1, size=(48, 48), seed=0)
+@pytest.fixture
+def data(tmp_path):
+    return write_dataset(tmp_path / "cells", train=4, val=1, size=(48, 48), seed=0)
 
 
 def test_train_runs_few_files_and_decodes_each_image_once(data, tmp_path):
     """From the command's function on: the plan, the training, the scores and their report."""
+    for path in data.glob("*/labels/*.png"):
+        objects = np.asarray(Image.open(path))
+        Image.fromarray(np.uint8(255 * (objects > 0))).save(path)
     settings = [part for setting in SMALL for part in ("--set", setting)]
-    settings += ["--instances", "--validation", data / "val"]
-    found = trace("train", data / "train", *settings, cwd=tmp_path)
-    inputs = {str(path): 0 for path in data.rglob("*.png")}
-    assert len(inputs) == 10
-    for path, count in found.opened.items():
-        if path in inputs:
-            inputs[path] = count
-    assert set(inputs.values()) <= {1, 2}, inputs  # the header, and the pixels
+    settings += ["--validation", data / "val"]
+    since = "cli/train.py:train"
+    found = trace("train", data / "train", *settings, watch=data, since=since, cwd=tmp_path)
+    inputs = sorted(map(str, data.rglob("*.png")))
+    assert sorted(found.opened) == inputs and len(inputs) == 10
+    assert set(found.opened.values()) <= {1, 2}, found.opened  # the header, and the pixels
     assert found.decoded == len(inputs)
     assert len(found.files) <= 65, found.files
 
