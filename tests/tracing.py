@@ -82,9 +82,8 @@ def _main(result: str, watch: str, since: str, *arguments: str) -> None:
         file = code.co_filename.removeprefix(package).replace(os.sep, "/")
         if since == f"{file}:{code.co_name}":
             counting[0] = True
-        if (
-            counting[0] and code.co_flags & inspect.CO_OPTIMIZED
-        ):  # not the body of a module or class
+        # no body of a class and no comprehension: those run where a module is imported
+        if counting[0] and code.co_flags & inspect.CO_OPTIMIZED and code.co_name[0] != "<":
             ran[file].add(code.co_name)
 
     def audit(event, given):

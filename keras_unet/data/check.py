@@ -74,6 +74,8 @@ def find_source(images: str | Path, labels: str | Path | None = None) -> Source:
     Raises:
       DataError: see `find_pairs`; also records with labels beside them.
     """
+    if (Path(images) / "images").is_dir():  # a data set of files, whatever else is in it
+        return find_pairs(images, labels)
     records = find_records(images)
     if records is None:
         return find_pairs(images, labels)

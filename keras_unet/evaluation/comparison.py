@@ -17,8 +17,17 @@ from keras_unet.errors import ConfigError, DataError, listed
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import Counts, interval_notes, score, score_intervals, stack
 from keras_unet.evaluation.descriptions import describe, show, title
-from keras_unet.evaluation.gallery import Cell, legend, longest_side, number_cell, sortable
-from keras_unet.evaluation.html import Html, data_uri, page, tag
+from keras_unet.evaluation.html import (
+    Cell,
+    Html,
+    data_uri,
+    legend,
+    longest_side,
+    number_cell,
+    page,
+    sortable,
+    tag,
+)
 from keras_unet.evaluation.record import Evaluation, file_name, flat
 from keras_unet.pictures import without_legend
 from keras_unet.remote_path import local_path

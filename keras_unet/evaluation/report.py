@@ -10,8 +10,16 @@ import numpy as np
 
 from keras_unet.disk import write_text
 from keras_unet.evaluation.descriptions import ScorePath, describe, show, show_range, title
-from keras_unet.evaluation.gallery import Thumbnail, images_section
-from keras_unet.evaluation.html import COLORS, Html, Series, line_chart, page, tag
+from keras_unet.evaluation.html import (
+    COLORS,
+    Html,
+    Series,
+    Thumbnail,
+    images_section,
+    line_chart,
+    page,
+    tag,
+)
 from keras_unet.evaluation.record import Evaluation, counts_as_arrays, flat
 
 Pictures = Mapping[str, Thumbnail]

@@ -35,7 +35,7 @@ from keras_unet.evaluation.counts import (
     scores_objects,
     stack,
 )
-from keras_unet.evaluation.gallery import Gallery, longest_side, thumbnail
+from keras_unet.evaluation.html import Gallery, longest_side, thumbnail
 from keras_unet.evaluation.record import Evaluation, ScoreSettings
 from keras_unet.evaluation.report import write_report
 from keras_unet.inference.ensemble import Model, members
