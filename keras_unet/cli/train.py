@@ -20,8 +20,8 @@ from keras_unet.cli.options import (
     Validation,
     ValidationLabels,
     data_section,
-    ended_by_sigterm,
 )
+from keras_unet.console import ended_by_sigterm
 
 
 @ended_by_sigterm()
