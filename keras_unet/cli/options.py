@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -63,6 +59,40 @@ class _LocalPaths(TyperCommand):
         return super().invoke(ctx)
 
 
+Labels = Annotated[
+    Path | None, typer.Option(help="Labels, if not beside the images: a folder or a stack.")
+]
+Validation = Annotated[
+    Path | None,
+    typer.Option(help="Labelled images to validate on; otherwise a fifth is held out."),
+]
+ValidationLabels = Annotated[
+    Path | None, typer.Option(help="Their labels, if not beside the images.")
+]
+Instances = Annotated[
+    bool, typer.Option("--instances", help="Label numbers are objects, not classes.")
+]
+Config = Annotated[Path | None, typer.Option(help="Settings as a TOML file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. minutes=20."),
+]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Go on with a run that was killed or stopped.")
+]
+ShowSettings = Annotated[
+    bool, typer.Option("--show-settings", help="List every setting and its default, and end.")
+]
+
+
+def data_section(
+    images: Path | None, labels: Path | None, instances: bool, **others: Path | None
+) -> dict[str, Any]:
+    """The section `data` of a run's settings, as these options give it; None is not given."""
+    kind = "instances" if instances else None
+    return {"images": images, "labels": labels, "label_kind": kind, **others}
+
+
 Normalization = Annotated[
     str | None,
     typer.Option(
@@ -106,26 +136,3 @@ def card_fields(
         "pixel_size": pixel_size,
     }
     return validated(CardFields, given)
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds what is done inside, to exit code 143, where nothing else handles it.
-
-    Its default leaves temporary files, and to a container's first process it does nothing.
-    """
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
-    ):
-        yield
-        return
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -523,19 +523,7 @@ def _planes(root: ElementTree.Element) -> Iterator[tuple[int, _Place, int, _File
 
 
 FAX_COMPRESSIONS = (2, 3, 4)  # run lengths, Group 3, Group 4
-_FAX_LAYOUT = (
-    256,
-    257,
-    258,
-    259,
-    266,
-    277,
-    278,
-    292,
-    293,
-    322,
-    323,
-)  # tags that say how it is coded
+_FAX_TAGS = (256, 257, 258, 259, 266, 277, 278, 292, 293, 322, 323)  # how it is coded
 _HEADER = 8  # bytes
 _LONG = 4  # type of a number
 
@@ -558,7 +546,7 @@ def decode_fax(page: Any) -> np.ndarray:
     counts = [len(segment) for segment in segments]
     starts = [_HEADER + sum(counts[:n]) for n in range(len(counts))]
     places, lengths = (324, 325) if page.is_tiled else (273, 279)
-    tags = {code: [int(page.tags[code].value)] for code in _FAX_LAYOUT if code in page.tags}
+    tags = {code: [int(page.tags[code].value)] for code in _FAX_TAGS if code in page.tags}
     tags |= {262: [1], places: starts, lengths: counts}  # 262: MinIsBlack
     body = b"".join(segments)
     entries = b""

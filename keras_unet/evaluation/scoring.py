@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_unet import run_layout
-from keras_unet.data.check import find_source, read_source, refuse
+from keras_unet.data.check import read_source, refuse
 from keras_unet.data.label_check import (
     count_regions,
     file_notes,
@@ -20,11 +20,11 @@ from keras_unet.data.label_check import (
     single_class,
 )
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import Problem
+from keras_unet.data.pairs import Problem, find_source
 from keras_unet.data.pipeline import scored_classes
 from keras_unet.data.samples import RawPair, Sample
 from keras_unet.errors import DataError
-from keras_unet.evaluation import calibration, confusion, isbi
+from keras_unet.evaluation import calibration, confusion
 from keras_unet.evaluation.counts import (
     Counts,
     add,
@@ -44,8 +44,7 @@ from keras_unet.evaluation.evaluation import (
     plain,
     write_evaluation,
 )
-from keras_unet.evaluation.gallery import Gallery, longest_side, thumbnail
-from keras_unet.evaluation.report import write_report
+from keras_unet.evaluation.report import Gallery, longest_side, thumbnail, write_report
 from keras_unet.inference.ensemble import Model, members
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
@@ -328,6 +327,8 @@ class Scorer:
             "reliability": _each(calibration.reliability, histogram),
         }
         if "isbi" in total:
+            from keras_unet.evaluation import isbi
+
             curves["isbi"] = {
                 "threshold": list(isbi.THRESHOLDS),
                 **isbi.per_threshold(total["isbi"]),
