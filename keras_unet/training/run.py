@@ -39,8 +39,8 @@ from keras_unet.training.callbacks import (
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Cluster, join
-from keras_unet.training.distributed.worker import send_result, send_state, send_task, work
 from keras_unet.training.loop import Position, StopRequest, run_steps, snapshot
+from keras_unet.training.worker import send_result, send_state, send_task, work
 
 
 class TrainResult(NamedTuple):
