@@ -15,6 +15,7 @@ from keras import layers
 
 from keras_unet.diffusion.attention import SelfAttentionBlock, SpatialTransformer
 from keras_unet.diffusion.blocks import (
+    Block,
     Downsample,
     EmbeddingMLP,
     GroupNorm,
@@ -370,7 +371,7 @@ def _embedding(
 
 
 @register
-class JoinAdded(layers.Layer):
+class JoinAdded(Block):
     """SDXL's additions as one vector [B, size]: a text [B, F], then numbers [B, N, D]."""
 
     def __init__(self, size: int, **kwargs: Any):
@@ -390,9 +391,6 @@ class JoinAdded(layers.Layer):
 
     def compute_output_shape(self, text_shape: Any, numbers_shape: Any) -> tuple[Any, ...]:
         return (text_shape[0], self.size)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "size": self.size}
 
 
 def _resolved(options: dict[str, Any]) -> dict[str, Any]:
