@@ -22,7 +22,7 @@ from keras import layers, ops
 
 from keras_unet import disk
 from keras_unet.diffusion.blocks import Block, float_dtype, gelu, register
-from keras_unet.diffusion.presets import completed, preset_options
+from keras_unet.diffusion.presets import completed, preset_options, require_count
 from keras_unet.errors import ConfigError, DataError
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -461,9 +461,7 @@ class Pool(Block):
 
 def _check(options: dict[str, Any]) -> None:
     for key in ("vocabulary_size", "hidden_size", "intermediate_size", "layers", "heads"):
-        number = options[key]
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ConfigError(f"{key} must be an integer >= 1, got {number!r}")
+        require_count(key, options[key])
     if options["hidden_size"] % options["heads"]:
         raise ConfigError(
             f"hidden_size {options['hidden_size']} cannot be shared among {options['heads']} heads"
