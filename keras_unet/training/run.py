@@ -1,6 +1,6 @@
 """Training run: from a folder of images and labels to a trained model, its scores and its pictures.
 
-`train` begins a run or goes on with one; `_finish` trains and scores, wherever the run begins.
+`train` begins a run or goes on with one; either way `_finish` trains, scores and closes it.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from keras_unet.training.callbacks import (
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Cluster, join
-from keras_unet.training.distributed.worker import send_result, send_state, send_task, work
 from keras_unet.training.loop import Position, StopRequest, run_steps, snapshot
+from keras_unet.training.worker import send_result, send_state, send_task, work
 
 
 class TrainResult(NamedTuple):
