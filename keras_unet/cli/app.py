@@ -14,6 +14,7 @@ from keras_unet.cli.convert import convert
 from keras_unet.cli.demo import demo
 from keras_unet.cli.diffusion import diffusion
 from keras_unet.cli.evaluate import evaluate
+from keras_unet.cli.explore import explore
 from keras_unet.cli.export import export, rollback
 from keras_unet.cli.info import info
 from keras_unet.cli.lineage import lineage
@@ -47,6 +48,7 @@ for command in (
     lineage,
     rollback,
     augment,
+    explore,
     serve,
 ):
     app.command(cls=LocalPaths)(command)
