@@ -23,10 +23,10 @@ import tensorflow as tf
 from keras_unet.augment import Augment
 from keras_unet.data import LabelRule, Normalization, make_cells
 from keras_unet.data.pipeline import fill_bank, targets, tile_dataset, tile_entries
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.losses import WeightedCrossEntropy
+from keras_unet.machine import dtype_policy
 from keras_unet.models import build_unet
-from keras_unet.models.precision import dtype_policy
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -25,10 +25,11 @@ from keras import layers
 from rich.console import Console
 
 from keras_unet.data import LabelRule, Normalization, load_samples
-from keras_unet.data.reading import Sample
-from keras_unet.evaluation.record import FILE, ScoreSettings
+from keras_unet.data.samples import Sample
+from keras_unet.evaluation.record import ScoreSettings
 from keras_unet.evaluation.scoring import Scorer
 from keras_unet.models.model_card import ModelCard
+from keras_unet.run_layout import EVALUATION
 
 SIDE, BATCH, FILTERS = 256, 2, 64
 DRAWN = {
@@ -163,7 +164,7 @@ def main() -> None:
         scorer.add(sample, resized(model.predict(small, verbose=0)[0], *sample.image.shape[:2]))
     total = scorer.finish().total
     Console().print({k: v for k, v in total.items() if not isinstance(v, dict)})
-    print(f"Scores: {args.output / FILE}")
+    print(f"Scores: {args.output / EVALUATION}")
 
 
 if __name__ == "__main__":

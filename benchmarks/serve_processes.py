@@ -144,7 +144,7 @@ class Embedded(_Process):
 
     def __init__(self, root: Path, *options: str) -> None:
         command = [sys.executable, "-c", _SERVE, "serve", str(root)]
-        command += ["--grpc-port", "0", "--rest-port", "0", "--engine", "embedded", *options]
+        command += ["--grpc-port", "0", "--rest-port", "0", *options]
         super().__init__(command, stderr=subprocess.PIPE)
         self.requests = root / MODEL
         self.events: list[dict[str, Any]] = []

@@ -26,7 +26,7 @@ from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.data.pipeline import tile_entries
 from keras_unet.inference.ensemble import forward, in_precision
-from keras_unet.models.precision import dtype_policy
+from keras_unet.machine import dtype_policy
 from keras_unet.models.unet import build_unet
 from keras_unet.training import build
 from keras_unet.training.config import make_config

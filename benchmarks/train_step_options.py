@@ -97,8 +97,8 @@ def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
     from keras_unet.augment import Augment, preset_settings
     from keras_unet.augment.image_bank import ImageBank
     from keras_unet.data.pipeline import tile_entries
+    from keras_unet.machine import dtype_policy
     from keras_unet.models import blocks, unet
-    from keras_unet.models.precision import dtype_policy
     from keras_unet.training import build
     from keras_unet.training.config import make_config
 

@@ -15,6 +15,7 @@ from drawing.arithmetic import draw_arithmetic
 from drawing.augmentation import draw_augmentation
 from drawing.border_weight import draw_border_weight
 from drawing.overlap_tile import draw_overlap_tile
+from drawing.packages import draw_packages
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -29,6 +30,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "arithmetic": draw_arithmetic,
     "augmentation": draw_augmentation,
     "overlap-tile": draw_overlap_tile,
+    "packages": draw_packages,
     "weight-map": draw_border_weight,
 }
 

@@ -1,4 +1,8 @@
-"""The console that commands and training speak through, whatever its stream can show."""
+"""Console: messages and progress of commands and of training, in what a stream can show.
+
+`-q` of a command, and `verbose=0` of a function, keep it quiet. What is no message of a command but
+a danger to the result, a library function tells by `warnings`; a server logs by `logging`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,14 @@ import codecs
 import os
 import sys
 import unicodedata
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich import console as rich
+
+from keras_unet.errors import KerasUnetError
 
 _WIDE = 1 << 14
 _STAND_INS = {
@@ -71,3 +80,70 @@ def _bytes(character: str) -> bytes:
 
 _HANDLER = "keras_unet.stand_ins"
 codecs.register_error(_HANDLER, _stand_in)
+
+
+TERMINAL = Console()  # of the commands
+
+
+def say(text: str, style: str | None = None, console: rich.Console = TERMINAL) -> None:
+    """Prints a line as it is: paths are no markup, and commands to copy are not wrapped."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of a command with the time left, as a function of (done, total)."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    shown = TERMINAL.is_terminal and not TERMINAL.quiet  # else it would leave empty lines
+    with Progress(*columns, console=TERMINAL, transient=True, disable=not shown) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def console_of(console: rich.Console | None, verbose: int) -> rich.Console:
+    """Where a function speaks: the console that it was given, else the terminal.
+
+    verbose: 0 for nowhere.
+    """
+    if not verbose:
+        return Console(quiet=True)
+    return TERMINAL if console is None else console
+
+
+def keep_quiet(quiet: bool) -> None:
+    """Whether commands show errors only: no messages, no progress, no warnings."""
+    TERMINAL.quiet = quiet
+
+
+def run_app(app: Callable[[], Any]) -> None:
+    """Runs a command line; errors that a user can mend end with exit code 1, without a trace.
+
+    Among them those of the file system: a full disk, a folder that may not be written. Warnings are
+    a line each.
+    """
+    import typer
+
+    def warn(message: Warning | str, *_: Any, **__: Any) -> None:
+        if not TERMINAL.quiet:
+            typer.secho(f"Warning: {message}", fg="yellow", err=True)
+
+    take_every_character()
+    warnings.showwarning = warn
+    try:
+        app()
+    except (KerasUnetError, OSError) as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(1)

@@ -1,5 +1,7 @@
 """Errors that a user can mend: each message says what was found and what was expected."""
 
+from collections.abc import Iterable
+
 
 class KerasUnetError(ValueError):
     """Base of this package's errors; the command line prints it without a traceback."""
@@ -31,3 +33,9 @@ class ServingError(KerasUnetError):
     def __init__(self, message: str, code: str = "UNKNOWN") -> None:
         super().__init__(message)
         self.code = code  # gRPC's name for it, over REST too
+
+
+def listed(items: Iterable[object], most: int = 5) -> str:
+    """The first few, and how many there are."""
+    texts = [str(item) for item in items]
+    return ", ".join(texts[:most]) + (f", … ({len(texts)} in all)" if len(texts) > most else "")

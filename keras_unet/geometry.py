@@ -1,4 +1,7 @@
-"""Sizes of a U-Net with two 3x3 convolutions a level: integers only, no TensorFlow.
+"""Geometry of the U-Net: its steps in order, and the sizes, margins and reach that follow.
+
+Integers only, no TensorFlow. `walk` is the one description of the network: `build_unet` builds it,
+and plans, memory and reach are computed from it.
 
 With unpadded ("valid") convolutions the output is smaller than the input (paper, section 2,
 figure 1: 572 -> 388), and only some input sizes pass every 2x2 max pooling without a remainder
@@ -12,8 +15,8 @@ Sizes are an int or a (height, width) pair; what comes in as a pair goes out as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, TypeVar
 
 from keras_unet.errors import ConfigError
 
@@ -21,6 +24,47 @@ Padding = Literal["valid", "same"]
 Upsampling = Literal["transpose", "bilinear", "nearest"]
 Size = TypeVar("Size", int, tuple[int, int])
 ANY_SIZE = 'padding="same" takes any size, and so does keras_unet.predict'
+
+
+class Step(NamedTuple):
+    """A step through the network.
+
+    kind: "convolution"; "pool", 2x2; "up", the 2x2 up-convolution; "join", of a skip connection,
+        cut to size, and what comes from below; "logits", the last 1x1 convolution.
+    level: 1 at full resolution, depth + 1 is the bridge.
+    name: of the layer, or of what its layers' names begin with: "down1_conv1", "up4".
+    kernel: its side in pixels; 0 without one.
+    incoming, outgoing: channels.
+    """
+
+    kind: Literal["convolution", "pool", "up", "join", "logits"]
+    level: int
+    name: str
+    kernel: int
+    incoming: int
+    outgoing: int
+
+
+def walk(depth: int = 4, filters: int = 64, channels: int = 1, classes: int = 2) -> Iterator[Step]:
+    """Every step of the network, in the order in which it is computed."""
+
+    def double_convolution(level: int, name: str, incoming: int, own: int) -> Iterator[Step]:
+        yield Step("convolution", level, f"{name}_conv1", 3, incoming, own)
+        yield Step("convolution", level, f"{name}_conv2", 3, own, own)
+
+    incoming = channels
+    for level in range(1, depth + 1):  # the contracting path
+        own = filters * 2 ** (level - 1)
+        yield from double_convolution(level, f"down{level}", incoming, own)
+        yield Step("pool", level, f"down{level}_pool", 0, own, own)
+        incoming = own
+    yield from double_convolution(depth + 1, "bridge", incoming, filters * 2**depth)
+    for level in range(depth, 0, -1):  # the expansive path
+        own = filters * 2 ** (level - 1)
+        yield Step("up", level, f"up{level}_upconv", 2, 2 * own, own)
+        yield Step("join", level, f"up{level}", 0, own, 2 * own)
+        yield from double_convolution(level, f"up{level}", 2 * own, own)
+    yield Step("logits", 1, "logits", 1, filters, classes)
 
 
 def output_size(size: Size, depth: int = 4, padding: Padding = "valid") -> Size:
@@ -54,13 +98,14 @@ def nearest_sizes(size: int, depth: int = 4, padding: Padding = "valid") -> tupl
 def crops(depth: int = 4, padding: Padding = "valid") -> tuple[int, ...]:
     """Pixels cut from each side of a skip connection, deepest level first: (4, 16, 40, 88)."""
     _check(depth, padding)
-    return tuple(6 * 2**k - 8 if padding == "valid" else 0 for k in range(1, depth + 1))
+    return _through(_input(1, depth), depth)[1] if padding == "valid" else (0,) * depth
 
 
 def margin(depth: int = 4, padding: Padding = "valid") -> int:
     """Pixels of context on each side of the output: (input - output) / 2, 92 at depth 4."""
     _check(depth, padding)
-    return 6 * 2**depth - 4 if padding == "valid" else 0
+    smallest = _input(1, depth, padding)
+    return (smallest - _through(smallest, depth)[0]) // 2 if padding == "valid" else 0
 
 
 def stride(depth: int = 4) -> int:
@@ -112,16 +157,36 @@ def _seen(depth: int, upsampling: Upsampling) -> list[tuple[int, int, int]]:
     _check(depth, "valid")
     below = 1 if upsampling == "bilinear" else 0
     above = {"transpose": 0, "nearest": 1, "bilinear": 2}[upsampling]
-    seen = []
+    back, seen = list(walk(depth))[::-1], []
     for pixel in range(2**depth):
         low = high = pixel
-        for _ in range(depth):  # two convolutions, then the 2x2 up-convolution: one pixel below
-            low, high = (low - 2 - below) // 2, (high + 2 + above) // 2
-        low, high = low - 2, high + 2  # the bridge
-        for _ in range(depth):  # a pooling window of two pixels, then two convolutions
-            low, high = 2 * low - 2, 2 * high + 1 + 2
+        for step in back:
+            if step.kind == "pool":  # a window of two pixels
+                low, high = 2 * low, 2 * high + 1
+            elif step.kind == "up":  # one pixel below, and what a resizing reads beside it
+                low, high = (low - below) // 2, (high + above) // 2
+            elif step.kernel:
+                low, high = low - (step.kernel - 1) // 2, high + step.kernel // 2
         seen.append((pixel, low, high))
     return seen
+
+
+def _through(size: int, depth: int) -> tuple[int, tuple[int, ...]]:
+    """Of a legal input without padding: its output, and what is cut from each side of the skips,
+    deepest first."""
+    skips: list[int] = []
+    cut: list[int] = []
+    for step in walk(depth):
+        if step.kind == "pool":
+            skips.append(size)
+            size //= 2
+        elif step.kind == "up":
+            size *= 2
+        elif step.kind == "join":
+            cut.append((skips.pop() - size) // 2)
+        else:
+            size -= step.kernel - 1
+    return size, tuple(cut)
 
 
 def _output(size: int, depth: int, padding: Padding) -> int:
@@ -135,13 +200,19 @@ def _output(size: int, depth: int, padding: Padding) -> int:
     return size - 2 * margin(depth, padding)
 
 
-def _input(size: int, depth: int, padding: Padding) -> int:
+def _input(size: int, depth: int, padding: Padding = "valid") -> int:
     if _integer(size) < 1:
         raise ConfigError(f"a size must be at least 1 pixel, got {size}")
     if padding == "same":
         return size
-    bridge = -((4 - size) // 2**depth) + 4
-    return 2**depth * (bridge + 8) - 4
+    for step in reversed(list(walk(depth))):
+        if step.kind == "pool":
+            size = 2 * size
+        elif step.kind == "up":
+            size = -(-size // 2)
+        elif step.kernel:
+            size += step.kernel - 1
+    return size
 
 
 def _each(size: Size, function: Callable[[int], int]) -> Size:

@@ -1,4 +1,4 @@
-"""Keras's backend: which it is, and what is done around its import and TensorFlow's.
+"""Keras's backend: which it is, names imported when they are used, and TensorFlow kept quiet.
 
 Networks, losses and metrics take any backend, the rest takes TensorFlow.
 """
@@ -16,6 +16,8 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+import lazy_loader
 
 from keras_unet.errors import ConfigError
 
@@ -52,6 +54,25 @@ def missing_backend(error: ModuleNotFoundError) -> ConfigError | None:
         f"{name} is not installed, and Keras is to run on it ({_CHOSEN_BY}): install it, or set "
         "KERAS_BACKEND to a backend that is, before Keras is imported"
     )
+
+
+def attach_stub(
+    package: str, file: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package: the names in its `__init__.pyi`.
+
+    Each is imported when it is first used, see `lazy_loader.attach_stub`; an import that fails for
+    want of Keras's backend raises the ConfigError of `missing_backend`.
+    """
+    load, names, listed = lazy_loader.attach_stub(package, file)
+
+    def __getattr__(name: str) -> Any:
+        try:
+            return load(name)
+        except ModuleNotFoundError as error:
+            raise missing_backend(error) or error from None
+
+    return __getattr__, names, listed
 
 
 def around_import(name: str, context: Callable[[], AbstractContextManager[Any]]) -> None:

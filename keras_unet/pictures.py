@@ -1,8 +1,20 @@
-"""How images and classes are shown to a person."""
+"""Pictures for people who look before they read: colours, overlays, legends, curves, as PNG.
+
+What only some pictures need, as Matplotlib's font, is imported where it is used.
+"""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from keras_unet.disk import replacing
 
 # Okabe & Ito 2008: told apart by colour-blind readers too; the background's first
 COLORS = np.array(
@@ -12,6 +24,34 @@ COLORS = np.array(
     ],
     np.uint8,
 )
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+_SIZE = "Picture size"  # a PNG's text: that of the picture above its legend
+# what is marked in a picture of errors; where one pixel must stand for many, the largest wins
+OUTLINE, CONFUSED, FALSE, MISSED = 1, 2, 3, 4
+
+
+class Mark(NamedTuple):
+    """How one kind of error is drawn, and what a legend calls it."""
+
+    kind: int
+    color: tuple[int, int, int]
+    strength: float
+    text: str
+
+
+MARKS = (
+    Mark(OUTLINE, (0, 158, 115), 0.5, "true outline"),
+    Mark(CONFUSED, (240, 228, 66), 0.7, "another class"),
+    Mark(FALSE, (213, 94, 0), 0.7, "false foreground"),
+    Mark(MISSED, (0, 114, 178), 0.7, "missed foreground"),
+)
+
+
+class Entry(NamedTuple):
+    """A line of a legend: a colour, or None for a remark, and what it stands for."""
+
+    color: Sequence[int] | None
+    text: str
 
 
 def class_color(classes: np.ndarray | int) -> np.ndarray:
@@ -32,3 +72,175 @@ def contrast(image: np.ndarray) -> tuple[float, float]:
         return 0.0, 255.0
     low, high = np.percentile(image.astype(np.float32), [0.5, 99.5])
     return float(low), float(high)
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """[H, W, C] of any number type -> [H, W, 3] uint8.
+
+    8-bit RGB stays as it is; others get the contrast of `contrast`.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
+    low, high = contrast(image)
+    values = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1) * 255
+    return np.broadcast_to(np.rint(values), (*values.shape[:2], 3)).astype(np.uint8)
+
+
+def overlay(image: np.ndarray, classes: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
+    """Draws a segmentation over its image.
+
+    Without `truth`, each class but the background is tinted and outlined. With it, the image is
+    grey and only errors are coloured: blue where foreground was missed, red where background was
+    taken for it, yellow where two foreground classes were confused; the truth's outlines are green.
+
+    Args:
+        image: [H, W, C], any number type. classes: [H, W] int. truth: [H, W] int, -1 = ignored.
+
+    Returns:
+        [H, W, 3] uint8.
+    """
+    from skimage.segmentation import find_boundaries
+
+    canvas = to_rgb(image).astype(np.float32)
+    if truth is None:
+        tint = class_color(classes).astype(np.float32)
+        foreground = classes > 0
+        canvas[foreground] = 0.65 * canvas[foreground] + 0.35 * tint[foreground]
+        edge = find_boundaries(classes, mode="inner") & foreground
+        canvas[edge] = tint[edge]
+        return canvas.astype(np.uint8)
+    canvas[:] = (canvas @ _LUMINANCE)[..., None]
+    marks = error_marks(classes, truth)
+    for mark in MARKS:
+        at = marks == mark.kind
+        canvas[at] = (1 - mark.strength) * canvas[at] + mark.strength * np.array(mark.color)
+    return canvas.astype(np.uint8)
+
+
+def error_marks(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What `overlay` colours: uint8 [H, W], OUTLINE, CONFUSED, FALSE, MISSED, or 0 for nothing.
+
+    Args:
+        classes: [H, W] int. truth: [H, W] int, -1 = ignored.
+    """
+    from skimage.segmentation import find_boundaries
+
+    marks = np.zeros(truth.shape, np.uint8)
+    marks[(truth > 0) & (classes > 0) & (truth != classes)] = CONFUSED
+    marks[(truth == 0) & (classes > 0)] = FALSE
+    marks[(truth > 0) & (classes == 0)] = MISSED
+    marks[find_boundaries(truth, mode="inner") & (truth >= 0) & (marks == 0)] = OUTLINE
+    return marks
+
+
+def class_entries(classes: np.ndarray, names: Sequence[str]) -> list[Entry]:
+    """The legend of an overlay without truth: its foreground classes.
+
+    Args:
+        classes: integers >= 0 of any shape. names: of all classes, the background's first.
+    """
+    found = np.flatnonzero(np.bincount(classes.ravel(), minlength=len(names))).tolist()
+    entries = [Entry(class_color(number).tolist(), names[number]) for number in found if number]
+    return entries or [Entry(None, f"{names[0]} only")]
+
+
+def error_entries(classes: int) -> list[Entry]:
+    """The legend of a picture of errors: with two classes there is no other one."""
+    marks = [mark for mark in reversed(MARKS) if classes > 2 or mark.kind != CONFUSED]
+    return [Entry(mark.color, mark.text) for mark in marks]
+
+
+def with_legend(pixels: np.ndarray, entries: Sequence[Entry]) -> np.ndarray:
+    """A picture, and below it a strip that names its colours.
+
+    Args:
+        pixels: uint8 [H, W, 3]. entries: of the legend.
+
+    Returns:
+        uint8 [H + h, w, 3], w >= W where a text needs it; the picture is [:H, :W] of it.
+    """
+    from matplotlib import get_data_path
+
+    height, width = pixels.shape[:2]
+    size = int(np.clip(width / 60, 12, 28))
+    font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+    texts = [f"{' '.join(entry.text.split()):.80}" for entry in entries]
+    swatches = [0 if entry.color is None else 2 * size for entry in entries]
+    widths = [swatch + font.getlength(text) for swatch, text in zip(swatches, texts, strict=True)]
+    wide = max(width, int(max(widths)) + size)
+    places = list(_lines(widths, wide - size / 2, gap=1.5 * size))
+    line = round(1.6 * size)
+    rows = (places[-1][1] + 1) * line + size // 2
+    canvas = Image.new("RGB", (wide, height + rows), "white")
+    canvas.paste(Image.fromarray(pixels))
+    draw = ImageDraw.Draw(canvas)
+    for entry, text, swatch, (x, row) in zip(entries, texts, swatches, places, strict=True):
+        left, middle = x + size / 2, height + size // 4 + (row + 0.5) * line
+        if entry.color is not None:
+            box = (left, middle - size / 2, left + 1.5 * size, middle + size / 2)
+            draw.rectangle(box, fill=tuple(entry.color), outline=(128, 128, 128))
+        draw.text((left + swatch, middle), text, fill=(0, 0, 0), font=font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def _lines(widths: Sequence[float], wide: float, gap: float) -> Iterator[tuple[float, int]]:
+    """Where texts of these widths begin, side by side while there is room: x and line."""
+    x, row = 0.0, 0
+    for width in widths:
+        if x and x + width > wide:
+            x, row = 0.0, row + 1
+        yield x, row
+        x += width + gap
+
+
+def save_png(path: Path, pixels: np.ndarray, legend: Sequence[Entry] = ()) -> None:
+    """Writes uint8 or uint16 pixels [H, W] or [H, W, 3] as a PNG, whole or not at all.
+
+    With a legend it is that of `with_legend`, and knows the size of the picture in it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    info = PngInfo()
+    if legend:
+        info.add_text(_SIZE, "{1}x{0}".format(*pixels.shape))
+        pixels = with_legend(pixels, legend)
+    with replacing(path) as beside:
+        Image.fromarray(pixels).save(beside, format="PNG", pnginfo=info)
+
+
+def without_legend(picture: Image.Image) -> Image.Image:
+    """The picture in a file of `save_png`; another file's as it is."""
+    size = picture.info.get(_SIZE)
+    if size is None:
+        return picture
+    width, height = map(int, size.split("x"))
+    return picture.crop((0, 0, width, height))
+
+
+def curves(history: Path, picture: Path) -> None:
+    """Draws losses and validation scores over the epochs from the run's history.csv."""
+    from matplotlib.figure import Figure
+
+    with history.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return
+    columns = {
+        name: [float(row[name]) if row[name] else np.nan for row in rows] for name in rows[0]
+    }
+    step = columns["step"]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in ("loss", "val_loss"):
+        if name in columns:
+            left.plot(step, columns[name], label=name.replace("_", " "))
+    left.set(xlabel="optimiser step", ylabel="cross-entropy", yscale="log")
+    for name in ("val_mean_dice", "val_mean_iou", "val_pixel_accuracy"):
+        if name in columns:
+            right.plot(step, columns[name], label=name.removeprefix("val_").replace("_", " "))
+    right.set(xlabel="optimiser step", ylabel="validation score", ylim=(None, 1))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    figure.savefig(picture, dpi=130)

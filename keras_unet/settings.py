@@ -20,6 +20,7 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from keras_unet.disk import read_text
 from keras_unet.errors import ConfigError
@@ -88,16 +89,19 @@ def explain(
 def problems(
     error: ValidationError, kind: type[BaseModel], listing: str = "", prefix: str = ""
 ) -> list[str]:
-    """A text for each bad setting; `prefix` is that of the section they are in."""
+    """A text for each bad setting; `prefix` is that of the section they are in.
+
+    What was given is not shown of a field with `repr=False`: a secret.
+    """
     lines = []
+    hidden = {name for name, field in _fields(kind) if not field.repr}
     for problem in error.errors():
         path = ".".join(map(str, problem["loc"]))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == NESTED:
             lines += message.splitlines()
         elif problem["type"] == "extra_forbidden":
-            near = _near(path, kind)
-            meant = f"; did you mean {prefix}{near}?" if near else ""
+            meant = did_you_mean(path, [name for name, _ in _fields(kind)], prefix)
             known = f"; expected one of {', '.join(kind.model_fields)}"
             lines.append(
                 f"{prefix}{path}: unknown key{meant}; see `{listing}`"
@@ -108,9 +112,19 @@ def problems(
             lines.append(f"{prefix}{path}: must be given")
         elif not path:  # what several settings are together
             lines.append(prefix + message)
+        elif path in hidden:
+            lines.append(f"{prefix}{path}: {message}")
         else:
             lines.append(f"{prefix}{path}: {message}, got {problem['input']!r:.80}")
     return list(dict.fromkeys(lines))
+
+
+def nested_error(
+    error: ValidationError, kind: type[BaseModel], listing: str, prefix: str
+) -> PydanticCustomError:
+    """What a validator raises whose own value is settings of another kind, under `prefix`."""
+    lines = problems(error, kind, listing, prefix)
+    return PydanticCustomError(NESTED, "{lines}", {"lines": "\n".join(lines)})
 
 
 def describe(kind: type[BaseModel]) -> str:
@@ -230,8 +244,12 @@ def _fields(kind: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Fiel
             yield prefix + name, field
 
 
-def _near(key: str, kind: type[BaseModel]) -> str | None:
-    """The setting that was probably meant: one misspelt, or one of another section."""
-    known = [name for name, _ in _fields(kind)]
-    elsewhere = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-    return next(iter(get_close_matches(key, known, 1, 0.8) or elsewhere), None)
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a message: the name that was probably meant, or "".
+
+    It is one misspelt, or for a dotted name, one of another section.
+    """
+    known = list(known)
+    elsewhere = [other for other in known if other.split(".")[-1] == name.split(".")[-1]]
+    near = get_close_matches(name, known, 1, 0.8) or elsewhere
+    return f"; did you mean {prefix}{near[0]}?" if near else ""

@@ -14,7 +14,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,8 @@ from tfx.types import system_executions
 from tfx.types.standard_artifacts import InferenceResult, Model, ModelBlessing
 
 from keras_unet import __version__
-from keras_unet.data.pairs import natural_key
+from keras_unet.data import natural_key
+from keras_unet.disk import replacing
 from keras_unet.errors import DataError
 from keras_unet.inference.files.outputs import FileOptions
 from keras_unet.inference.files.segmentation import Job, segment
@@ -192,12 +192,11 @@ def _measured(mask: Path, background: int) -> Iterator[tuple[Any, ...]]:
 
 def _move(made: Path, output: Path) -> None:
     """Into a folder, perhaps on another disk: there under its name when it is complete."""
-    beside = output / f".{made.name}-{os.getpid()}"
-    shutil.move(made, beside)
     target = output / made.name
-    if target.is_dir():  # of a worker that was killed after this
-        shutil.rmtree(target)
-    beside.replace(target)
+    with replacing(target) as beside:
+        shutil.move(made, beside)
+        if target.is_dir():  # of a worker that was killed after this
+            shutil.rmtree(target)
 
 
 def _is(row: tuple[str, Any], kind: str) -> bool:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_core import PydanticCustomError
 
-from keras_unet.settings import NESTED, Section, merged, problems, read_tree, source_of, validated
+from keras_unet.settings import Section, merged, nested_error, read_tree, source_of, validated
 from keras_unet.training.config import LISTING as TRAIN_LISTING
 from keras_unet.training.config import TrainConfig
 from pipelines.sections import (
@@ -76,8 +75,7 @@ class PipelineConfig(Section):
         try:
             TrainConfig.model_validate(merged(tree, {"data": {"images": "records"}}))
         except ValidationError as error:
-            lines = problems(error, TrainConfig, TRAIN_LISTING, "train.")
-            raise PydanticCustomError(NESTED, "{lines}", {"lines": "\n".join(lines)}) from error
+            raise nested_error(error, TrainConfig, TRAIN_LISTING, "train.") from error
         return tree
 
     @property

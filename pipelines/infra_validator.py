@@ -25,7 +25,7 @@ from tfx.proto import infra_validator_pb2
 from tfx.types import artifact_utils, system_executions
 from tfx.types.standard_artifacts import Examples, InfraBlessing, Model
 
-from keras_unet.data.records import encode_example, read_record
+from keras_unet.data import encode_example, read_record
 from keras_unet.errors import DataError, KerasUnetError, ServingError
 from keras_unet.models.keras_file import TrainedModel
 from keras_unet.models.unet import structure

@@ -10,11 +10,12 @@ from pathlib import Path
 from tfx.dsl.io import fileio
 from tfx.utils import io_utils, path_utils
 
+from keras_unet import run_layout
 from keras_unet.errors import DataError
 from keras_unet.models.keras_file import TrainedModel, load_model
 
 KERAS = "Format-Keras"  # beside TFX's Format-Serving and Format-TFMA
-FILE = "best.keras"
+FILE = run_layout.BEST
 
 
 def serving_folder(uri: str) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from keras_unet.cli.options import LocalPaths
-from keras_unet.cli.report import say
-from keras_unet.console import take_every_character
-from keras_unet.errors import KerasUnetError
+from keras_unet.cli import command
+from keras_unet.console import run_app, say
 from keras_unet.keras_backend import quiet_tensorflow
 from keras_unet.settings import describe
 from pipelines.config import PipelineConfig, load_pipeline_config
@@ -19,7 +16,7 @@ from pipelines.config import PipelineConfig, load_pipeline_config
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(cls=LocalPaths)
+@command(app)
 def run(
     data: Annotated[
         str | None,
@@ -78,14 +75,9 @@ def run(
 
 
 def main() -> None:
-    """Errors that a user can mend end with exit code 1 and a message, no trace."""
+    """Entry point of `python -m pipelines.run`."""
     quiet_tensorflow()
-    take_every_character()
-    try:
-        app()
-    except (KerasUnetError, OSError) as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(1)
+    run_app(app)
 
 
 if __name__ == "__main__":

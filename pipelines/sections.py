@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from keras_unet.data.label_rule import Kind, LabelRule
-from keras_unet.data.normalization import Method
+from keras_unet.data import LabelKind, LabelRule, NormalizationMethod
 from keras_unet.errors import ConfigError
 from keras_unet.remote_path import local_path, remote_uri
 from keras_unet.settings import AnyText, Section
@@ -33,7 +32,7 @@ class DataSettings(Section):
     )
     eval_share: float = Field(0.2, gt=0.0, lt=1.0, description="of the images (or groups)")
     seed: int = Field(0, description="another one splits in another way")
-    label_kind: Kind | None = Field(
+    label_kind: LabelKind | None = Field(
         None, description="are the numbers classes, or objects; None: settled from the files"
     )
     label_values: tuple[int, ...] | None = Field(None, description="stored value of each class")
@@ -42,7 +41,7 @@ class DataSettings(Section):
     class_names: tuple[AnyText, ...] | None = Field(None, description="background first")
     channels: int | None = Field(None, ge=1, description="of the images; None: from the files")
     dtypes: tuple[str, ...] = Field((), description="of the images, e.g. uint8; (): from the files")
-    normalization: Method = Field(
+    normalization: NormalizationMethod = Field(
         "dataset", description='z-score learnt by Transform, by "image", or "range"'
     )
     max_bad_share: Share = Field(

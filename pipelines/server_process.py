@@ -57,7 +57,7 @@ def serving(folder: Path, log: Path, seconds: float) -> Iterator[Addresses]:
         ServingError: it crashed while the block lasted; likewise.
     """
     command = [sys.executable, "-c", _SERVE, str(os.getpid()), "serve", str(folder)]
-    command += ["--grpc-port", "0", "--rest-port", "0", "--engine", "embedded"]
+    command += ["--grpc-port", "0", "--rest-port", "0"]
     command += ["--timeout", f"{max(60.0, seconds):.0f}"]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     with log.open("wb") as file:

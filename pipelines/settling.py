@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from keras_unet.data.check import check_data
-from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import Pair, pages
-from keras_unet.data.report import DataReport
-from keras_unet.data.synthetic import write_dataset
+from keras_unet.data import DataReport, LabelRule, Pair, check_data, pairs_of_files, write_dataset
+from keras_unet.disk import replacing
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.settings import merged
 from pipelines.config import PipelineConfig
@@ -56,10 +51,8 @@ def _synthetic(config: PipelineConfig) -> Path:
     """Drawn once: files that stay the same keep what was made of them valid."""
     folder = Path(config.pipeline_root) / "synthetic"
     if not folder.is_dir():
-        beside = folder.with_name(f".synthetic-{os.getpid()}")
-        shutil.rmtree(beside, ignore_errors=True)
-        write_dataset(beside, **SYNTHETIC)
-        beside.rename(folder)
+        with replacing(folder) as beside:
+            write_dataset(beside, **SYNTHETIC)
     return folder / "train"
 
 
@@ -73,7 +66,7 @@ def some_pairs(data: DataSettings) -> list[Pair]:
 
     listing = list_source(*resolved_source(data))
     items = _evenly(listing.items)
-    found = [pages(item.image, item.label, item.name, item.group) for item in items]
+    found = [pairs_of_files(item.image, item.label, item.name, item.group) for item in items]
     pairs = _evenly([pair for own, _ in found for pair in own])
     if not pairs:
         problems = [*listing.problems, *(problem for _, own in found for problem in own)]

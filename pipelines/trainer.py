@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_unet.data.normalization import Normalization
+from keras_unet import run_layout
+from keras_unet.data import Normalization
 from keras_unet.errors import ConfigError
 from keras_unet.settings import merged, nested, to_tree
 from keras_unet.training.config import TrainConfig, make_config
@@ -92,7 +93,7 @@ def run_fn(fn_args: Any) -> None:
     assert config.name is not None
     folder = runs / config.name
     forget(runs, besides=folder)
-    if (folder / "run.json").is_file():
+    if (folder / run_layout.RECORD).is_file():
         result = train(resume=folder)
     else:
         result = train(config, files={CODE: _json(code())})
@@ -104,7 +105,7 @@ def run_fn(fn_args: Any) -> None:
         write_bundle(result.model, place, name=options["name"], fields=fields, **export)
     uri = fn_args.serving_model_dir.rstrip("/").rpartition("/")[0]
     with models.local_output(f"{uri}/{models.KERAS}") as place:
-        shutil.copyfile(folder / "best.keras", place / models.FILE)
+        shutil.copyfile(folder / run_layout.BEST, place / models.FILE)
     with models.local_output(fn_args.model_run_dir) as place:
         shutil.copytree(folder, place, dirs_exist_ok=True, ignore=_not_kept)
         (place / CODE).write_text(_json(_codes(folder)), encoding="utf-8")
@@ -152,7 +153,7 @@ def local_runs(place: str) -> Path:
     return Path(tempfile.gettempdir(), place.partition("://")[2]) if "://" in place else Path(place)
 
 
-def forget(runs: Path, besides: Path, record: str = "run.json") -> None:
+def forget(runs: Path, besides: Path, record: str = run_layout.RECORD) -> None:
     """Deletes runs that were killed long ago and are not gone on with."""
     from keras_unet.training.run_folder import RunLock
 
@@ -228,4 +229,4 @@ def _listed(pattern: str) -> list[tuple[str, int]]:
 
 
 def _not_kept(folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if name.startswith(".") or name == "best.keras"}
+    return {name for name in names if name.startswith(".") or name == run_layout.BEST}

@@ -6,11 +6,13 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from rich.table import Table
 
-from keras_unet.console import Console, take_every_character
+from keras_unet.console import Console, keep_quiet, run_app, take_every_character
+from keras_unet.errors import DataError
 
 
 def written(**options):
@@ -84,3 +86,19 @@ print("done", file=sys.stderr)
         process.stdout.close()
         assert process.stderr.read() == b"done\n"
     assert process.returncode == 0
+
+
+def test_warnings_and_errors_of_a_command_are_a_line_each(capsys, monkeypatch):
+    def command():
+        warnings.warn("a class is missing", stacklevel=1)
+        raise DataError("cells.tif: cut off")
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # undone at the end
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for quiet, lines in ((False, ["Warning: a class is missing"]), (True, [])):
+            keep_quiet(quiet)
+            with pytest.raises(SystemExit):
+                run_app(command)
+            assert capsys.readouterr().err.splitlines() == [*lines, "Error: cells.tif: cut off"]
+    keep_quiet(False)

@@ -8,12 +8,14 @@ differ between kernels.
 from __future__ import annotations
 
 import math
+from collections import namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from keras_unet import threefry as generator
+from keras_unet.augment.options import INTENSITY
 from keras_unet.augment.settings import AugmentSettings
 
 Tensor = Any
@@ -94,12 +96,17 @@ def sample_seeds(seed: Any, epoch: Any, index: Any) -> Tensor:
 
 
 # One stream of random numbers for each quantity: switching one option on or changing its range
-# leaves the draws of all others as they were. Append only: the order is part of a seed's meaning.
-_STREAMS = (
-    *("position", "flip", "rotate", "scale", "shear", "shift", "elastic", "multiply"),
-    *("brightness", "contrast", "gamma", "gamma_inverted", "noise", "blur", "low_resolution"),
-)
-_NUMBER = {name: number for number, name in enumerate(_STREAMS)}
+# leaves the draws of all others as they were. The numbers are part of a seed's meaning.
+_STREAMS = {
+    "position": 0,
+    "flip": 1,
+    "rotate": 2,
+    "scale": 3,
+    "shear": 4,
+    "shift": 5,
+    "elastic": 6,
+    **{name: option.stream for name, option in INTENSITY.items()},
+}
 NOISE_STREAM = 1 << 16
 
 
@@ -112,7 +119,7 @@ class Numbers:
     def __init__(self, seeds: Tensor, counts: dict[str, int]) -> None:
         """Draw `counts[name]` pairs of each stream for each seed (int32 [batch, 2])."""
         index = np.concatenate([np.arange(count) for count in counts.values()])
-        stream = np.repeat([_NUMBER[name] for name in counts], list(counts.values()))
+        stream = np.repeat([_STREAMS[name] for name in counts], list(counts.values()))
         words = tf.bitcast(seeds, tf.uint32)
         counter = (tf.constant(index, tf.uint32)[None], tf.constant(stream, tf.uint32)[None])
         bits = threefry((words[:, :1], words[:, 1:]), counter)
@@ -159,18 +166,9 @@ class Geometry(NamedTuple):
     grid: Tensor | None
 
 
-class Intensity(NamedTuple):
-    """The drawn intensity of a batch: float32 [batch, 1 or channels], the neutral value where the
-    coin said no; None where the option is off."""
-
-    multiply: Tensor | None
-    brightness: Tensor | None
-    contrast: Tensor | None
-    gamma: Tensor | None
-    gamma_inverted: Tensor | None
-    noise: Tensor | None
-    blur: Tensor | None
-    low_resolution: Tensor | None
+# The drawn intensity of a batch, by the names of the table: float32 [batch, 1 or channels], the
+# neutral value where the coin said no; None where the option is off.
+Intensity = namedtuple("Intensity", INTENSITY)  # type: ignore[misc]
 
 
 def draw(settings: AugmentSettings, seeds: Tensor, channels: int) -> tuple[Geometry, Intensity]:
@@ -193,14 +191,12 @@ def draw(settings: AugmentSettings, seeds: Tensor, channels: int) -> tuple[Geome
     if settings.elastic_sigma > 0 and settings.elastic_p > 0:
         # One more than the displacements: the coin.
         counts["elastic"] = 2 * math.prod(settings.elastic_grid) + 1
-    for name in Intensity._fields:
-        limits = getattr(settings, "gamma" if name == "gamma_inverted" else name)
-        if limits is not None and getattr(settings, f"{name}_p") > 0:
+    for name in INTENSITY:
+        if settings.limits(name) is not None:
             counts[name] = per_channel
     numbers = Numbers(seeds, counts)
-    return _geometry(settings, numbers, counts, tf.shape(seeds)[0]), _intensity(
-        settings, numbers, counts
-    )
+    geometry = _geometry(settings, numbers, counts, tf.shape(seeds)[0])
+    return geometry, _intensity(settings, numbers)
 
 
 def _between(value: Tensor, low: float, high: float) -> Tensor:
@@ -260,20 +256,15 @@ def _geometry(
     return Geometry(numbers("position")[0], tf.stack(matrix, axis=1), turned, shift, grid)
 
 
-_SPREAD = dict.fromkeys(("brightness", "noise", "blur"), (_between, 0.0))
-_SPREAD["low_resolution"] = (_between, 1.0)
-
-
-def _intensity(settings: AugmentSettings, numbers: Numbers, counts: dict[str, int]) -> Intensity:
-    drawn: dict[str, Tensor | None] = {}
-    for name in Intensity._fields:
-        if name not in counts:
-            drawn[name] = None
+def _intensity(settings: AugmentSettings, numbers: Numbers) -> Intensity:
+    drawn: dict[str, Tensor | None] = dict.fromkeys(INTENSITY)
+    for name, option in INTENSITY.items():
+        limits = settings.limits(name)
+        if limits is None:
             continue
-        spread, neutral = _SPREAD.get(name, (_factor, 1.0))
-        limits = getattr(settings, "gamma" if name == "gamma_inverted" else name)
         coin, value = numbers(name)
         # One coin a sample, one value a channel.
         on = coin[:, :1] < getattr(settings, f"{name}_p")
-        drawn[name] = tf.where(on, spread(value, *limits), neutral)
+        spread = _factor if option.factor else _between
+        drawn[name] = tf.where(on, spread(value, *limits), option.neutral)
     return Intensity(**drawn)

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_unet.augment.draws import Geometry
+from keras_unet.errors import DataError
 
 Tensor = Any
 
@@ -178,3 +179,27 @@ def tile_origin(
             first = tf.where(sizes < output, centred, first)
         origins.append(first - margins[axis])
     return tf.stack(origins, axis=1)
+
+
+def grid_displacement(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Per-pixel displacements from displacements on a coarse grid, by bicubic interpolation.
+
+    Paper, section 3.1. The grid spans the picture from its first to its last pixel.
+
+    Args:
+        grid: [batch, rows, columns, 2], (dy, dx) in pixels; at least 2 rows and columns.
+        size: (height, width).
+
+    Returns:
+        float32 [batch, height, width, 2].
+    """
+    grid = tf.cast(grid, tf.float64)
+    if grid.shape.rank != 4 or grid.shape[3] != 2 or min(grid.shape[1:3]) < 2:
+        raise DataError(f"grid must be [batch, rows >= 2, columns >= 2, 2]; found {grid.shape}")
+    rows, columns = (spline_rows(n, k) for n, k in zip(size, grid.shape[1:3], strict=True))
+    strips = tf.matmul(rows, tf.transpose(grid, [0, 3, 1, 2]))
+    # The field's first column is the constant part, here none.
+    strips = tf.pad(strips, [[0, 0], [0, 0], [0, 0], [1, 0]])
+    columns = tf.concat([tf.ones_like(columns[:, :1]), columns], axis=1)
+    field = Field(tf.cast(strips, tf.float32), tf.cast(tf.transpose(columns), tf.float32))
+    return tf.stack(field.coordinates(), axis=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_unet.augment.draws import NOISE_STREAM, Intensity, sample_bits
-from keras_unet.augment.resample import Source, cubic_weights
+from keras_unet.augment.options import INTENSITY
+from keras_unet.augment.resample import cubic_weights
+from keras_unet.augment.settings import AugmentSettings
 
 if TYPE_CHECKING:
     from keras_unet.augment.image_bank import BankTensors
@@ -25,6 +28,32 @@ class Statistics(NamedTuple):
     std: Tensor
     low: Tensor
     high: Tensor
+
+
+def batch_statistics(image: Tensor) -> Statistics:
+    """Statistics of each image and channel of a batch, in the units of its values.
+
+    Args:
+        image: [batch, height, width, channels] of any real dtype.
+    """
+    image = tf.cast(image, tf.float32)
+    # Row by row first: sums over an axis that is not the last run in vector registers.
+    mean = tf.reduce_mean(tf.reduce_mean(image, axis=1), axis=1)
+    square = tf.reduce_mean(tf.reduce_mean(tf.square(image - mean[:, None, None]), axis=1), axis=1)
+    low = tf.reduce_min(tf.reduce_min(image, axis=1), axis=1)
+    high = tf.reduce_max(tf.reduce_max(image, axis=1), axis=1)
+    return Statistics(mean, tf.sqrt(square), low, high)
+
+
+def bank_statistics(bank: BankTensors, index: Tensor) -> Statistics:
+    """Statistics of the images `index` of a bank, in normalised units."""
+    mean, std, low, high = (tf.gather(values, index) for values in bank.statistics)
+    shift, scale = tf.gather(bank.shift, index), tf.gather(bank.scale, index)
+    # A negative scale would swap the ends of the range.
+    ends = (low - shift) * scale, (high - shift) * scale
+    return Statistics(
+        (mean - shift) * scale, std * tf.abs(scale), tf.minimum(*ends), tf.maximum(*ends)
+    )
 
 
 def _wide(value: Tensor) -> Tensor:
@@ -141,131 +170,99 @@ def low_resolution(image: Tensor, zoom: Tensor) -> Tensor:
     return tf.transpose(image, [0, 3, 2, 1])
 
 
-def _gamma(image: Tensor, exponent: Tensor, low: Tensor, high: Tensor, inverted: bool) -> Tensor:
+# What an option does: (images [batch, height, width, channels], drawn [batch, 1 or channels], their
+# statistics, seeds [batch, 2], settings) -> changed images and statistics.
+Change = Callable[[Tensor, Tensor, Statistics, Tensor, AugmentSettings], tuple[Tensor, Statistics]]
+
+
+def _noise(
+    image: Tensor, drawn: Tensor, of: Statistics, seeds: Tensor, _: AugmentSettings
+) -> tuple[Tensor, Statistics]:
+    shape = tuple(tf.unstack(tf.shape(image))[1:])
+
+    def noisy(image: Tensor, seeds: Tensor, strength: Tensor) -> Tensor:
+        return image + gaussian_noise(seeds, shape) * _wide(strength)
+
+    return _where_drawn(drawn > 0, noisy, image, seeds, drawn * of.std), of
+
+
+def _blur(
+    image: Tensor, drawn: Tensor, of: Statistics, _: Tensor, settings: AugmentSettings
+) -> tuple[Tensor, Statistics]:
+    limits = settings.limits("blur")
+    radius = math.ceil(4.0 * limits[1]) if limits else 0
+    change = partial(blur, radius=radius)
+    return _where_drawn(drawn > 0, change, image, tf.maximum(drawn, 0.1)), of
+
+
+def _multiply(image: Tensor, drawn: Tensor, of: Statistics, *_: Any) -> tuple[Tensor, Statistics]:
+    return image * _wide(drawn), Statistics(*(value * drawn for value in of))
+
+
+def _brightness(image: Tensor, drawn: Tensor, of: Statistics, *_: Any) -> tuple[Tensor, Statistics]:
+    more = drawn * of.std
+    return image + _wide(more), Statistics(of.mean + more, of.std, of.low + more, of.high + more)
+
+
+def _contrast(image: Tensor, drawn: Tensor, of: Statistics, *_: Any) -> tuple[Tensor, Statistics]:
+    bent = (image - _wide(of.mean)) * _wide(drawn) + _wide(of.mean)
+    bent = tf.clip_by_value(bent, _wide(of.low), _wide(of.high))
+    return tf.where(_wide(drawn == 1.0), image, bent), of
+
+
+def _low_resolution(
+    image: Tensor, drawn: Tensor, of: Statistics, *_: Any
+) -> tuple[Tensor, Statistics]:
+    return _where_drawn(drawn < 1, low_resolution, image, drawn), of
+
+
+def _gamma(
+    image: Tensor, drawn: Tensor, of: Statistics, *_: Any, inverted: bool = False
+) -> tuple[Tensor, Statistics]:
+    exponent, low, high = _wide(drawn), _wide(of.low), _wide(of.high)
     span = tf.maximum(high - low, 1e-7)
     part = (high - image if inverted else image - low) / span
     part = tf.exp(exponent * tf.math.log(tf.maximum(part, 1e-7))) * span
-    return high - part if inverted else part + low
+    curved = high - part if inverted else part + low
+    return tf.where(exponent != 1.0, curved, image), of
+
+
+# By the names of the table `keras_unet.augment.options.INTENSITY`.
+CHANGES: dict[str, Change] = {
+    "noise": _noise,
+    "blur": _blur,
+    "multiply": _multiply,
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "low_resolution": _low_resolution,
+    "gamma_inverted": partial(_gamma, inverted=True),
+    "gamma": _gamma,
+}
 
 
 def apply_intensity(
-    image: Tensor, drawn: Intensity, of: Statistics, seeds: Tensor, blur_radius: int = 4
+    image: Tensor,
+    drawn: Intensity,
+    of: Statistics,
+    seeds: Tensor,
+    settings: AugmentSettings | None = None,
 ) -> Tensor:
-    """Noise, blur, factor, brightness, contrast, low resolution, inverted gamma, gamma.
+    """Everything that was drawn, in the order of the table.
 
-    The order is nnU-Net's. A sample whose draws are all neutral comes back bit for bit.
+    A sample whose draws are all neutral comes back bit for bit.
 
     Args:
         image: float32 [batch, height, width, channels].
-        drawn: see `draw_intensity`.
+        drawn: see `keras_unet.augment.draws.draw`.
         of: statistics of the source images in the same units.
         seeds: int32 [batch, 2], for the noise of each pixel.
-        blur_radius: pixels on each side that the blur's kernel reaches.
+        settings: of which it was drawn: a blur's greatest sigma is the reach of its kernel.
 
     Returns:
         float32, the image's shape.
     """
-    shape = tf.shape(image)
-    mean, std, low, high = of
-    if drawn.noise is not None:
-
-        def noisy(image: Tensor, seeds: Tensor, strength: Tensor) -> Tensor:
-            return image + gaussian_noise(seeds, tuple(tf.unstack(shape)[1:])) * _wide(strength)
-
-        image = _where_drawn(drawn.noise > 0, noisy, image, seeds, drawn.noise * std)
-    if drawn.blur is not None:
-        sigma = tf.maximum(drawn.blur, 0.1)
-        image = _where_drawn(drawn.blur > 0, partial(blur, radius=blur_radius), image, sigma)
-    if drawn.multiply is not None:
-        image = image * _wide(drawn.multiply)
-        mean, std = mean * drawn.multiply, std * drawn.multiply
-        low, high = low * drawn.multiply, high * drawn.multiply
-    if drawn.brightness is not None:
-        more = drawn.brightness * std
-        image = image + _wide(more)
-        mean, low, high = mean + more, low + more, high + more
-    if drawn.contrast is not None:
-        bent = (image - _wide(mean)) * _wide(drawn.contrast) + _wide(mean)
-        bent = tf.clip_by_value(bent, _wide(low), _wide(high))
-        image = tf.where(_wide(drawn.contrast == 1.0), image, bent)
-    if drawn.low_resolution is not None:
-        zoom = drawn.low_resolution
-        image = _where_drawn(zoom < 1, low_resolution, image, zoom)
-    for exponent, inverted in ((drawn.gamma_inverted, True), (drawn.gamma, False)):
-        if exponent is not None:
-            curved = _gamma(image, _wide(exponent), _wide(low), _wide(high), inverted)
-            image = tf.where(_wide(exponent != 1.0), curved, image)
+    for name in INTENSITY:
+        value = getattr(drawn, name)
+        if value is not None:
+            image, of = CHANGES[name](image, value, of, seeds, settings or AugmentSettings())
     return image
-
-
-def batch_source(
-    image: Tensor, label: Tensor | None, weight: Tensor | None
-) -> tuple[Source, tuple[int | Tensor, int | Tensor]]:
-    """A batch as a flat run, and its images' (height, width).
-
-    Args:
-        image: [batch, height, width, channels].
-        label, weight: [batch, height, width] or None.
-    """
-    static, shape = image.shape, tf.shape(image)
-    batch = shape[0]
-    height, width = (static[axis] or shape[axis] for axis in (1, 2))
-    ones = tf.ones([batch], tf.int32)
-    source = Source(
-        image=tf.reshape(image, [-1, static[3] or shape[3]]),
-        label=None if label is None else tf.reshape(label, [-1]),
-        weight=None if weight is None else tf.reshape(tf.cast(weight, tf.float32), [-1]),
-        offset=tf.range(batch) * (height * width),
-        height=ones * height,
-        width=ones * width,
-        down=width * tf.cast(height > 1, tf.int32),
-        right=tf.cast(width > 1, tf.int32),
-        small=bool(static[1] and static[2]) and static[1] * static[2] < 2**23,
-    )
-    return source, (height, width)
-
-
-def batch_statistics(image: Tensor) -> Statistics:
-    """Statistics of each image and channel of a batch, in the units of its values.
-
-    Args:
-        image: [batch, height, width, channels] of any real dtype.
-    """
-    image = tf.cast(image, tf.float32)
-    # Row by row first: sums over an axis that is not the last run in vector registers.
-    mean = tf.reduce_mean(tf.reduce_mean(image, axis=1), axis=1)
-    square = tf.reduce_mean(tf.reduce_mean(tf.square(image - mean[:, None, None]), axis=1), axis=1)
-    low = tf.reduce_min(tf.reduce_min(image, axis=1), axis=1)
-    high = tf.reduce_max(tf.reduce_max(image, axis=1), axis=1)
-    return Statistics(mean, tf.sqrt(square), low, high)
-
-
-def bank_source(bank: BankTensors, index: Tensor) -> tuple[Source, tuple[Tensor, Tensor]]:
-    """The images `index` (int32 [batch]) of a bank, and their shift and scale [batch, channels]."""
-    offset, height, width, shift, scale = (
-        tf.gather(values, index)
-        for values in (bank.offset, bank.height, bank.width, bank.shift, bank.scale)
-    )
-    source = Source(
-        image=bank.image,
-        label=bank.label,
-        weight=bank.weight,
-        offset=offset,
-        height=height,
-        width=width,
-        down=bank.pitch,
-        right=1,
-        small=bank.small,
-    )
-    return source, (shift, scale)
-
-
-def bank_statistics(bank: BankTensors, index: Tensor) -> Statistics:
-    """Statistics of the images `index` of a bank, in normalised units."""
-    mean, std, low, high = (tf.gather(values, index) for values in bank.statistics)
-    shift, scale = tf.gather(bank.shift, index), tf.gather(bank.scale, index)
-    # A negative scale would swap the ends of the range.
-    ends = (low - shift) * scale, (high - shift) * scale
-    return Statistics(
-        (mean - shift) * scale, std * tf.abs(scale), tf.minimum(*ends), tf.maximum(*ends)
-    )

@@ -1,4 +1,4 @@
-"""A picture of what a setting does: draws side by side, with the warped lattice and outlines."""
+"""Picture of what a setting does: draws side by side, with the warped lattice and outlines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import numpy as np
 
 from keras_unet.augment.augment import Augment
 from keras_unet.augment.draws import sample_seeds
-from keras_unet.augment.settings import AugmentSettings
+from keras_unet.augment.settings import AugmentSettings, GeometrySettings
 from keras_unet.pictures import contrast
 
 _LATTICE = "#ffb000"
 _OUTLINE = "#1fd0ff"
-_INTENSITY = ("multiply", "brightness", "contrast", "gamma", "noise", "blur", "low_resolution")
 
 
 def draw_samples(
@@ -89,7 +88,7 @@ def _draws(
     height, width = image.shape[:2]
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
     place = np.stack([rows, columns], axis=-1).astype(np.float32)
-    geometry = settings.model_copy(update=dict.fromkeys(_INTENSITY))
+    geometry = AugmentSettings(**settings.model_dump(include=set(GeometrySettings.model_fields)))
     full, moved = Augment(settings), Augment(geometry)
     kept = None if label is None else label.astype(np.int32)
     images, places = [image.astype(np.float32)], [place]

@@ -1,10 +1,16 @@
-"""The one resampling: image, label and weight read at the same coordinates, mirrored at borders."""
+"""Resampling: image, label and weight read once, at the same coordinates, mirrored at borders."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
+
+from keras_unet.errors import DataError
+
+if TYPE_CHECKING:
+    from keras_unet.augment.image_bank import BankTensors
 
 Tensor = Any
 
@@ -29,6 +35,53 @@ class Source(NamedTuple):
     down: Tensor | int
     right: Tensor | int
     small: bool
+
+
+def batch_source(
+    image: Tensor, label: Tensor | None, weight: Tensor | None
+) -> tuple[Source, tuple[int | Tensor, int | Tensor]]:
+    """A batch as a flat run, and its images' (height, width).
+
+    Args:
+        image: [batch, height, width, channels].
+        label, weight: [batch, height, width] or None.
+    """
+    static, shape = image.shape, tf.shape(image)
+    batch = shape[0]
+    height, width = (static[axis] or shape[axis] for axis in (1, 2))
+    ones = tf.ones([batch], tf.int32)
+    source = Source(
+        image=tf.reshape(image, [-1, static[3] or shape[3]]),
+        label=None if label is None else tf.reshape(label, [-1]),
+        weight=None if weight is None else tf.reshape(tf.cast(weight, tf.float32), [-1]),
+        offset=tf.range(batch) * (height * width),
+        height=ones * height,
+        width=ones * width,
+        down=width * tf.cast(height > 1, tf.int32),
+        right=tf.cast(width > 1, tf.int32),
+        small=bool(static[1] and static[2]) and static[1] * static[2] < 2**23,
+    )
+    return source, (height, width)
+
+
+def bank_source(bank: BankTensors, index: Tensor) -> tuple[Source, tuple[Tensor, Tensor]]:
+    """The images `index` (int32 [batch]) of a bank, and their shift and scale [batch, channels]."""
+    offset, height, width, shift, scale = (
+        tf.gather(values, index)
+        for values in (bank.offset, bank.height, bank.width, bank.shift, bank.scale)
+    )
+    source = Source(
+        image=bank.image,
+        label=bank.label,
+        weight=bank.weight,
+        offset=offset,
+        height=height,
+        width=width,
+        down=bank.pitch,
+        right=1,
+        small=bank.small,
+    )
+    return source, (shift, scale)
 
 
 class Cells(NamedTuple):
@@ -156,3 +209,64 @@ def read_bicubic(values: Tensor, cells: Cells, source: Source) -> Tensor:
         line = line * weight_y[..., None]
         total = line if total is None else total + line
     return total
+
+
+def dense_warp(
+    image: Tensor,
+    displacement: Tensor,
+    label: Tensor | None = None,
+    weight: Tensor | None = None,
+    *,
+    interpolation: str = "bilinear",
+) -> Any:
+    """Warp by a displacement of each pixel: result[i, j] = image[i + dy, j + dx].
+
+    Borders are mirrored. `tfa.image.dense_image_warp(image, flow)` is `dense_warp(image, -flow)`.
+
+    Args:
+        image: [batch, height, width, channels] of any real dtype.
+        displacement: [batch, height, width, 2], (dy, dx) in pixels.
+        label: [batch, height, width] of any integer dtype, read by nearest neighbour, or None.
+        weight: [batch, height, width], read bilinearly, or None.
+        interpolation: of the image: "bilinear" or "bicubic".
+
+    Returns:
+        float32 image of the same shape; with label or weight: a tuple of what was given.
+
+    Raises:
+        DataError: if the shapes do not fit each other.
+    """
+    if interpolation not in ("bilinear", "bicubic"):
+        raise DataError(f"interpolation must be 'bilinear' or 'bicubic'; found {interpolation!r}")
+    image, displacement = tf.convert_to_tensor(image), tf.cast(displacement, tf.float32)
+    if image.shape.rank != 4 or not displacement.shape.is_compatible_with((*image.shape[:3], 2)):
+        raise DataError(
+            "image must be [batch, height, width, channels] and displacement [batch, height, "
+            f"width, 2]; found {image.shape} and {displacement.shape}"
+        )
+    label = None if label is None else tf.convert_to_tensor(label)
+    weight = None if weight is None else tf.convert_to_tensor(weight)
+    return given(_compiled(interpolation)(image, displacement, label, weight))
+
+
+def given(result: tuple[Any, ...]) -> Any:
+    """Image, label and weight as far as they were given; the image alone as itself."""
+    found = tuple(value for value in result if value is not None)
+    return found if len(found) > 1 else found[0]
+
+
+@functools.cache
+def _compiled(interpolation: str) -> Any:
+    def warp(image: Tensor, displacement: Tensor, label: Tensor | None, weight: Tensor | None):
+        source, (height, width) = batch_source(image, label, weight)
+        y = tf.range(height, dtype=tf.float32)[None, :, None] + displacement[..., 0]
+        x = tf.range(width, dtype=tf.float32)[None, None, :] + displacement[..., 1]
+        cells = locate(y, x, source)
+        read = read_bicubic if interpolation == "bicubic" else read_bilinear
+        return (
+            read(source.image, cells, source),
+            None if label is None else read_nearest(source.label, cells, source),
+            None if weight is None else read_bilinear(source.weight, cells, source),
+        )
+
+    return tf.function(warp, jit_compile=True, autograph=False)

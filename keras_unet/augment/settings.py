@@ -2,18 +2,80 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
+from keras_unet.augment.options import INTENSITY
 from keras_unet.errors import ConfigError
-from keras_unet.settings import validated
+from keras_unet.settings import Section, did_you_mean, validated
+
+LISTING = "keras-unet augment --show-settings"
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Range = tuple[float, float]
+GridPoints = Annotated[int, Field(ge=2, le=64)]
 
 
-class AugmentSettings(BaseModel):
+class GeometrySettings(Section):
+    """The options that move pixels."""
+
+    flip_vertical: Probability = Field(0.0, description="probability of mirroring up-down")
+    flip_horizontal: Probability = Field(
+        0.0, description="probability of mirroring left-right, by a coin of its own"
+    )
+    rotate: Literal["right_angles"] | Range | None = Field(
+        None,
+        description='range in degrees, counter-clockwise on the screen, or "right_angles": 0, 90, '
+        "180 and 270 degrees equally often and exact",
+    )
+    rotate_p: Probability = Field(1.0, description="probability of rotate")
+    scale: Range | None = Field(
+        None, description="range of magnification; above 1, things get larger"
+    )
+    scale_p: Probability = Field(1.0, description="probability of scale")
+    shear: Range | None = Field(None, description="range in degrees")
+    shear_p: Probability = Field(1.0, description="probability of shear")
+    shift: float = Field(
+        0.0,
+        ge=0.0,
+        description="largest shift in pixels along each axis, beside a random tile position",
+    )
+    elastic_sigma: float = Field(
+        0.0, ge=0.0, description="standard deviation in pixels of the displacements; 0 = off"
+    )
+    elastic_grid: tuple[GridPoints, GridPoints] = Field(
+        (3, 3), description="grid points (rows, columns) of the displacements; they span the tile"
+    )
+    elastic_p: Probability = Field(1.0, description="probability of the displacements")
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        "bilinear", description="of the image; labels are always nearest, weights bilinear"
+    )
+
+
+def _intensity_fields() -> dict[str, Any]:
+    """The settings of the table's options: a range, unless it is another's, and a probability."""
+    fields: dict[str, Any] = {}
+    for name, option in INTENSITY.items():
+        if option.range_of is None:
+            fields[name] = (Range | None, Field(None, description=f"range of the {option.help}"))
+        fields[f"{name}_p"] = (
+            Probability,
+            Field(
+                option.probability,
+                description=f"probability of {name if option.range_of is None else option.help}",
+            ),
+        )
+    return fields
+
+
+if TYPE_CHECKING:
+    _Options = GeometrySettings
+else:
+    _Options = create_model("_Options", __base__=GeometrySettings, **_intensity_fields())
+
+
+class AugmentSettings(_Options):
     """Every option of the augmentation; the default does nothing.
 
     A range is (low, high) and a value is drawn from it uniformly. A range of factors around 1
@@ -21,95 +83,52 @@ class AugmentSettings(BaseModel):
     above 1 equally often, as nnU-Net does, so that (0.5, 2) does not mostly enlarge. `None`
     switches an option off; `*_p` is the probability that a sample gets it.
 
-    Geometry, all composed into one displacement and resampled once:
-        flip_vertical, flip_horizontal: probability of mirroring up-down and left-right; two coins.
-        rotate: range in degrees (counter-clockwise on the screen), or "right_angles": 0, 90, 180
-            and 270 degrees equally often and exact, or None.
-        scale: range of magnification (above 1: things get larger).
-        shear: range in degrees.
-        shift: largest shift in pixels along each axis, in addition to a random tile position.
-        elastic_sigma: standard deviation in pixels of the displacements at the grid points; 0: off.
-        elastic_grid: grid points (rows, columns) that span the tile.
-        interpolation: of the image; labels are always nearest, weights bilinear.
-
-    Intensity, images only. "std" is the standard deviation of the sample's source image:
-        multiply: range of a factor on the values as they are.
-        brightness: range of what is added, in std.
-        contrast: range of a factor on the difference from the image's mean; the result is clipped
-            to the image's range.
-        gamma: range of the exponent on values mapped to [0, 1] by the image's range;
-            gamma_inverted_p: the same on the inverted image, drawn and applied before.
-        noise: range of the standard deviation of Gaussian noise, in std.
-        blur: range of the sigma of a Gaussian blur, in pixels.
-        low_resolution: range of the zoom factor (at most 1) of a nearest down- and cubic upscaling.
-        per_channel: draw the intensity options for each channel, not for all together.
+    Geometry is composed into one displacement and resampled once. The options below it change grey
+    values: `keras_unet.augment.options.INTENSITY` is their table; "std" there is the standard
+    deviation of the sample's source image. `keras-unet augment --show-settings` lists all.
 
     Raises:
         ConfigError: (by `make_settings`) for unknown names, wrong types or values out of range.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    flip_vertical: Probability = 0.0
-    flip_horizontal: Probability = 0.0
-    rotate: Literal["right_angles"] | Range | None = None
-    rotate_p: Probability = 1.0
-    scale: Range | None = None
-    scale_p: Probability = 1.0
-    shear: Range | None = None
-    shear_p: Probability = 1.0
-    shift: float = Field(0.0, ge=0.0)
-    elastic_sigma: float = Field(0.0, ge=0.0)
-    elastic_grid: tuple[Annotated[int, Field(ge=2, le=64)], Annotated[int, Field(ge=2, le=64)]] = (
-        3,
-        3,
+    per_channel: bool = Field(
+        False, description="draw what changes grey values for each channel, not for all together"
     )
-    elastic_p: Probability = 1.0
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-
-    multiply: Range | None = None
-    multiply_p: Probability = 1.0
-    brightness: Range | None = None
-    brightness_p: Probability = 1.0
-    contrast: Range | None = None
-    contrast_p: Probability = 1.0
-    gamma: Range | None = None
-    gamma_p: Probability = 1.0
-    gamma_inverted_p: Probability = 0.0
-    noise: Range | None = None
-    noise_p: Probability = 1.0
-    blur: Range | None = None
-    blur_p: Probability = 1.0
-    low_resolution: Range | None = None
-    low_resolution_p: Probability = 1.0
-    per_channel: bool = False
 
     @model_validator(mode="after")
     def _ranges(self) -> AugmentSettings:
-        limits = {"scale": 0.0, "multiply": None, "contrast": None, "gamma": 0.0, "noise": None}
-        for name in ("rotate", "shear", "brightness", "blur", "low_resolution", *limits):
+        for name in type(self).model_fields:
             value = getattr(self, name)
-            if not isinstance(value, tuple):
-                continue
-            low, high = value
-            if low > high:
-                raise ValueError(f"{name} is a range (low, high) with low <= high, found {value}")
-            if name in ("scale", "gamma", "blur", "low_resolution") and low <= 0:
-                raise ValueError(f"{name} must be above 0, found {value}")
-            if name in ("multiply", "contrast", "noise") and low < 0:
-                raise ValueError(f"{name} must not be negative, found {value}")
-            if name == "low_resolution" and high > 1:
-                raise ValueError(f"{name} is a zoom of at most 1, found {value}")
-            if name == "shear" and max(abs(low), abs(high)) >= 80:
-                raise ValueError(f"{name} is in degrees, within ±80, found {value}")
+            if isinstance(value, tuple) and name != "elastic_grid":
+                _check_range(name, *value)
         return self
+
+    def limits(self, name: str) -> Range | None:
+        """The range of an option that changes grey values; None if no sample gets it."""
+        limits = getattr(self, INTENSITY[name].range_of or name)
+        return limits if getattr(self, f"{name}_p") > 0 else None
 
     @property
     def changes_intensity(self) -> bool:
         """Whether any sample's grey values may change."""
-        names = ("multiply", "brightness", "contrast", "noise", "blur", "low_resolution")
-        on = any(getattr(self, n) is not None and getattr(self, f"{n}_p") > 0 for n in names)
-        return on or (self.gamma is not None and max(self.gamma_p, self.gamma_inverted_p) > 0)
+        return any(self.limits(name) is not None for name in INTENSITY)
+
+
+def _check_range(name: str, low: float, high: float) -> None:
+    found = f"found {(low, high)}"
+    if low > high:
+        raise ValueError(f"{name} is a range (low, high) with low <= high, {found}")
+    option = INTENSITY.get(name)
+    above = 0.0 if name == "scale" else option and option.above
+    if above is not None and low <= above:
+        raise ValueError(f"{name} must be above {above:g}, {found}")
+    if option and option.least is not None and low < option.least:
+        few = "not be negative" if option.least == 0 else f"be at least {option.least:g}"
+        raise ValueError(f"{name} must {few}, {found}")
+    if option and option.most is not None and high > option.most:
+        raise ValueError(f"{name} must be at most {option.most:g}, {found}")
+    if name == "shear" and max(abs(low), abs(high)) >= 80:
+        raise ValueError(f"{name} is in degrees, within ±80, {found}")
 
 
 def make_settings(
@@ -180,6 +199,15 @@ def preset_settings(name: str, **overrides: Any) -> AugmentSettings:
     Raises:
         ConfigError: for an unknown preset or option.
     """
+    return make_settings(PRESETS[_known(name)], **overrides)
+
+
+def _known(name: str) -> str:
     if name not in PRESETS:
-        raise ConfigError(f"unknown augmentation preset {name!r}; known: {', '.join(PRESETS)}")
-    return make_settings(PRESETS[name], **overrides)
+        meant = did_you_mean(name, PRESETS)
+        known = ", ".join(PRESETS)
+        raise ConfigError(f"unknown augmentation preset {name!r}; known: {known}{meant}")
+    return name
+
+
+AugmentPreset = Annotated[str, AfterValidator(_known)]

@@ -4,5 +4,6 @@ TensorFlow is imported inside the commands, so that `--help` answers at once.
 """
 
 from keras_unet.cli.app import main
+from keras_unet.cli.options import command
 
-__all__ = ["main"]
+__all__ = ["command", "main"]

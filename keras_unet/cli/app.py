@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -19,13 +18,12 @@ from keras_unet.cli.export import export, rollback
 from keras_unet.cli.info import info
 from keras_unet.cli.lineage import lineage
 from keras_unet.cli.objects import objects
-from keras_unet.cli.options import LocalPaths
+from keras_unet.cli.options import command
 from keras_unet.cli.plan import plan
 from keras_unet.cli.predict import predict
 from keras_unet.cli.serve import serve
 from keras_unet.cli.train import train
-from keras_unet.console import take_every_character
-from keras_unet.errors import KerasUnetError
+from keras_unet.console import run_app
 from keras_unet.keras_backend import quiet_tensorflow, use_tensorflow
 
 app = typer.Typer(
@@ -34,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
+for function in (
     demo,
     plan,
     train,
@@ -51,7 +49,7 @@ for command in (
     explore,
     serve,
 ):
-    app.command(cls=LocalPaths)(command)
+    command(app)(function)
 app.add_typer(diffusion)
 
 
@@ -71,15 +69,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point of `keras-unet`: errors that a user can mend end with exit code 1, no trace.
-
-    Among them those of the file system: a full disk, a folder that may not be written.
-    """
+    """Entry point of `keras-unet`."""
     quiet_tensorflow()
     use_tensorflow()  # whatever the shell or keras.json says
-    take_every_character()
-    try:
-        app()
-    except (KerasUnetError, OSError) as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(1)
+    run_app(app)

@@ -8,6 +8,15 @@ from typing import Annotated
 import typer
 
 
+def _show(wanted: bool) -> None:
+    if wanted:
+        from keras_unet.augment.settings import AugmentSettings
+        from keras_unet.settings import describe
+
+        typer.echo(describe(AugmentSettings))
+        raise typer.Exit
+
+
 def augment(
     image: Annotated[Path, typer.Argument(help="An image of yours: PNG, TIFF or JPEG.")],
     label: Annotated[
@@ -27,15 +36,25 @@ def augment(
     rows: Annotated[int, typer.Option(min=1, max=10, help="Rows of the grid.")] = 2,
     columns: Annotated[int, typer.Option(min=1, max=10, help="Columns of the grid.")] = 4,
     page: Annotated[int | None, typer.Option(help="Which page of a TIFF stack.")] = None,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--show-settings",
+            is_eager=True,
+            callback=_show,
+            help="List every option and its default, and end.",
+        ),
+    ] = False,
 ) -> None:
     """Draw what training will see: warped copies of an image, the lattice and label outlines."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     from keras_unet.augment.picture import draw_samples
     from keras_unet.augment.settings import preset_settings
-    from keras_unet.cli.report import say
+    from keras_unet.console import say
     from keras_unet.data.images import read_image, read_labels
     from keras_unet.errors import ConfigError, DataError
+    from keras_unet.settings import put
 
     out = out if out.suffix else out.with_suffix(".png")
     kinds = sorted(FigureCanvasBase.get_supported_filetypes())
@@ -48,7 +67,7 @@ def augment(
             f"{label}: found {labels.shape[0]}×{labels.shape[1]} labels for an image of "
             f"{pixels.shape[0]}×{pixels.shape[1]} pixels ({image}); expected equal sizes"
         )
-    settings = preset_settings(preset, **_options(setting or []))
+    settings = preset_settings(preset, **put({}, setting or []))
     figure = draw_samples(
         pixels,
         labels,
@@ -64,21 +83,3 @@ def augment(
         f"{rows * columns - 1} draws of preset {preset!r} in {out}. If your cells look torn or "
         "folded, lower the strength (--set elastic_sigma=5) until they look like other cells."
     )
-
-
-def _options(pairs: list[str]) -> dict[str, object]:
-    """{name: value} from "name=value", values written as in TOML or JSON, or plain words."""
-    import json
-
-    from keras_unet.errors import ConfigError
-
-    options: dict[str, object] = {}
-    for pair in pairs:
-        name, mark, text = pair.partition("=")
-        if not mark:
-            raise ConfigError(f"--set expects name=value; found {pair!r}")
-        try:
-            options[name.strip()] = json.loads(text)
-        except json.JSONDecodeError:
-            options[name.strip()] = text.strip()
-    return options

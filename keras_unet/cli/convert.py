@@ -52,7 +52,7 @@ def convert(
     fields = card_fields(description, author, licence, data_licence, citation, pixel_size)
     names = list(to or ("onnx", "tflite-float16", "tflite-int8"))
 
-    from keras_unet.cli.report import console, say
+    from keras_unet.console import TERMINAL, say
     from keras_unet.data.images import read_image
     from keras_unet.data.pairs import find_pairs
     from keras_unet.errors import DataError
@@ -66,7 +66,7 @@ def convert(
         raise DataError("\n".join(map(str, pairs.problems)))
     read = [read_image(pair.image, pair.image_page) for pair in list(pairs)[:most]]
     trained = load_model(model, normalization=normalization, class_names=class_names)
-    with console.status("converting") as status:
+    with TERMINAL.status("converting") as status:
         found = run(
             trained,
             read,
@@ -88,7 +88,7 @@ def convert(
 def _show(found: list[Converted]) -> None:
     from rich.table import Table
 
-    from keras_unet.cli.report import console
+    from keras_unet.console import TERMINAL
 
     table = Table(title="probabilities against the Keras model's", title_justify="left")
     table.add_column("format")
@@ -101,7 +101,7 @@ def _show(found: list[Converted]) -> None:
             f"{1e3 * one.seconds:.0f}",
             *(("", "", "") if one.name == "keras" else _errors(one)),
         )
-    console.print(table)
+    TERMINAL.print(table)
 
 
 def _errors(one: Converted) -> tuple[str, str, str]:

@@ -17,8 +17,9 @@ def demo(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """The whole job on made-up cells: data, training, scores, pictures, published model."""
-    from keras_unet.cli.report import console, say, show_evaluation
+    from keras_unet.console import TERMINAL, say
     from keras_unet.data.synthetic import write_dataset
+    from keras_unet.evaluation.descriptions import show_evaluation
     from keras_unet.serving.publish import export
     from keras_unet.training.config import make_config
     from keras_unet.training.run import train
@@ -41,7 +42,7 @@ def demo(
             "seed": seed,
         }
     )
-    result = train(config, console)
+    result = train(config, TERMINAL)
     show_evaluation(result.evaluation)
     version = export(result.model, publish)
     folder = result.folder

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.options import LocalPaths
+from keras_unet.cli.options import command
 from keras_unet.training.interruption import ended_by_sigterm
 
 diffusion = typer.Typer(
@@ -18,7 +18,7 @@ diffusion = typer.Typer(
 )
 
 
-@diffusion.command(cls=LocalPaths)
+@command(diffusion)
 @ended_by_sigterm()
 def train(
     images: Annotated[
@@ -54,7 +54,7 @@ def train(
     if show:
         typer.echo(describe(DiffusionConfig))
         return
-    from keras_unet.cli.report import console, say
+    from keras_unet.console import TERMINAL, say
     from keras_unet.diffusion.training import train_diffusion
 
     given = {
@@ -68,12 +68,12 @@ def train(
     checked = None
     if resume is None or tree != {"data": {}}:
         checked = make_diffusion_config(tree, source_of(config, settings or ()))
-    folder = train_diffusion(checked, console, resume=resume)
+    folder = train_diffusion(checked, TERMINAL, resume=resume)
     say(f"Look at  {folder}/samples/ and {folder}/curves.png")
     say(f"Draw     keras-unet diffusion sample {quote(str(folder))} --count 100 --output DRAWN")
 
 
-@diffusion.command(cls=LocalPaths)
+@command(diffusion)
 def sample(
     run: Annotated[Path, typer.Argument(help="A run folder of `diffusion train`.")],
     masks: Annotated[
@@ -93,7 +93,7 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="The same gives the same images.")] = 0,
 ) -> None:
     """Draw a data set: images/, labels/, a contact sheet, and a note that it is synthetic."""
-    from keras_unet.cli.report import progress, say
+    from keras_unet.console import progress, say
     from keras_unet.diffusion.synthesis import synthesize
 
     with progress("drawing") as advance:
@@ -115,16 +115,17 @@ def sample(
         say(f"Train    keras-unet train {quote(str(folder))}")
 
 
-@diffusion.command(cls=LocalPaths)
+@command(diffusion)
 def info(run: Annotated[Path, typer.Argument(help="A run folder of `diffusion train`.")]) -> None:
     """What a diffusion model was trained on and draws."""
-    from keras_unet.cli.report import say
     from keras_unet.diffusion.synthesis import load_diffusion
 
     model, card = load_diffusion(run)
-    say(f"{card.name}: draws {model.unet.outputs[0].shape[-1]} channel(s), {card.image_dtype}")
+    typer.echo(
+        f"{card.name}: draws {model.unet.outputs[0].shape[-1]} channel(s), {card.image_dtype}"
+    )
     classes = f" ({', '.join(card.classes)})" if card.classes else ""
-    say(f"condition  {card.condition}{classes}")
-    say(f"tile       {card.tile} px")
-    say(f"parameters {model.unet.count_params():,}")
-    say(f"steps      {int(card.metrics.get('step', 0))}, {card.created}")
+    typer.echo(f"condition  {card.condition}{classes}")
+    typer.echo(f"tile       {card.tile} px")
+    typer.echo(f"parameters {model.unet.count_params():,}")
+    typer.echo(f"steps      {int(card.metrics.get('step', 0))}, {card.created}")

@@ -50,8 +50,9 @@ def evaluate(
     tile: Annotated[int | None, typer.Option(help="Largest input tile in pixels.")] = None,
 ) -> None:
     """Score a model on labelled images: a table, JSON, and a report with pictures of the errors."""
-    from keras_unet.cli.report import progress, say, show_evaluation
+    from keras_unet.console import progress, say
     from keras_unet.data.label_rule import LabelRule
+    from keras_unet.evaluation.descriptions import show_evaluation
     from keras_unet.evaluation.scoring import evaluate as run
 
     settings = {

@@ -31,7 +31,7 @@ def explore(
     class_names: ClassNames = None,
 ) -> None:
     """See a network at work: its feature maps, a pixel's numbers, its learning, in a local page."""
-    from keras_unet.cli.report import say
+    from keras_unet.console import say
     from keras_unet.data.images import read_image, read_labels
     from keras_unet.explorer.server import explore as open_page
 

@@ -46,7 +46,7 @@ def export(
     """Publish a model as the next version of a folder that TF Serving watches."""
     fields = card_fields(description, author, licence, data_licence, citation, pixel_size)
 
-    from keras_unet.cli.report import console, say
+    from keras_unet.console import TERMINAL, say
     from keras_unet.models.keras_file import AS_THEY_ARE, load_model
     from keras_unet.serving.publish import export as run
     from keras_unet.serving.publish import reached
@@ -54,7 +54,7 @@ def export(
     options: dict[str, Any] = {"precision": precision, "tile": tile, "keep": keep}
     if max_pixels is not None:
         options["max_pixels"] = max_pixels
-    with console.status("writing, loading and comparing"):
+    with TERMINAL.status("writing, loading and comparing"):
         place = reached(folder)  # before the model is loaded
         trained = load_model(model, normalization=normalization, class_names=class_names)
         version = run(trained, place, fields=fields, **options)
@@ -73,9 +73,9 @@ def rollback(
     ] = None,
 ) -> None:
     """Publish an older version once more, as the newest: servers take it up by themselves."""
-    from keras_unet.cli.report import console, say
+    from keras_unet.console import TERMINAL, say
     from keras_unet.serving.publish import rollback as run
 
-    with console.status("copying and loading"):
+    with TERMINAL.status("copying and loading"):
         version = run(folder, to)
     say(f"Published {version}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from keras_unet import run_layout
 from keras_unet.remote_path import as_path, fetched
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def info(
 ) -> None:
     """Show what a model takes and gives, what it was trained on, and its scores."""
     place = as_path(model)
-    kept = next((file for file in (place, place / "best.keras") if file.is_file()), None)
+    kept = next((file for file in (place, place / run_layout.BEST) if file.is_file()), None)
     if kept is None and place.name.endswith(".keras"):
         kept = place  # which says that it is not there
     if kept is not None:

@@ -24,14 +24,14 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show where a published model comes from: run, code, settings, checks, data."""
-    from keras_unet.cli.report import console
+    from keras_unet.console import Console
     from keras_unet.serving.lineage import lineage as trace
 
     found = trace(version, metadata)
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
     else:
-        console.print(_tree(found))
+        Console().print(_tree(found))
 
 
 def _tree(found: Lineage) -> Tree:

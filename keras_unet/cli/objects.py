@@ -55,7 +55,7 @@ def objects(
     ] = None,
 ) -> None:
     """Masks to objects: numbers, a table of measurements, polygons for QuPath, ROIs for Fiji."""
-    from keras_unet.cli.report import progress, say
+    from keras_unet.console import progress, say
     from keras_unet.inference.objects.finding import make_settings, parse_names
     from keras_unet.inference.objects.mask_objects import objects_from_masks
 

@@ -1,20 +1,49 @@
-"""Options that several commands share, and the check that paths are on this machine."""
+"""Command of `keras-unet`: what all have in common, and options that several share."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
+from keras_unet.console import keep_quiet
 from keras_unet.remote_path import local_path
 
 if TYPE_CHECKING:
     from keras_unet.serving.card import CardFields
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+_QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")]
 
-class LocalPaths(TyperCommand):
+
+def command(app: typer.Typer) -> Callable[[Function], Function]:
+    """Makes a function a command of `app`: its paths are on this machine, and `-q` is there."""
+
+    def register(function: Function) -> Function:
+        @wraps(function)
+        def run(*, quiet: bool, **options: Any) -> Any:
+            keep_quiet(quiet)
+            return function(**options)
+
+        own = inspect.signature(function, eval_str=True)
+        added = inspect.Parameter(
+            "quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_QUIET
+        )
+        every = [*own.parameters.values(), added]
+        run.__signature__ = own.replace(parameters=every)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
+        app.command(cls=_LocalPaths)(run)
+        return function
+
+    return register
+
+
+class _LocalPaths(TyperCommand):
     """Refuses gs://… and the like before anything is done, as a `Path` would make "gs:/" of it.
 
     What may be remote is declared as `str`.

@@ -36,7 +36,7 @@ def plan(
     ] = None,
 ) -> None:
     """Choose settings for a data set and this machine, with reasons: a train.toml."""
-    from keras_unet.cli.report import say
+    from keras_unet.console import say
     from keras_unet.settings import read_tree
     from keras_unet.training.planning.plan import plan_tree
 

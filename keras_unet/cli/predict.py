@@ -142,7 +142,7 @@ def predict(
             client_certificate=client_certificate,
             client_key=client_key,
         )
-    from keras_unet.cli.report import progress, say
+    from keras_unet.console import progress, say
     from keras_unet.errors import ConfigError
     from keras_unet.inference.files.run import predict_files
 
@@ -196,7 +196,15 @@ def _refuse_local(context: typer.Context) -> None:
     from keras_unet.errors import ConfigError
 
     local = ("models", "images", "output", "overwrite")
-    remote = (*local, "server", "token_file", "certificate", "client_certificate", "client_key")
+    remote = (
+        *local,
+        "quiet",
+        "server",
+        "token_file",
+        "certificate",
+        "client_certificate",
+        "client_key",
+    )
     given = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
@@ -223,7 +231,7 @@ def _remotely(
     client_certificate: Path | None,
     client_key: Path | None,
 ) -> None:
-    from keras_unet.cli.report import progress, say
+    from keras_unet.console import progress, say
     from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.serving.client import Client, segment_files

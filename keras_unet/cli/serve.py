@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class Engine(str, Enum):
-    """Who serves."""
-
-    auto = "auto"
-    embedded = "embedded"
-    tensorflow_model_server = "tensorflow_model_server"
+from keras_unet.console import TERMINAL
 
 
 def serve(
@@ -71,20 +64,21 @@ def serve(
     log_requests: Annotated[
         bool, typer.Option("--log-requests", help="A line for each request.")
     ] = False,
-    engine: Annotated[
-        Engine, typer.Option(help="auto: tensorflow_model_server if it is on PATH and fits.")
-    ] = Engine.auto,
 ) -> None:
     """Serve published models over gRPC and REST, as TensorFlow Serving does; a page is at /."""
-    import tempfile
-
     from keras_unet.disk import read_text
     from keras_unet.errors import ConfigError
     from keras_unet.remote_path import RemotePath, as_path
-    from keras_unet.serving.server import binary, observe
-    from keras_unet.serving.server.model_files import read_batching
-    from keras_unet.serving.server.settings import MIB, ServerSettings
     from keras_unet.settings import validated
+
+    try:
+        from keras_unet.serving.server.embedded import EmbeddedServer
+        from keras_unet.serving.server.limits import MIB
+        from keras_unet.serving.server.model_files import Mirror, read_batching
+        from keras_unet.serving.server.observe import log_to_stderr
+        from keras_unet.serving.server.settings import ServerSettings
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
 
     place = as_path(folder)
     if isinstance(place, RemotePath) and model_config_file is not None:
@@ -120,40 +114,16 @@ def serve(
     }
     settings = validated(ServerSettings, given)
 
-    observe.log_to_stderr()
+    log_to_stderr()
     if isinstance(place, RemotePath):
-        if engine is Engine.tensorflow_model_server:
-            raise ConfigError(f"{binary.NAME} takes {folder} from a --model-config-file: base_path")
-        from keras_unet.serving.server.model_files import Mirror
-
-        mirror = Mirror(place, poll_seconds)
-        settings = settings.model_copy(update={"folder": mirror.start()})
-        engine = Engine.embedded
-    program = binary.find() if engine is not Engine.embedded else None
-    if engine is Engine.tensorflow_model_server and program is None:
-        raise ConfigError(f"{binary.NAME} is not on PATH")
-    if program is not None:
-        reason = binary.cannot(settings)
-        if reason is None:
-            work = Path(tempfile.mkdtemp(prefix="keras-unet-serve-"))
-            batching = batching_parameters_file is not None
-            arguments = binary.command(program, settings, work, batching=batching)
-            _say(f"Starting {program} ...")
-            observe.log_event("starting", program=program, arguments=arguments[1:])
-            binary.replace_process(arguments)
-        if engine is Engine.tensorflow_model_server:
-            raise ConfigError(f"{binary.NAME} cannot be used: {reason}")
-        observe.log_event("embedded", reason=f"{binary.NAME} is on PATH, but {reason}")
+        settings = settings.model_copy(update={"folder": Mirror(place, poll_seconds).start()})
     _say(f"Loading the models of {folder} ...")
-    try:
-        from keras_unet.serving.server.embedded import EmbeddedServer
-    except ImportError as error:
-        raise ConfigError(f"{error.name} is missing: pip install 'unet-keras[serve]'") from error
     EmbeddedServer(settings).run(_say)
 
 
 def _say(line: str) -> None:
     """For people, if any read it: a server goes on without them, and without room for its log."""
-    with contextlib.suppress(OSError, UnicodeError):
-        typer.echo(line)
-        sys.stdout.flush()
+    if not TERMINAL.quiet:
+        with contextlib.suppress(OSError, UnicodeError):
+            typer.echo(line)
+            sys.stdout.flush()

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from keras_unet import run_layout
 from keras_unet.training.interruption import ended_by_sigterm
 
 
@@ -66,9 +67,10 @@ def train(
         "validation_labels": validation_labels,
         "label_kind": "instances" if instances else None,
     }
-    from keras_unet.cli.report import console, say, show_evaluation, show_folds
+    from keras_unet.console import TERMINAL, say
+    from keras_unet.evaluation.descriptions import show_evaluation, show_folds
 
-    folded = folds is not None or (resume is not None and (resume / "splits.json").is_file())
+    folded = folds is not None or (resume is not None and (resume / run_layout.SPLITS).is_file())
     checked, files = None, {}
     tree = read_tree(config, settings or (), data=given)
     if resume is None and os.environ.get("TF_CONFIG") and tree.get("devices") != "one":
@@ -79,7 +81,7 @@ def train(
         from keras_unet.training.planning.plan import plan_tree
 
         planned = plan_tree(tree, folded=folded)
-        checked, files = planned.config, {"plan.toml": planned.to_toml()}
+        checked, files = planned.config, {run_layout.PLAN: planned.to_toml()}
         say(planned.to_text())
     elif resume is None:
         checked = load_config(config, settings or (), data=given)
@@ -90,12 +92,12 @@ def train(
 
         read_record(resume)  # says what is wrong with a folder that is no run
         # what is given beside must be what the run was begun with
-        checked = load_config(config or resume / "config.toml", settings or (), data=given)
+        checked = load_config(config or resume / run_layout.CONFIG, settings or (), data=given)
 
     if folded:
         from keras_unet.training.cross_validation import cross_validate
 
-        found = cross_validate(checked, folds or 0, console, resume=resume, files=files)
+        found = cross_validate(checked, folds or 0, TERMINAL, resume=resume, files=files)
         if found.report is None:
             raise typer.Exit(130)
         show_folds(found.report)
@@ -104,7 +106,7 @@ def train(
 
     from keras_unet.training.run import train as run
 
-    result = run(checked, console, resume=resume, files=files)
+    result = run(checked, TERMINAL, resume=resume, files=files)
     show_evaluation(result.evaluation)
     folder, published = result.folder, Path("saved_models", result.folder.name)
     say(f"Open     {folder}/report.html (scores, errors in colour) and {folder}/curves.png")

@@ -9,28 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from keras_unet.data.label_check import (
-    count_regions,
+    file_notes,
     label_notes,
-    nodata_notes,
-    orientation_notes,
-    palette_notes,
-    settle,
+    regions_of,
+    settle_labels,
     single_class,
 )
 from keras_unet.data.label_rule import LabelMapping, LabelRule
-from keras_unet.data.pairs import Pair, Pairs, find_pairs, natural_key
-from keras_unet.data.reading import PairReader, RawPair, size
-from keras_unet.data.reading import Sample as Sample
+from keras_unet.data.pairs import Pair, Pairs, Problem, find_pairs, natural_key
 from keras_unet.data.records import Records, find_records, read_records
-from keras_unet.data.report import (
-    DataReport,
-    DataSummary,
-    Problem,
-    Spread,
-    beside_images,
-    listed,
-)
-from keras_unet.errors import DataError
+from keras_unet.data.samples import PairReader, RawPair, Sample, size
+from keras_unet.errors import DataError, listed
+from keras_unet.settings import Frozen
 
 
 def load_samples(
@@ -101,7 +91,7 @@ def check_and_read(
     problems += [problem for raw in raws for problem in raw.problems]
     problems += _missing(raws, need_labels)
     problems += _channels(raws)
-    mapping, strange = settle(raws, rule)
+    mapping, strange = settle_labels(raws, rule)
     problems += strange
     samples = [sample for raw in raws if (sample := raw.sample(mapping)) is not None]
     summary = _summary(raws, samples, mapping)
@@ -114,10 +104,7 @@ def check_and_read(
             problems += content
         notes += label_notes(raws, mapping)
         notes += _object_notes(raws, mapping)
-    notes += nodata_notes({raw.pair.image_shown: raw.share_missing for raw in raws})
-    notes += palette_notes(raws, rule.ignore)
-    notes += orientation_notes(raws)
-    notes += beside_images({raw.pair.image: raw.left_out for raw in raws})
+    notes += file_notes(raws, rule.ignore)
     notes += _image_notes(raws, summary)
     report = DataReport(
         problems=tuple(problems),
@@ -206,7 +193,7 @@ def _object_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     if mapping.kind != "instances" or mapping.split:
         return []
     numbers = sum(len(set(raw.values) - {0, mapping.ignore}) for raw in raws)
-    regions = sum(count_regions(raw.labels) for raw in raws if raw.labels is not None)
+    regions = sum(map(regions_of, raws))
     if regions <= 1.5 * numbers:
         return []
     return [
@@ -269,3 +256,101 @@ def read_source(source: Source | Iterable[Pair], rule: LabelRule) -> Iterator[Ra
     with PairReader() as reader:
         for pair in source:
             yield reader.read(pair, rule)
+
+
+class Spread(Frozen):
+    """Smallest, middle and largest of some numbers."""
+
+    min: float
+    median: float
+    max: float
+
+    def __str__(self) -> str:
+        return f"{self.median:g} ({self.min:g} to {self.max:g})"
+
+
+class DataSummary(Frozen):
+    """Figures of the files that could be read."""
+
+    images: int  # found, readable or not
+    labelled: int  # of these, with labels that could be read
+    sizes: dict[str, int]  # "512x512" (height x width) -> images
+    channels: dict[str, int]  # "1" -> images
+    dtypes: dict[str, int]  # "uint8" -> images
+    grey: Spread | None  # mean grey values of the images
+    label_values: tuple[int, ...]  # as stored; the first 32
+    label_values_count: int
+    class_fractions: tuple[float, ...] | None  # of the pixels that count, class by class
+    cells: Spread | None  # objects in an image (instances)
+    cells_total: int | None
+    diameter: Spread | None  # of a circle of the object's area, px (instances)
+
+
+class DataReport(Frozen):
+    """The outcome of `check_data`: one that `ok` may be trained on."""
+
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    summary: DataSummary
+    mapping: LabelMapping | None  # how label values became classes; None without labels
+    digests: dict[str, str]  # image name -> hash of its pixels, to find copies in other sets
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def raise_if_bad(self) -> DataReport:
+        """Returns itself.
+
+        Raises:
+          DataError: there are problems; the message lists all of them.
+        """
+        refuse(self.problems, self.summary.images)
+        return self
+
+    def to_json(self) -> str:
+        """Everything, as indented JSON."""
+        return self.model_dump_json(indent=2)
+
+    def to_text(self) -> str:
+        """A few lines for a person."""
+        s = self.summary
+        lines = [
+            f"{s.images} images, {s.labelled} with labels",
+            f"size {_counts(s.sizes)}, channels {_counts(s.channels)}, {_counts(s.dtypes)}",
+        ]
+        if s.label_values_count:
+            shown = ", ".join(map(str, s.label_values[:8]))
+            more = f", … ({s.label_values_count} values)" if s.label_values_count > 8 else ""
+            lines.append(f"label values {shown}{more}")
+        if s.class_fractions is not None:
+            shares = ", ".join(f"{k}: {share:.1%}" for k, share in enumerate(s.class_fractions))
+            lines.append(f"classes {shares}")
+        if s.cells is not None:
+            lines.append(
+                f"cells {s.cells_total} in all, {s.cells} an image, "
+                f"{'?' if s.diameter is None else s.diameter} px across"
+            )
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"PROBLEM: {problem}" for problem in self.problems]
+        return "\n".join(lines)
+
+
+def refuse(problems: Sequence[Problem], images: int) -> None:
+    """Raises DataError with all the problems that the check of so many images found, if any."""
+    if problems:
+        many = "problem" if len(problems) == 1 else "problems"
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        raise DataError(f"the data check found {len(problems)} {many} in {images} images:{lines}")
+
+
+def shared_images(first: DataReport, second: DataReport) -> tuple[tuple[str, str], ...]:
+    """Pairs of names of images with equal pixels in two sets (say, training and validation)."""
+    names: dict[str, str] = {digest: name for name, digest in second.digests.items()}
+    return tuple((name, names[digest]) for name, digest in first.digests.items() if digest in names)
+
+
+def _counts(found: dict[str, int]) -> str:
+    if len(found) == 1:
+        return next(iter(found))
+    return listed(f"{value} ({count})" for value, count in found.items()) or "none"

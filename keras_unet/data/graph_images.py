@@ -1,4 +1,4 @@
-"""PNG and JPEG in a TensorFlow graph: the header is read, and judged, before any pixel is.
+"""Decoder of PNG and JPEG in a TensorFlow graph: the header is judged before any pixel is read.
 
 Every function takes and gives tensors; what is wrong with the data raises InvalidArgumentError
 when the graph runs. Photographs come upright, as `read_image` has them; TensorFlow's decoders
@@ -22,6 +22,15 @@ _OF_JPEG = f"JPEG of {{}} bits and {{}} components, kind SOF{{}}; expected {JPEG
 _INKS = 4
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HEADER = 26  # bytes: signature, length and name of the first chunk, size, depth, colour type
+PNG_START, JPEG_START = 8, 2  # where the first chunk and the first segment are
+PAD = 16  # zeros beyond the end, so that a header may be read anywhere in the file
+MARK = 0xFF
+_SCAN, _END = 0xDA, 0xD9  # markers after which nothing is told
+_UPRIGHT = 1
+_ORIENTATION = 0x0112  # tag
+_SHORT, _LONG = (3, 8), (4, 9, 13)  # the types that a number may have, of two and four bytes
+_APP1, _EXIF = 0xE1, b"Exif\0\0"
+_TAIL = 1 << 16  # bytes at the end of a PNG file: EXIF is smaller
 
 
 def header(data: Any) -> tuple[Any, Any, Any]:
@@ -31,7 +40,7 @@ def header(data: Any) -> tuple[Any, Any, Any]:
     codes = tf.concat([codes, tf.fill([_HEADER], tf.constant(-1, tf.int64))], 0)[:_HEADER]
     is_png = tf.reduce_all(codes[:8] == list(_PNG)) & (codes[25] >= 0)
     is_jpeg = tf.reduce_all(codes[:3] == [0xFF, 0xD8, 0xFF])
-    is_png = checked(
+    is_png = checked_tensor(
         is_png,
         is_png | is_jpeg,
         "expected a PNG or JPEG file; found {} bytes that are neither",
@@ -48,7 +57,7 @@ def header(data: Any) -> tuple[Any, Any, Any]:
         known = tf.reduce_any(kind == JPEG_READABLE) & (bits == 8)
         known &= tf.reduce_any(components == JPEG_COMPONENTS)
         known |= kind == 0  # damaged, as the decoder will say
-        whole = checked(data, known, _OF_JPEG, bits, components, kind - 0xC0)
+        whole = checked_tensor(data, known, _OF_JPEG, bits, components, kind - 0xC0)
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(whole, tf.int64), num=3)
         return tf.stack([height, width, tf.constant(8, tf.int64)])
 
@@ -56,7 +65,7 @@ def header(data: Any) -> tuple[Any, Any, Any]:
     return height, width, bits
 
 
-def checked(value: Any, condition: Any, message: str, *found: Any) -> Any:
+def checked_tensor(value: Any, condition: Any, message: str, *found: Any) -> Any:
     """`value` once `condition` holds; `message` has a {} for each of `found`."""
     text = tf.strings.format(message, found) if found else message
     with tf.control_dependencies([tf.debugging.Assert(condition, [text])]):
@@ -78,7 +87,7 @@ def decode(data: Any, channels: int, max_pixels: int = MAX_PIXELS) -> tuple[Any,
     """
     height, width, bits = header(data)
     few = few_enough(height, width, max_pixels)
-    data = checked(data, few, OF_SIZE, height, width, max_pixels)
+    data = checked_tensor(data, few, OF_SIZE, height, width, max_pixels)
 
     def wide() -> Any:
         return tf.io.decode_png(data, channels, tf.uint16)
@@ -107,13 +116,6 @@ def _jpeg(data: Any, channels: int) -> Any:
     return tf.io.decode_jpeg(data, channels, dct_method="INTEGER_ACCURATE")
 
 
-_UPRIGHT = 1
-_TAG = 0x0112
-_SHORT, _LONG = (3, 8), (4, 9, 13)  # the types that a number may have, of two and four bytes
-_APP1, _EXIF = 0xE1, b"Exif\0\0"
-_TAIL = 1 << 16  # bytes at the end of a PNG file: EXIF is smaller
-
-
 def orientation(data: Any) -> Any:
     """The orientation that a PNG or JPEG file states: int64 scalar, 1 (upright) to 8.
 
@@ -124,9 +126,11 @@ def orientation(data: Any) -> Any:
         codes, size = codes_of(data)
         is_png = codes[0] == 0x89
         start, end = tf.cond(
-            is_png, lambda: _in_png(data, codes, size), lambda: _in_jpeg(codes, size)
+            is_png, lambda: _png_exif(data, codes, size), lambda: _jpeg_exif(codes, size)
         )
-        found = tf.cond(end - start >= 10, lambda: _in_tiff(codes, start, end), _upright)
+        found = tf.cond(
+            end - start >= 10, lambda: _exif_orientation(codes, start, end), _not_turned
+        )
         return tf.where((found >= 1) & (found <= 8), found, _UPRIGHT)
 
 
@@ -146,11 +150,11 @@ def upright(image: Any, turned: Any) -> Any:
     return tf.cond(turned > _UPRIGHT, turn, lambda: image)
 
 
-def _upright() -> Any:
+def _not_turned() -> Any:
     return tf.constant(_UPRIGHT, tf.int64)
 
 
-def _in_png(data: Any, codes: Any, size: Any) -> tuple[Any, Any]:
+def _png_exif(data: Any, codes: Any, size: Any) -> tuple[Any, Any]:
     """Where the chunk eXIf starts and ends; ends before it starts if there is none."""
     # the pixels come in thousands of chunks, which are gone through only if there is one after them
     tail = tf.strings.substr(data, -tf.minimum(tf.strings.length(data), _TAIL), _TAIL)
@@ -172,16 +176,16 @@ def _in_png(data: Any, codes: Any, size: Any) -> tuple[Any, Any]:
     return walk(step, told, PNG_START)
 
 
-def _in_jpeg(codes: Any, size: Any) -> tuple[Any, Any]:
+def _jpeg_exif(codes: Any, size: Any) -> tuple[Any, Any]:
     """Where the TIFF header in the segment APP1 starts, and where the segment ends."""
 
     def wanted(at: Any) -> Any:
         return (codes[at + 1] == _APP1) & tf.reduce_all(codes[at + 4 : at + 10] == list(_EXIF))
 
-    return in_jpeg(codes, size, wanted, 10)
+    return jpeg_segment(codes, size, wanted, 10)
 
 
-def _in_tiff(codes: Any, start: Any, end: Any) -> Any:
+def _exif_orientation(codes: Any, start: Any, end: Any) -> Any:
     """The orientation in the first directory of the TIFF structure at codes[start:end]."""
     little = tf.reduce_all(codes[start : start + 2] == list(b"II"))
     large = tf.reduce_all(codes[start : start + 2] == list(b"MM"))
@@ -192,7 +196,7 @@ def _in_tiff(codes: Any, start: Any, end: Any) -> Any:
         count = tf.minimum(number(codes, directory, 2, little), (end - directory - 2) // 12)
         places = directory + 2 + 12 * tf.range(count)
         tags = number(codes, places, 2, little)
-        its = tf.boolean_mask(places, tags == _TAG)
+        its = tf.boolean_mask(places, tags == _ORIENTATION)
 
         def value() -> Any:
             kind = number(codes, its[-1] + 2, 2, little)
@@ -202,15 +206,9 @@ def _in_tiff(codes: Any, start: Any, end: Any) -> Any:
             is_long = tf.reduce_any(kind == _LONG) & (count == 1)
             return tf.where(is_short, short, tf.where(is_long, long, _UPRIGHT))
 
-        return tf.cond(tf.size(its) > 0, value, _upright)
+        return tf.cond(tf.size(its) > 0, value, _not_turned)
 
-    return tf.cond(good & (directory + 2 <= end), entries, _upright)
-
-
-PNG_START, JPEG_START = 8, 2  # where the first chunk and the first segment are
-PAD = 16  # zeros beyond the end, so that a header may be read anywhere in the file
-MARK = 0xFF
-_SCAN, _END = 0xDA, 0xD9  # markers after which nothing is told
+    return tf.cond(good & (directory + 2 <= end), entries, _not_turned)
 
 
 def codes_of(data: Any) -> tuple[Any, Any]:
@@ -231,8 +229,10 @@ def walk(step: Any, more: Any, first: int) -> tuple[Any, Any]:
     return start, end
 
 
-def in_jpeg(codes: Any, size: Any, wanted: Callable[[Any], Any], skipped: int) -> tuple[Any, Any]:
-    """Where the first wanted segment of a JPEG file starts and ends; ends before it starts if none.
+def jpeg_segment(
+    codes: Any, size: Any, wanted: Callable[[Any], Any], skipped: int
+) -> tuple[Any, Any]:
+    """Where the first wanted segment of a JPEG file starts and ends; before it starts if none.
 
     Args:
         codes, size: see `codes_of`.
@@ -259,7 +259,9 @@ def frame(data: Any) -> Any:
     """Marker, bits a component, and components of a JPEG file: int64 [3], zeros if not told."""
     with tf.device("CPU:0"):
         codes, size = codes_of(data)
-        start, end = in_jpeg(codes, size, lambda at: tf.reduce_any(codes[at + 1] == JPEG_FRAMES), 1)
+        start, end = jpeg_segment(
+            codes, size, lambda at: tf.reduce_any(codes[at + 1] == JPEG_FRAMES), 1
+        )
         found = tf.gather(codes, start + tf.constant([0, 3, 8], tf.int64))
         return tf.where(end - start >= 9, tf.cast(found, tf.int64), 0)
 

@@ -1,4 +1,4 @@
-"""Image and label files as arrays: PNG, JPEG (images only) and TIFF, told apart by content.
+"""Image and label files as arrays or by windows: PNG, JPEG and TIFF, told apart by content.
 
 Of a PNG or JPEG only pixels, palette and orientation count; profiles and texts, of whatever size,
 damaged or not, are passed over. The serving graph reads the same files to the same pixels, see
@@ -13,25 +13,43 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from keras_unet.data.photometric import from_cmyk
 from keras_unet.data.stored_pixels import (
     UPRIGHT,
     as_nan,
+    from_cmyk,
+    pixel_type,
+    refuse_transparency,
     stated_orientation,
     upright,
     upright_shape,
 )
-from keras_unet.data.tiff import TiffStack
-from keras_unet.data.windows import pixel_type, refuse_transparency
+from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
 
+if TYPE_CHECKING:
+    from keras_unet.data.tiff import TiffStack
+
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_ZARR_MARKS = (".zarray", ".zgroup", "zarr.json")
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels come from
+_GREY, _PALETTE = 0, 3  # colour types
+_GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B")  # of Pillow
+_EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
+_SCAN, _END = 0xDA, 0xD9  # markers; the pixels come after a scan's
+_APP1, _ADOBE, _LAST_APP, _COMMENT = 0xE1, 0xEE, 0xEF, 0xFE
+
+# which kinds of JPEG are read (T.81, table B.1)
+JPEG_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+JPEG_READABLE = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # frames: baseline, extended, progressive
+JPEG_COMPONENTS = (1, 3, 4)  # grey, colour, inks
+JPEG_EXPECTED = "8 bits, 1, 3 or 4 components, baseline or progressive"
 
 
 def read_image(path: str | Path, page: int | None = None) -> np.ndarray:
@@ -72,22 +90,82 @@ def read_labels(path: str | Path, page: int | None = None) -> np.ndarray:
 
 
 def count_pages(path: str | Path) -> int:
-    """How many images the file holds: 1, or more for a TIFF stack.
+    """How many images the file holds: 1, or more for a TIFF stack; of others only 4 bytes are read.
 
     Raises:
-      DataError: missing or unreadable.
+      DataError: missing, empty, or a TIFF that is unreadable.
     """
-    with ImageFile(path) as file:
-        return len(file)
+    path = Path(path)
+    with _opened(path) as file:
+        if not _begins_as_tiff(path, file):
+            return 1
+        from keras_unet.data.tiff import TiffStack
+
+        with TiffStack(path, file=file) as stack:
+            return len(stack)
 
 
-def is_tiff(path: str | Path) -> bool:
-    """Whether the file begins as a TIFF file does; False too if it can't be opened."""
+def open_windows(path: Path, channels: int | None = None) -> WindowedFile:
+    """Opens an image, a stack or a Zarr array once, and reads its header; use it with `with`.
+
+    Args:
+        path: PNG, JPEG or TIFF, told apart by content, or the folder of a Zarr array.
+        channels: how many are expected, where the file leaves open which axis is theirs.
+
+    Raises:
+        DataError: missing, unreadable or damaged.
+    """
+    if is_zarr(path):
+        from keras_unet.data.zarr_windows import ZarrWindows
+
+        return ZarrWindows(path, channels)
+    content = open_image(path)
+    if isinstance(content, bytes):
+        return PictureFile(path, content)
+    from keras_unet.data.tiff_windows import TiffWindows
+
+    return TiffWindows(path, channels, content)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a Zarr array or group, of format 2 or 3."""
+    return any((path / mark).is_file() for mark in _ZARR_MARKS)
+
+
+def open_image(path: Path) -> BinaryIO | bytes:
+    """A TIFF file, open at its start; of any other file, the content.
+
+    Raises:
+      DataError: missing, unreadable or empty.
+    """
+    file = _opened(path)
     try:
-        with Path(path).open("rb") as file:
-            return file.read(4) in _TIFF_STARTS
-    except OSError:
-        return False
+        if _begins_as_tiff(path, file):
+            return file
+        with file:
+            return file.read()
+    except OSError as error:
+        raise _unopened(path, error) from error
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _unopened(path, error) from error
+
+
+def _begins_as_tiff(path: Path, file: BinaryIO) -> bool:
+    head = file.read(4)
+    if not head:
+        file.close()
+        raise DataError(f"{path}: is empty (0 bytes); expected an image")
+    file.seek(0)
+    return head in _TIFF_STARTS
+
+
+def _unopened(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be opened ({error.strerror or error})")
 
 
 class ImageFile(AbstractContextManager["ImageFile"]):
@@ -100,27 +178,15 @@ class ImageFile(AbstractContextManager["ImageFile"]):
     def __init__(self, path: str | Path, data: bytes | None = None) -> None:
         self.path = Path(path)
         self._stack: TiffStack | None = None
-        if data is None:
-            try:
-                with self.path.open("rb") as file:
-                    head = file.read(4)
-            except OSError as error:
-                raise DataError(
-                    f"{self.path}: cannot be opened ({error.strerror or error})"
-                ) from error
-            if not head:
-                raise DataError(f"{self.path}: is empty (0 bytes); expected an image")
-            if head in _TIFF_STARTS:
-                self._stack = TiffStack(self.path)
-                return
-        self._picture = Picture(self.path, data)
+        content = open_image(self.path) if data is None else data
+        if isinstance(content, bytes):
+            self._picture = Picture(self.path, content)
+            return
+        from keras_unet.data.tiff import TiffStack
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+        self._stack = TiffStack(self.path, file=content)
+
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -129,6 +195,15 @@ class ImageFile(AbstractContextManager["ImageFile"]):
 
     def __len__(self) -> int:
         return 1 if self._stack is None else len(self._stack)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) that `image` will have, of a PNG or JPEG: no pixel is decoded.
+
+        Raises:
+          DataError: neither PNG nor JPEG, damaged, or too large.
+        """
+        return self._picture.shape
 
     @property
     def lossy(self) -> bool:
@@ -231,41 +306,46 @@ class ImageFile(AbstractContextManager["ImageFile"]):
         return array
 
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # chunks that pixels come from
-_GREY, _PALETTE = 0, 3  # colour types
-_EXIF, _ORIENTATION = b"Exif\0\0", 0x0112
-_START, _SCAN, _END = 0xD8, 0xDA, 0xD9  # markers; the pixels come after a scan's
-_APP1, _ADOBE, _LAST_APP, _COMMENT = 0xE1, 0xEE, 0xEF, 0xFE
+class PictureFile(WindowedFile):
+    """A PNG or JPEG: its header is read at once, its pixels, whole, when a page is asked for."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path = path
+        self._file: ImageFile | None = ImageFile(path, content)
+        self.shapes = (self._file.shape,)
+
+    def page(self, number: int) -> WindowedImage:
+        if self._file is not None:  # afterwards, the pixels take the place of the content
+            self._pixels, self._file = self._file.image(), None
+        pixels = self._pixels
+        return WindowedImage(
+            self.path, pixels.shape, pixels.dtype, pixels.shape[:2], lambda i, j: pixels
+        )
 
 
 class Picture:
     """A PNG or JPEG file whose header has been read.
 
     Args:
-      path: the file, for messages alone if its content is given.
-      data: its content.
+      path: the file, for messages.
+      content: what it holds.
 
     Attributes:
       lossy: whether it is a JPEG, which changes label values.
       orientation: 1 to 8, as EXIF states it; see `upright`.
 
     Raises:
-      DataError: cannot be opened, or a kind of JPEG that few programs read.
+      DataError: a kind of JPEG that few programs read.
     """
 
     lossy: bool
     orientation: int
 
-    def __init__(self, path: Path, data: bytes | None = None) -> None:
+    def __init__(self, path: Path, content: bytes) -> None:
         self._path = path
         self.orientation, self._palette = UPRIGHT, b""
         self._bits, self._colours = 8, _GREY
         self._inverted = False  # inks, as Adobe writes them
-        try:
-            content = path.read_bytes() if data is None else data
-        except OSError as error:
-            raise DataError(f"{path}: cannot be opened ({error.strerror or error})") from error
         self.lossy = content[:2] == b"\xff\xd8"
         if self.lossy:
             self._data = self._bare_jpeg(content)
@@ -273,15 +353,16 @@ class Picture:
             self._data = self._bare_png(content) if content[:8] == _PNG else content
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) as displayed.
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) as displayed, without opacity.
 
         Raises:
           DataError: neither PNG nor JPEG, damaged, or too large.
         """
         with self._telling(), self._picture() as picture:
             width, height = picture.size
-        return upright_shape((height, width, 1), self.orientation)[:2]
+            channels = 1 if picture.mode in _GREY_MODES else 3
+        return upright_shape((height, width, channels), self.orientation)
 
     def read(self, *, stored: bool = False) -> tuple[np.ndarray, bool]:
         """The pixels [H, W, C], upright, and whether the last channel is opacity.
@@ -411,9 +492,3 @@ def _stated(exif: bytes) -> int:
             return stated_orientation(entries.get(_ORIENTATION))
     except Exception:  # SyntaxError, struct.error, ValueError …
         return UPRIGHT
-
-
-JPEG_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
-JPEG_READABLE = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)  # frames: baseline, extended, progressive
-JPEG_COMPONENTS = (1, 3, 4)  # grey, colour, inks
-JPEG_EXPECTED = "8 bits, 1, 3 or 4 components, baseline or progressive"

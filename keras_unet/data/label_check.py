@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from keras_unet.data.label_rule import INSTANCES, MOST_UNSTATED, LabelMapping, LabelRule, as_setting
-from keras_unet.data.reading import RawPair
-from keras_unet.data.report import Problem, listed
-from keras_unet.data.stored_pixels import WHAT
-from keras_unet.errors import DataError
+from keras_unet.data.pairs import Problem, beside_images
+from keras_unet.data.samples import RawPair
+from keras_unet.data.stored_pixels import NODATA
+from keras_unet.errors import DataError, listed
 
 VOID = (-1, 127, 254, 255, 32767, 65535)  # usual for pixels that do not count
 CONTRAST = 0.3  # standard deviations of the image that foreground and background lie apart
 
 
-def settle(raws: Sequence[RawPair], rule: LabelRule) -> tuple[LabelMapping | None, list[Problem]]:
+def settle_labels(
+    raws: Sequence[RawPair], rule: LabelRule
+) -> tuple[LabelMapping | None, list[Problem]]:
     """What the label values found in a whole set mean, or what does not fit the rule.
 
     Returns:
@@ -151,7 +153,21 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     return notes
 
 
-def orientation_notes(raws: Sequence[RawPair]) -> list[str]:
+def file_notes(raws: Sequence[RawPair], ignore: int | None = None) -> list[str]:
+    """What is worth a look in what the files of a whole set state, their pixels apart.
+
+    Args:
+      ignore: the label value that does not count.
+    """
+    return [
+        *_nodata_notes({raw.pair.image_shown: raw.share_missing for raw in raws}),
+        *_palette_notes(raws, ignore),
+        *_orientation_notes(raws),
+        *beside_images({raw.pair.image: raw.left_out for raw in raws}),
+    ]
+
+
+def _orientation_notes(raws: Sequence[RawPair]) -> list[str]:
     """A note on images that are turned to be displayed while their labels are not, or otherwise."""
     apart = [raw.pair.image_shown for raw in raws if raw.turned_apart]
     if not apart:
@@ -163,7 +179,7 @@ def orientation_notes(raws: Sequence[RawPair]) -> list[str]:
     ]
 
 
-def nodata_notes(shares: Mapping[str, float]) -> list[str]:
+def _nodata_notes(shares: Mapping[str, float]) -> list[str]:
     """A note on images, by name, of which a share of the pixels was never measured."""
     found = {name: share for name, share in shares.items() if share}
     if not found:
@@ -171,17 +187,13 @@ def nodata_notes(shares: Mapping[str, float]) -> list[str]:
     share = np.mean(list(found.values()))
     many = "1 image" if len(found) == 1 else f"{len(found)} images"
     return [
-        f"{share:.1%} of the pixels of {many} were never measured ({WHAT}) and do not count: "
+        f"{share:.1%} of the pixels of {many} were never measured ({NODATA}) and do not count: "
         f"{listed(found)}"
     ]
 
 
-def palette_notes(raws: Sequence[RawPair], ignore: int | None = None) -> list[str]:
-    """Where labels are shown otherwise than their numbers say: numbers count, colours may not.
-
-    Args:
-      ignore: the label value that does not count; its colour says nothing.
-    """
+def _palette_notes(raws: Sequence[RawPair], ignore: int | None) -> list[str]:
+    """Where labels are shown otherwise than their numbers say: numbers count, colours may not."""
     shown = [raw for raw in raws if raw.colours]
     notes = _inverted_notes(raws)
     white = [raw for raw in shown if _background_elsewhere(raw.colours, ignore)]
@@ -290,11 +302,14 @@ def _like_objects(labelled: Sequence[RawPair], mapping: LabelMapping, rule: Labe
         return False
     if not 3 <= mapping.num_classes <= MOST_UNSTATED:
         return False
-    return all(
-        count_regions(raw.labels) <= len(set(raw.values) - {0})
-        for raw in labelled
-        if raw.labels is not None
-    )
+    return all(regions_of(raw) <= len(set(raw.values) - {0}) for raw in labelled)
+
+
+def regions_of(raw: RawPair) -> int:
+    """How many regions the labels of a pair have; 0 without labels."""
+    if raw.regions is not None:
+        return raw.regions
+    return 0 if raw.labels is None else count_regions(raw.labels)
 
 
 def count_regions(labels: np.ndarray) -> int:

@@ -11,22 +11,21 @@ from shlex import quote
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from keras_unet.errors import DataError
+from keras_unet.settings import Frozen
 
-Kind = Literal["semantic", "instances"]
+LabelKind = Literal["semantic", "instances"]
 IGNORED = -1  # the class of pixels that count neither in the loss nor in a score
 INSTANCES = 'data.label_kind = "instances" (--instances)'
 MOST_UNSTATED = 5  # so many classes are believed without being told; beyond, objects are likelier
 
 
-class LabelMapping(BaseModel):
+class LabelMapping(Frozen):
     """How stored label values become classes and objects, settled for one data set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Kind
+    kind: LabelKind
     values: tuple[int, ...]  # semantic: the stored value of each class; instances: empty
     ignore: int | None = None  # the stored value that becomes IGNORED
     split: bool = False  # instances stored as a mask: its connected components are the objects
@@ -81,7 +80,7 @@ class LabelMapping(BaseModel):
         return LabelRule(kind=self.kind, values=values, ignore=self.ignore)
 
 
-class LabelRule(BaseModel):
+class LabelRule(Frozen):
     """What the user says about the labels; `resolve` settles the rest from the values found.
 
     kind "semantic" (default): each number is a class. 0…K-1 are taken as they are up to five
@@ -93,9 +92,7 @@ class LabelRule(BaseModel):
     data.label_values, data.num_classes, data.label_ignore.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Kind = "semantic"
+    kind: LabelKind = "semantic"
     values: tuple[int, ...] | None = None
     num_classes: int | None = None
     ignore: int | None = None

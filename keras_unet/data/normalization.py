@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
-from keras_unet.data.stored_pixels import WHAT, missing_pixels
+from keras_unet.data.stored_pixels import NODATA, missing_pixels
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.settings import Frozen
 
-Method = Literal["image", "dataset", "range"]  # what training images are normalised by
+NormalizationMethod = Literal["image", "dataset", "range"]  # what training images are normalised by
 
 
 class RowArray(Protocol):
@@ -23,10 +24,10 @@ class RowArray(Protocol):
     def __getitem__(self, rows: slice) -> np.ndarray: ...
 
 
-FLOOR = 1e-6  # least standard deviation, as a share of the image's largest magnitude
+STD_FLOOR = 1e-6  # least standard deviation, as a share of the image's largest magnitude
 
 
-class Normalization(BaseModel):
+class Normalization(Frozen):
     """A rule that turns an image into float32: `(image - shift) * scale`, channel by channel.
 
     - "image": each image by its own mean and standard deviation (z-score). A constant channel
@@ -44,9 +45,7 @@ class Normalization(BaseModel):
     numbers only and goes to JSON and back (`model_dump_json`, `model_validate_json`).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: Method | Literal["none"] = "image"
+    method: NormalizationMethod | Literal["none"] = "image"
     mean: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values
     std: tuple[float, ...] | None = None  # "dataset": one a channel, in grey values
     scale: float | None = None  # "range": the grey value that becomes 1
@@ -99,7 +98,7 @@ class Normalization(BaseModel):
             ) from error
 
     @classmethod
-    def fit(cls, method: Method, images: Iterable[np.ndarray]) -> Normalization:
+    def fit(cls, method: NormalizationMethod, images: Iterable[np.ndarray]) -> Normalization:
         """Learns what `method` needs from the training images, each [H, W, C].
 
         Raises:
@@ -144,7 +143,7 @@ class Normalization(BaseModel):
         if self.method == "image":
             found = _moments(image)
             mean, std = found.mean, np.sqrt(found.squares / found.pixels)
-            std = np.maximum(std, FLOOR * max(abs(found.low), abs(found.high)))
+            std = np.maximum(std, STD_FLOOR * max(abs(found.low), abs(found.high)))
         elif self.method == "dataset":
             _require_image(image)
             mean, std = np.asarray(self.mean), np.asarray(self.std)
@@ -153,7 +152,7 @@ class Normalization(BaseModel):
                     f"found an image with {image.shape[2]} channels; expected {len(mean)}, "
                     "as in the images that the normalisation was learned from"
                 )
-            std = np.where(std > FLOOR * np.maximum(np.abs(mean), std), std, 0.0)
+            std = np.where(std > STD_FLOOR * np.maximum(np.abs(mean), std), std, 0.0)
         elif self.method == "none":
             _require_image(image)
             mean, std = np.zeros(image.shape[2]), np.ones(image.shape[2])
@@ -224,7 +223,7 @@ def _bands(image: np.ndarray | RowArray) -> Iterator[np.ndarray]:
         if band.size:
             yield band
     if not some:
-        raise DataError(f"holds no measured pixel, all are {WHAT}; expected some")
+        raise DataError(f"holds no measured pixel, all are {NODATA}; expected some")
 
 
 def _moments(image: np.ndarray | RowArray) -> _Moments:

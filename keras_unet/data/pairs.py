@@ -1,19 +1,19 @@
-"""Which image belongs to which labels: by name in folders, by page in stacks."""
+"""Pairs of an image and its labels: found by name in folders, by page in stacks."""
 
 from __future__ import annotations
 
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 from keras_unet.data.images import EXTENSIONS, count_pages
-from keras_unet.data.report import Problem, listed, shown
-from keras_unet.errors import DataError
+from keras_unet.errors import DataError, listed
 from keras_unet.remote_path import local_path
+from keras_unet.settings import Frozen
 
 NAMED = 8  # of what is left out, so many are named
 # images that are not read: worth a word more than other files
@@ -26,6 +26,23 @@ _OTHER_KINDS = re.compile(
     r")",
     re.IGNORECASE,
 )
+
+
+class Problem(Frozen):
+    """One thing that must be mended before training."""
+
+    file: str  # a path, "stack.tif:003", or "" for the set as a whole
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}: " if self.file else ""
+        return f"{where}{self.found}" + (f"; expected {self.expected}" if self.expected else "")
+
+
+def shown(path: Path | None, page: int | None = None) -> str:
+    """A file, and the page in it, the way that messages name it: counted from 0."""
+    return f"{path}" if page is None else f"{path}:{page:03d}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +117,7 @@ def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
     pairs: list[Pair] = []
     problems = list(matched.problems)
     for image, label in matched.files:
-        found, wrong = pages(image, label)
+        found, wrong = pairs_of_files(image, label)
         pairs += found
         problems += wrong
     return Pairs(tuple(pairs), tuple(problems), matched.notes)
@@ -156,7 +173,7 @@ def match_files(
     return Matched(tuple(files), tuple(problems), tuple(notes))
 
 
-def pages(
+def pairs_of_files(
     image: Path, label: Path | None, name: str | None = None, group: str = ""
 ) -> tuple[list[Pair], list[Problem]]:
     """The pairs of one image file and its label file: one, or one for each page.
@@ -261,3 +278,13 @@ def _problem(path: Path, found: str, expected: str) -> Problem:
 def _printable(path: str | Path) -> str:
     """A path with the bytes that are not UTF-8 as \\xb5."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def beside_images(left_out: Mapping[Path, Sequence[str]]) -> list[str]:
+    """A note on files that hold more than their images, such as masks and reduced images."""
+    found = {path: held for path, held in left_out.items() if held}
+    if not found:
+        return []
+    many = "1 file holds" if len(found) == 1 else f"{len(found)} files hold"
+    each = (f"{path} ({listed(held)})" for path, held in found.items())
+    return [f"{many} more than the images that are read: {listed(each)}"]

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from tifffile import PHOTOMETRIC
 
+from keras_unet.data.stored_pixels import from_cmyk
 from keras_unet.errors import DataError
 
 JPEG = (6, 7, 33007, 34892)  # compressions: old, new, and two more of the kind
@@ -102,16 +103,6 @@ def has_opacity(page: Any) -> bool:
     """Whether the last sample of a pixel is its opacity rather than a measured value."""
     extra = page.extrasamples
     return len(extra) == 1 and int(extra[0]) in (1, 2)  # associated or not
-
-
-def from_cmyk(inks: np.ndarray) -> np.ndarray:
-    """RGB of inks [H, W, 4], uint8 or uint16, without a colour profile: (1 - ink)(1 - black).
-
-    Rounded down, as TensorFlow's decoder of JPEG does.
-    """
-    most = np.iinfo(inks.dtype).max
-    light = (most - inks).astype(np.uint32)
-    return (light[..., :3] * light[..., 3:] // most).astype(inks.dtype)
 
 
 def _colours(page: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""tf.Example records: how an image and its labels are stored, for the pipeline and for serving.
+"""TFRecord files of tf.Example: how an image and its labels are stored, for training and serving.
 
 | feature | type | what |
 | --- | --- | --- |
@@ -14,7 +14,7 @@
 | `weight/sigma` | float | what it was computed with, pixels |
 | `weight/separation` | int64 | the same |
 
-The last four are for training and may be absent; `record_files` reads them, serving does not.
+The last four are for training and may be absent; `read_records` reads them, serving does not.
 Label values are those of the label file (see `LabelMapping`), not class numbers.
 """
 
@@ -27,25 +27,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from keras_unet.data.images import EXTENSIONS, ImageFile
+from keras_unet.data.images import ImageFile
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import Pair, natural_key
-from keras_unet.data.reading import Border, RawPair, check_pair, exact_labels
-from keras_unet.data.report import Problem, shown
+from keras_unet.data.pairs import Pair, Problem, is_image_name, natural_key, shown
+from keras_unet.data.samples import Border, RawPair, check_pair, exact_labels
 from keras_unet.data.stored_pixels import filled, missing_pixels
 from keras_unet.errors import DataError
 
-if TYPE_CHECKING:
-    from keras_unet.data.reading import Border
-
-Values = bytes | Sequence[int] | Sequence[float]
+FeatureValues = bytes | Sequence[int] | Sequence[float]
 MOST_LABEL = 65535  # in a PNG
 _SIZES = ("height", "width", "channels")
+_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")  # as images are stored
+_GZIP = b"\x1f\x8b"
+_HEADER = 12  # bytes before a record: its length and the checksum of that
 
 
 def features() -> dict[str, Any]:
@@ -73,7 +72,7 @@ def encode_example(
     dtype: np.dtype | None = None,
     group: str | None = None,
     border: Border | None = None,
-    more: Mapping[str, Values] | None = None,
+    more: Mapping[str, FeatureValues] | None = None,
 ) -> bytes:
     """One record, serialised: the same arguments give the same bytes.
 
@@ -102,7 +101,7 @@ def encode_example(
     kind, data = _encoded_image(name, image)
     label_kind, label_data = ("", b"") if labels is None else _encoded_labels(name, labels)
     height, width, channels = image.shape
-    values: dict[str, Values] = {
+    values: dict[str, FeatureValues] = {
         "image/encoded": data,
         "image/format": kind.encode(),
         "image/dtype": str(dtype or image.dtype).encode(),
@@ -141,7 +140,7 @@ def decode_example(serialized: Any, channels: int) -> dict[str, Any]:
     """
     import tensorflow as tf
 
-    from keras_unet.data.graph_images import checked, decode
+    from keras_unet.data.graph_images import checked_tensor, decode
 
     record = tf.io.parse_single_example(serialized, features())
     image, _ = decode_image(record, channels)
@@ -160,7 +159,7 @@ def decode_example(serialized: Any, channels: int) -> dict[str, Any]:
         ],
         default=png,
     )
-    labels = checked(
+    labels = checked_tensor(
         labels,
         (kind == "") | tf.reduce_all(tf.shape(labels, tf.int64) == size),
         "labels of shape {} for an image of {}",
@@ -180,14 +179,14 @@ def decode_image(
     """
     import tensorflow as tf
 
-    from keras_unet.data.graph_images import MAX_PIXELS, OF_SIZE, checked, decode, few_enough
+    from keras_unet.data.graph_images import MAX_PIXELS, OF_SIZE, checked_tensor, decode, few_enough
 
     most = MAX_PIXELS if max_pixels is None else max_pixels
     data, stated = record["image/encoded"], [record[f"image/{n}"] for n in _SIZES]
 
     def raw() -> Any:
         few = few_enough(stated[0], stated[1], most)
-        whole = checked(data, few, OF_SIZE, stated[0], stated[1], most)
+        whole = checked_tensor(data, few, OF_SIZE, stated[0], stated[1], most)
         return _decode_raw(whole, tf.float32, tf.stack(stated)), tf.constant(0, tf.int64)
 
     def picture() -> Any:
@@ -198,7 +197,7 @@ def decode_image(
 
     image, bits = tf.cond(record["image/format"] == "raw", raw, picture)
     shape = tf.shape(image, tf.int64)
-    image = checked(
+    image = checked_tensor(
         image,
         tf.reduce_all((shape == stated) | (tf.stack(stated) == 0)) & (shape[2] == channels),
         "image of shape {} in a record that says {}, 0 for nothing; channels expected: {}",
@@ -213,10 +212,10 @@ def _decode_raw(data: Any, dtype: Any, shape: Any) -> Any:
     """Numbers of 4 bytes, little-endian, in `shape` (int64 [rank])."""
     import tensorflow as tf
 
-    from keras_unet.data.graph_images import checked
+    from keras_unet.data.graph_images import checked_tensor
 
     length = tf.strings.length(data)
-    data = checked(
+    data = checked_tensor(
         data,
         tf.cast(length, tf.int64) == 4 * tf.reduce_prod(shape),
         "raw pixels of {} bytes; expected 4 bytes a number in shape {}",
@@ -226,7 +225,7 @@ def _decode_raw(data: Any, dtype: Any, shape: Any) -> Any:
     return tf.reshape(tf.io.decode_raw(data, dtype), shape)
 
 
-def _feature(value: Values) -> Any:
+def _feature(value: FeatureValues) -> Any:
     import tensorflow as tf
 
     if isinstance(value, bytes):
@@ -262,11 +261,6 @@ def _png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-_INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")  # as images are stored
-_GZIP = b"\x1f\x8b"
-_HEADER = 12  # bytes before a record: its length and the checksum of that
 
 
 @dataclass(frozen=True)
@@ -312,11 +306,11 @@ def find_records(source: str | Path) -> Records | None:
             raise DataError(f"{source}: {found}; expected TFRecord files")
         return Records(files)
     if source.is_file():
-        return None if _is_image(source) or not _holds_records(source) else Records((source,))
+        return None if is_image_name(source) or not _holds_records(source) else Records((source,))
     if not source.is_dir() or (source / "images").is_dir():
         return None
     files = _ordered(path for path in source.iterdir() if path.is_file())
-    if any(map(_is_image, files)):
+    if any(map(is_image_name, files)):
         return None
     held = tuple(path for path in files if _holds_records(path))
     others = [path.name for path in files if path not in held]
@@ -462,10 +456,6 @@ def _holds_records(file: Path) -> bool:
         return zipped or "tfrecord" in file.name
     length = int.from_bytes(head[:8], "little")
     return len(head) > _HEADER and 0 < length < 1 << 32 and head[_HEADER:] == b"\n"
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS
 
 
 def _ordered(paths: Any) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""Stored pixels: which were never measured, how a file says they are turned and how large they are.
+"""Stored pixels: their type, which were never measured, how they are turned, how large they are.
 
 Nodata is NaN, the value of the tag GDAL_NODATA, or what a transparency mask leaves out. Such
 pixels count neither in statistics nor in the loss nor in a score; the network sees the value
@@ -11,17 +11,54 @@ same numbers).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
-import tifffile
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-WHAT = "nodata: NaN, the tag GDAL_NODATA or a transparency mask"
+from keras_unet.errors import DataError
+from keras_unet.settings import Frozen
+
+MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved without saying so
+NODATA = "nodata: NaN, the tag GDAL_NODATA or a transparency mask"
 TOLERANCE = 1e-6  # relative: tags hold floating point numbers as text, of fewer digits at times
+
+
+def pixel_type(path: str | Path, dtype: np.dtype) -> np.dtype:
+    """The type that pixels stored as `dtype` are given in, in this machine's byte order.
+
+    Raises:
+        DataError: neither integers of 8 to 32 bits nor floating point.
+    """
+    dtype = np.dtype(dtype).newbyteorder("=")
+    if dtype in (np.float64, np.float16):
+        return np.dtype(np.float32)
+    if dtype.kind not in "uif" or dtype.itemsize > 4:
+        raise DataError(
+            f"{path}: holds {dtype} pixels; expected integers of 8 to 32 bits or floating point"
+        )
+    return dtype
+
+
+def refuse_transparency(path: Path, opacity: np.ndarray, hint: str = "") -> None:
+    """Raises DataError unless every pixel is opaque."""
+    opaque = np.iinfo(opacity.dtype).max if opacity.dtype.kind in "ui" else 1
+    if np.any(opacity != opaque):
+        raise DataError(
+            f"{path}: is partly transparent (opacity down to {opacity.min():g} of {opaque}); "
+            f"expected an opaque image: flatten it, or drop its alpha channel{hint}"
+        )
+
+
+def from_cmyk(inks: np.ndarray) -> np.ndarray:
+    """RGB of inks [H, W, 4], uint8 or uint16, without a colour profile: (1 - ink)(1 - black).
+
+    Rounded down, as TensorFlow's decoder of JPEG does.
+    """
+    most = np.iinfo(inks.dtype).max
+    light = (most - inks).astype(np.uint32)
+    return (light[..., :3] * light[..., 3:] // most).astype(inks.dtype)
 
 
 def nodata_value(text: object) -> float | None:
@@ -163,46 +200,12 @@ _UNITS = {
 }
 
 
-class PixelSize(BaseModel):
+class PixelSize(Frozen):
     """Micrometres from one pixel to the next: down a column, along a row, from slice to slice."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     height: float = Field(gt=0, allow_inf_nan=False)
     width: float = Field(gt=0, allow_inf_nan=False)
     depth: float | None = Field(None, gt=0, allow_inf_nan=False)
-
-
-def read_pixel_size(path: str | Path) -> PixelSize | None:
-    """The pixel size that an OME-TIFF or ImageJ TIFF states; None if it states none.
-
-    Height and width are those of the image as displayed (Orientation).
-    Plain TIFF resolutions are not taken: most writers put a printer's 72 or 96 dots an inch there.
-    Files of other kinds, and damaged ones, give None: reading their pixels will say more.
-    """
-    try:
-        with tifffile.TiffFile(path) as file:
-            return tiff_pixel_size(file)
-    except Exception:  # tifffile raises struct.error, KeyError, … on broken files
-        return None
-
-
-def tiff_pixel_size(file: tifffile.TiffFile) -> PixelSize | None:
-    """As `read_pixel_size`, for an open file."""
-    size = _as_stored(file)
-    if size is None or page_orientation(file.pages.first) < 5:
-        return size
-    return PixelSize(height=size.width, width=size.height, depth=size.depth)
-
-
-def _as_stored(file: tifffile.TiffFile) -> PixelSize | None:
-    if file.is_ome and file.ome_metadata:
-        return _of_ome(file.ome_metadata)
-    if file.is_imagej:
-        return _of_imagej(file)
-    if file.is_shaped and file.shaped_metadata:  # tifffile's own, where OME knows no float16
-        return _of_attributes(file.shaped_metadata[0])
-    return None
 
 
 def in_micrometres(value: Any, unit: str | None) -> float | None:
@@ -223,33 +226,18 @@ def pixel_size(height: float | None, width: float | None, depth: float | None) -
     return PixelSize(height=height, width=width, depth=depth)
 
 
-def _of_ome(xml: str) -> PixelSize | None:
-    """From the first image's `Pixels`; a unit left out is µm (OME schema 2016-06)."""
-    try:
-        root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError:
-        return None
-    pixels = next((node for node in root.iter() if node.tag.endswith("}Pixels")), None)
-    return None if pixels is None else _of_attributes(pixels.attrib)
+def ome_size(size: PixelSize | None, axes: str) -> dict[str, Any]:
+    """The attributes of OME's `Pixels` that tell a size along some of `axes`, as in "ZYX"."""
+    known = {} if size is None else {"Y": size.height, "X": size.width, "Z": size.depth}
+    found: dict[str, Any] = {}
+    for axis, micrometres in known.items():
+        if axis in axes and micrometres is not None:
+            found |= {f"PhysicalSize{axis}": micrometres, f"PhysicalSize{axis}Unit": "µm"}
+    return found
 
 
-def _of_attributes(found: Mapping[str, Any]) -> PixelSize | None:
-    sizes = [
-        in_micrometres(found.get(f"PhysicalSize{axis}"), found.get(f"PhysicalSize{axis}Unit", "µm"))
-        for axis in "YXZ"
-    ]
-    return pixel_size(*sizes)
-
-
-def _of_imagej(file: tifffile.TiffFile) -> PixelSize | None:
-    """ImageJ writes pixels a unit into the resolution tags, and the unit into its description."""
-    stated = file.imagej_metadata or {}
-    tags = file.pages.first.tags
-    unit = stated.get("unit")
-
-    def size(name: str) -> float | None:
-        numerator, denominator = tags.valueof(name, (0, 1))
-        return in_micrometres(denominator / numerator if numerator else None, unit)
-
-    height, width = size("YResolution"), size("XResolution")
-    return pixel_size(height, width, in_micrometres(stated.get("spacing"), unit))
+def tiff_resolution(size: PixelSize | None) -> dict[str, Any]:
+    """Pixels a centimetre, for `tifffile.write` and programs that read no description."""
+    if size is None:
+        return {}
+    return {"resolution": (1e4 / size.width, 1e4 / size.height), "resolutionunit": "CENTIMETER"}

@@ -14,15 +14,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 from PIL import Image
 
-from keras_unet.data import stored_pixels
 from keras_unet.data.photometric import (
     has_opacity,
     is_palette,
@@ -31,10 +29,15 @@ from keras_unet.data.photometric import (
     refuse_unknown,
     shown,
 )
-from keras_unet.data.stored_pixels import page_orientation, upright
+from keras_unet.data.stored_pixels import (
+    MOST_CHANNELS,
+    missing_pixels,
+    nodata_value,
+    page_orientation,
+    upright,
+)
 from keras_unet.errors import DataError
 
-MOST_CHANNELS = 6  # a lone axis C longer than this is a stack that was saved without saying so
 # of tifffile's names for what slide scanners store, those of pictures beside the scan
 _SLIDES = ("svs", "ndpi", "scn", "bif", "philips", "qpi", "avs")
 _BESIDE = ("thumbnail", "label", "macro", "map", "overview")
@@ -64,6 +67,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     Args:
       path: the file.
       channels: how many are expected: C alone with just as many entries is channels after all.
+      file: the file if it is open, at its start; closed with this.
 
     Attributes:
       file: the open file.
@@ -84,13 +88,18 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     series: list[Any]
     _masks: tuple[Any, ...] = ()
 
-    def __init__(self, path: str | Path, channels: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, channels: int | None = None, file: BinaryIO | None = None
+    ) -> None:
         self.path = Path(path)
         self._channels = channels
         with _Complaints() as complaints:
             try:
-                self.file = _opened(self.path)
+                file = self._handle = file or self.path.open("rb")
+                self.file = _tiff_file(file)
             except Exception as error:  # tifffile raises struct.error, KeyError, … on broken files
+                if file is not None:
+                    file.close()
                 raise DataError(
                     f"{self.path}: cannot be read as TIFF ({error}); the file is damaged"
                 ) from error
@@ -107,16 +116,12 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             self.close()
             raise DataError(f"{self.path}: truncated: it names a page that lies beyond its end")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()
 
     def close(self) -> None:
         self.file.close()
+        self._handle.close()
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -197,7 +202,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     def nodata(self, slot: Slot) -> float | None:
         """The value that stands for pixels never measured (GDAL_NODATA), as `read` shows it."""
         page = self.keyframes(slot)[0]
-        value = stored_pixels.nodata_value(page.tags.valueof(_GDAL_NODATA, ""))
+        value = nodata_value(page.tags.valueof(_GDAL_NODATA, ""))
         if value is None or np.isnan(value) or is_palette(page):
             return None
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE or page.bitspersample < 8:
@@ -219,7 +224,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
     def missing(self, number: int, array: np.ndarray) -> np.ndarray | None:
         """Which pixels of image `number`, as `read` gives it, are none: see `missing_pixels`."""
         slot = self.slots[number]
-        found = stored_pixels.missing_pixels(array, self.nodata(slot))
+        found = missing_pixels(array, self.nodata(slot))
         if (mask := self.mask(slot)) is not None:
             outside = self.decode(mask).reshape(mask.imagelength, mask.imagewidth) == 0
             outside = upright(outside, page_orientation(self.keyframes(slot)[0]))
@@ -393,17 +398,12 @@ def undecoded(path: Path, page: tifffile.TiffPage, error: Exception) -> DataErro
     return DataError(f"{path}: truncated or damaged: its pixels cannot be read ({reason})")
 
 
-def _opened(path: Path) -> tifffile.TiffFile:
+def _tiff_file(handle: BinaryIO) -> tifffile.TiffFile:
     """The file by itself: where it is one of a set, tifffile would read the others' planes too."""
-    file = tifffile.TiffFile(path, _multifile=False)
-    try:
-        several = any(series.is_multifile for series in file.series)
-    except Exception:
-        file.close()
-        raise
-    if several:  # sets of Micro-Manager and NDTiff
-        file.close()
-        file = tifffile.TiffFile(path, _multifile=False, is_mmstack=False, is_ndtiff=False)
+    file = tifffile.TiffFile(handle, _multifile=False)
+    if any(series.is_multifile for series in file.series):  # sets of Micro-Manager and NDTiff
+        handle.seek(0)
+        file = tifffile.TiffFile(handle, _multifile=False, is_mmstack=False, is_ndtiff=False)
     return file
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
 
 from keras_unet.data import tiff
 from keras_unet.data.photometric import JPEG, shown
-from keras_unet.data.stored_pixels import UPRIGHT, page_orientation, tiff_pixel_size, upright_shape
+from keras_unet.data.stored_pixels import (
+    UPRIGHT,
+    PixelSize,
+    in_micrometres,
+    page_orientation,
+    pixel_size,
+    upright_shape,
+)
 from keras_unet.data.tiff import Slot, TiffStack, undecoded
 from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
@@ -28,15 +36,17 @@ class TiffWindows(WindowedFile):
 
     Args:
         path: the file.
-        channels: how many the model expects, see `TiffStack`.
+        channels: how many the model expects, see `TiffStack`. file: see there.
 
     Raises:
         DataError: as `TiffStack`.
     """
 
-    def __init__(self, path: Path, channels: int | None = None) -> None:
+    def __init__(
+        self, path: Path, channels: int | None = None, file: BinaryIO | None = None
+    ) -> None:
         self.path = path
-        self.stack = TiffStack(path, channels)
+        self.stack = TiffStack(path, channels, file)
         try:
             self.axes, self.left_out = self.stack.axes, self.stack.left_out
             self.pixel_size = tiff_pixel_size(self.stack.file)
@@ -242,3 +252,67 @@ def _bytes(stack: TiffStack, offset: int, count: int) -> bytes:
             f"{stack.path}: truncated: {count} bytes of pixels are missing at byte {offset}"
         )
     return data
+
+
+def read_pixel_size(path: str | Path) -> PixelSize | None:
+    """The pixel size that an OME-TIFF or ImageJ TIFF states; None if it states none.
+
+    Height and width are those of the image as displayed (Orientation).
+    Plain TIFF resolutions are not taken: most writers put a printer's 72 or 96 dots an inch there.
+    Files of other kinds, and damaged ones, give None: reading their pixels will say more.
+    """
+    try:
+        with tifffile.TiffFile(path) as file:
+            return tiff_pixel_size(file)
+    except Exception:  # tifffile raises struct.error, KeyError, … on broken files
+        return None
+
+
+def tiff_pixel_size(file: tifffile.TiffFile) -> PixelSize | None:
+    """As `read_pixel_size`, for an open file."""
+    size = _as_stored(file)
+    if size is None or page_orientation(file.pages.first) < 5:
+        return size
+    return PixelSize(height=size.width, width=size.height, depth=size.depth)
+
+
+def _as_stored(file: tifffile.TiffFile) -> PixelSize | None:
+    if file.is_ome and file.ome_metadata:
+        return _of_ome(file.ome_metadata)
+    if file.is_imagej:
+        return _of_imagej(file)
+    if file.is_shaped and file.shaped_metadata:  # tifffile's own, where OME knows no float16
+        return _of_attributes(file.shaped_metadata[0])
+    return None
+
+
+def _of_ome(xml: str) -> PixelSize | None:
+    """From the first image's `Pixels`; a unit left out is µm (OME schema 2016-06)."""
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError:
+        return None
+    pixels = next((node for node in root.iter() if node.tag.endswith("}Pixels")), None)
+    return None if pixels is None else _of_attributes(pixels.attrib)
+
+
+def _of_attributes(found: Mapping[str, Any]) -> PixelSize | None:
+    sizes = [
+        in_micrometres(found.get(f"PhysicalSize{axis}"), found.get(f"PhysicalSize{axis}Unit", "µm"))
+        for axis in "YXZ"
+    ]
+    return pixel_size(*sizes)
+
+
+def _of_imagej(file: tifffile.TiffFile) -> PixelSize | None:
+    """ImageJ writes pixels a unit into the resolution tags, and the unit into its description."""
+    stated = file.imagej_metadata or {}
+    tags = file.pages.first.tags
+    unit = stated.get("unit")
+
+    def size(name: str) -> float | None:
+        numerator, denominator = tags.valueof(name, (0, 1))
+        return in_micrometres(denominator / numerator if numerator else None, unit)
+
+    height, width = size("YResolution"), size("XResolution")
+    return pixel_size(height, width, in_micrometres(stated.get("spacing"), unit))

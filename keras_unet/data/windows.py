@@ -1,11 +1,10 @@
-"""Images read window by window, so that memory does not grow with their size."""
+"""Windows of images on disk: read one by one, so that memory does not grow with an image's size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -13,6 +12,8 @@ from keras_unet.data.stored_pixels import (
     UPRIGHT,
     PixelSize,
     missing_pixels,
+    pixel_type,
+    refuse_transparency,
     stored_window,
     upright,
     upright_shape,
@@ -145,54 +146,8 @@ class WindowedFile(AbstractContextManager["WindowedFile"]):
     def __len__(self) -> int:
         return len(self.shapes)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         self.close()
-
-
-class ArrayFile(WindowedFile):
-    """A file whose only image is read whole: PNG and JPEG."""
-
-    def __init__(self, path: Path, read: Callable[[Path], np.ndarray]) -> None:
-        self.path = path
-        self._pixels = read(path)
-        self.shapes = (self._pixels.shape,)
-
-    def page(self, number: int) -> WindowedImage:
-        pixels = self._pixels
-        return WindowedImage(
-            self.path, pixels.shape, pixels.dtype, pixels.shape[:2], lambda i, j: pixels
-        )
-
-
-def pixel_type(path: str | Path, dtype: np.dtype) -> np.dtype:
-    """The type that pixels stored as `dtype` are given in, in this machine's byte order.
-
-    Raises:
-        DataError: neither integers of 8 to 32 bits nor floating point.
-    """
-    dtype = np.dtype(dtype).newbyteorder("=")
-    if dtype in (np.float64, np.float16):
-        return np.dtype(np.float32)
-    if dtype.kind not in "uif" or dtype.itemsize > 4:
-        raise DataError(
-            f"{path}: holds {dtype} pixels; expected integers of 8 to 32 bits or floating point"
-        )
-    return dtype
-
-
-def refuse_transparency(path: Path, opacity: np.ndarray, hint: str = "") -> None:
-    """Raises DataError unless every pixel is opaque."""
-    opaque = np.iinfo(opacity.dtype).max if opacity.dtype.kind in "ui" else 1
-    if np.any(opacity != opaque):
-        raise DataError(
-            f"{path}: is partly transparent (opacity down to {opacity.min():g} of {opaque}); "
-            f"expected an opaque image: flatten it, or drop its alpha channel{hint}"
-        )
 
 
 def _overlaps(span: slice, length: int) -> list[tuple[int, slice, slice]]:

@@ -8,17 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_unet.data.stored_pixels import PixelSize, in_micrometres, pixel_size
-from keras_unet.data.tiff import MOST_CHANNELS
+from keras_unet.data.stored_pixels import MOST_CHANNELS, PixelSize, in_micrometres, pixel_size
 from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
-
-_MARKS = (".zarray", ".zgroup", "zarr.json")
-
-
-def is_zarr(path: Path) -> bool:
-    """Whether a folder is a Zarr array or group, of format 2 or 3."""
-    return any((path / mark).is_file() for mark in _MARKS)
 
 
 def import_zarr() -> Any:

@@ -28,111 +28,6 @@ from keras_unet.diffusion.blocks import (
 from keras_unet.diffusion.presets import completed, preset_options
 from keras_unet.errors import ConfigError
 
-
-def in_tiles(
-    network: Callable[[Any], Any],
-    x: Any,
-    tile: int,
-    overlap: float = 0.25,
-    *,
-    up: int = 1,
-    down: int = 1,
-) -> np.ndarray:
-    """network(x), computed in tiles; as a NumPy array, so that only a tile is on the device.
-
-    Args:
-        network: [B, t, t, C] to [B, t · up // down, …, D].
-        x: [B, H, W, C].
-        tile: height and width of a tile; a multiple of `down`.
-        overlap: of neighbouring tiles, as a share of a tile, 0 … 0.5.
-        up, down: by what the network's output is larger or smaller than its input.
-
-    Raises:
-        ConfigError: tile or overlap is out of range.
-    """
-    if tile < 1 or tile % down:
-        raise ConfigError(f"tile must be a positive multiple of {down}, got {tile}")
-    if not 0 <= overlap <= 0.5:
-        raise ConfigError(f"overlap must be in [0, 0.5], got {overlap!r}")
-    x = ops.convert_to_numpy(x)
-    height, width = (n // down * up for n in x.shape[1:3])
-    rows, columns = (starts(n // down, tile // down, overlap) for n in x.shape[1:3])
-    side = tile // down * up
-    total: Any = None
-    weight: Any = None
-    for i in rows:
-        for j in columns:
-            # The last tile also takes the pixels that are too few for one of the output.
-            bottom, right = (
-                n if start + tile // down == n // down else start * down + tile
-                for start, n in zip((i, j), x.shape[1:3], strict=True)
-            )
-            piece = x[:, i * down : bottom, j * down : right]
-            y = ops.convert_to_numpy(network(piece)).astype(_precise(x))
-            if total is None:
-                total = np.zeros((len(x), height, width, y.shape[-1]), y.dtype)
-                weight = np.zeros((height, width, 1), y.dtype)
-            part = np.s_[i * up : i * up + y.shape[1], j * up : j * up + y.shape[2]]
-            ramp = _ramp(y.shape[1], side, overlap)[:, None, None]
-            ramp = (ramp * _ramp(y.shape[2], side, overlap)[:, None]).astype(y.dtype)
-            total[(slice(None), *part)] += y * ramp
-            weight[part] += ramp
-    return total / weight
-
-
-def starts(size: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin along an axis, so that they cover it; the last one ends with it."""
-    if size <= tile:
-        return [0]
-    step = max(1, tile - round(tile * overlap))
-    return [*range(0, size - tile, step), size - tile]
-
-
-def seams(tiled: Any, whole: Any, tile: int, overlap: float = 0.25) -> dict[str, float]:
-    """How far an output in tiles is from the output at once, [B, H, W, C] both.
-
-    Args:
-        tile: height and width of a tile of the *output*.
-        overlap: as it was computed.
-
-    Returns:
-        `rms`: root mean square difference, over the standard deviation of `whole`; `seam`: the same
-        of the differences between neighbouring pixels across the tiles' borders; `inside`: the same
-        of all other neighbours. A picture without visible seams has `seam` near `inside`.
-    """
-    tiled, whole = (ops.convert_to_numpy(x).astype("float64") for x in (tiled, whole))
-    error, spread = tiled - whole, whole.std()
-    at, elsewhere = [], []
-    for axis in (1, 2):
-        size = whole.shape[axis]
-        begins = starts(size, tile, overlap)
-        borders = sorted({*begins[1:], *(b + tile for b in begins if b + tile < size)})
-        steps = np.moveaxis(np.diff(error, axis=axis), axis, 0)  # between i and i + 1
-        border = np.isin(np.arange(1, size), borders)
-        at.append(np.ravel(steps[border]))
-        elsewhere.append(np.ravel(steps[~border]))
-
-    def rms(values: Any) -> float:
-        return float(np.sqrt(np.mean(np.square(values))) / spread) if np.size(values) else 0.0
-
-    return {
-        "rms": rms(error),
-        "seam": rms(np.concatenate(at)),
-        "inside": rms(np.concatenate(elsewhere)),
-    }
-
-
-def _ramp(size: int, side: int, overlap: float) -> np.ndarray:
-    """The weight of a tile's pixels along an axis: rises and falls over the overlap."""
-    rise = max(1, round(side * overlap))
-    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1
-    return np.minimum(distance / rise, 1.0)
-
-
-def _precise(x: np.ndarray) -> type:
-    return np.float64 if x.dtype == np.float64 else np.float32
-
-
 EPSILON = 1e-6  # of all its norms
 
 
@@ -291,33 +186,27 @@ def kl_divergence(moments: Any) -> Any:
     return 0.5 * ops.sum(terms, axis=(1, 2, 3))
 
 
-def _residual(x: Any, filters: int, name: str, policy: Any, options: dict[str, Any]) -> Any:
-    return ResidualBlock(
-        filters,
-        options["norm_groups"],
-        EPSILON,
-        activation=options["activation"],
-        dtype=policy,
-        name=name,
-    )(x)
-
-
-def _middle(x: Any, prefix: str, policy: Any, options: dict[str, Any]) -> Any:
-    channels = x.shape[-1]
-    x = _residual(x, channels, f"{prefix}_mid_block_resnets_0", policy, options)
-    if options["mid_attention"]:
-        name = f"{prefix}_mid_block_attentions_0"
-        x = SelfAttentionBlock(
-            1, channels, options["norm_groups"], EPSILON, dtype=policy, name=name
-        )(x)
-    return _residual(x, channels, f"{prefix}_mid_block_resnets_1", policy, options)
-
-
-def _head(x: Any, channels: int, prefix: str, policy: Any, options: dict[str, Any]) -> Any:
-    groups, dtype = options["norm_groups"], float_dtype(policy)
-    x = GroupNorm(groups, EPSILON, dtype=policy, name=f"{prefix}_conv_norm_out")(x)
-    x = layers.Activation(options["activation"], dtype=policy, name=f"{prefix}_conv_act")(x)
-    return convolution(channels, dtype=dtype, name=f"{prefix}_conv_out")(x)
+def _resolved(options: dict[str, Any]) -> dict[str, Any]:
+    o = dict(options)
+    shape = list(o["input_shape"])
+    if len(shape) != 3 or not shape[2]:
+        raise ConfigError(f"input_shape must be (height, width, channels), got {shape!r}")
+    o["input_shape"] = shape
+    o["out_channels"] = o["out_channels"] or shape[2]
+    o["filters"] = list(o["filters"])
+    numbers = [(k, o[k]) for k in ("out_channels", "layers_per_block", "latent_channels")]
+    for key, number in (*numbers, *(("filters", n) for n in o["filters"])):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise ConfigError(f"{key} must be an integer >= 1, got {number!r}")
+        if key == "filters" and number % o["norm_groups"]:
+            raise ConfigError(
+                f"filters must divide by norm_groups ({o['norm_groups']}), got {number}"
+            )
+    if not o["scaling_factor"] > 0:
+        raise ConfigError(f"scaling_factor must be positive, got {o['scaling_factor']!r}")
+    size = o["sample_size"]
+    o["sample_size"] = size if size is None or isinstance(size, int) else list(size)
+    return o
 
 
 def _encoder(policy: Any, **options: Any) -> keras.Model:
@@ -353,24 +242,134 @@ def _decoder(policy: Any, **options: Any) -> keras.Model:
     return keras.Model(z, x, name="decoder")
 
 
-def _resolved(options: dict[str, Any]) -> dict[str, Any]:
-    o = dict(options)
-    shape = list(o["input_shape"])
-    if len(shape) != 3 or not shape[2]:
-        raise ConfigError(f"input_shape must be (height, width, channels), got {shape!r}")
-    o["input_shape"] = shape
-    o["out_channels"] = o["out_channels"] or shape[2]
-    o["filters"] = list(o["filters"])
-    numbers = [(k, o[k]) for k in ("out_channels", "layers_per_block", "latent_channels")]
-    for key, number in (*numbers, *(("filters", n) for n in o["filters"])):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ConfigError(f"{key} must be an integer >= 1, got {number!r}")
-        if key == "filters" and number % o["norm_groups"]:
-            raise ConfigError(
-                f"filters must divide by norm_groups ({o['norm_groups']}), got {number}"
+def _residual(x: Any, filters: int, name: str, policy: Any, options: dict[str, Any]) -> Any:
+    return ResidualBlock(
+        filters,
+        options["norm_groups"],
+        EPSILON,
+        activation=options["activation"],
+        dtype=policy,
+        name=name,
+    )(x)
+
+
+def _middle(x: Any, prefix: str, policy: Any, options: dict[str, Any]) -> Any:
+    channels = x.shape[-1]
+    x = _residual(x, channels, f"{prefix}_mid_block_resnets_0", policy, options)
+    if options["mid_attention"]:
+        name = f"{prefix}_mid_block_attentions_0"
+        x = SelfAttentionBlock(
+            1, channels, options["norm_groups"], EPSILON, dtype=policy, name=name
+        )(x)
+    return _residual(x, channels, f"{prefix}_mid_block_resnets_1", policy, options)
+
+
+def _head(x: Any, channels: int, prefix: str, policy: Any, options: dict[str, Any]) -> Any:
+    groups, dtype = options["norm_groups"], float_dtype(policy)
+    x = GroupNorm(groups, EPSILON, dtype=policy, name=f"{prefix}_conv_norm_out")(x)
+    x = layers.Activation(options["activation"], dtype=policy, name=f"{prefix}_conv_act")(x)
+    return convolution(channels, dtype=dtype, name=f"{prefix}_conv_out")(x)
+
+
+def in_tiles(
+    network: Callable[[Any], Any],
+    x: Any,
+    tile: int,
+    overlap: float = 0.25,
+    *,
+    up: int = 1,
+    down: int = 1,
+) -> np.ndarray:
+    """network(x), computed in tiles; as a NumPy array, so that only a tile is on the device.
+
+    Args:
+        network: [B, t, t, C] to [B, t · up // down, …, D].
+        x: [B, H, W, C].
+        tile: height and width of a tile; a multiple of `down`.
+        overlap: of neighbouring tiles, as a share of a tile, 0 … 0.5.
+        up, down: by what the network's output is larger or smaller than its input.
+
+    Raises:
+        ConfigError: tile or overlap is out of range.
+    """
+    if tile < 1 or tile % down:
+        raise ConfigError(f"tile must be a positive multiple of {down}, got {tile}")
+    if not 0 <= overlap <= 0.5:
+        raise ConfigError(f"overlap must be in [0, 0.5], got {overlap!r}")
+    x = ops.convert_to_numpy(x)
+    height, width = (n // down * up for n in x.shape[1:3])
+    rows, columns = (starts(n // down, tile // down, overlap) for n in x.shape[1:3])
+    side = tile // down * up
+    total: Any = None
+    weight: Any = None
+    for i in rows:
+        for j in columns:
+            # The last tile also takes the pixels that are too few for one of the output.
+            bottom, right = (
+                n if start + tile // down == n // down else start * down + tile
+                for start, n in zip((i, j), x.shape[1:3], strict=True)
             )
-    if not o["scaling_factor"] > 0:
-        raise ConfigError(f"scaling_factor must be positive, got {o['scaling_factor']!r}")
-    size = o["sample_size"]
-    o["sample_size"] = size if size is None or isinstance(size, int) else list(size)
-    return o
+            piece = x[:, i * down : bottom, j * down : right]
+            y = ops.convert_to_numpy(network(piece)).astype(_precise(x))
+            if total is None:
+                total = np.zeros((len(x), height, width, y.shape[-1]), y.dtype)
+                weight = np.zeros((height, width, 1), y.dtype)
+            part = np.s_[i * up : i * up + y.shape[1], j * up : j * up + y.shape[2]]
+            ramp = _ramp(y.shape[1], side, overlap)[:, None, None]
+            ramp = (ramp * _ramp(y.shape[2], side, overlap)[:, None]).astype(y.dtype)
+            total[(slice(None), *part)] += y * ramp
+            weight[part] += ramp
+    return total / weight
+
+
+def starts(size: int, tile: int, overlap: float) -> list[int]:
+    """Where tiles begin along an axis, so that they cover it; the last one ends with it."""
+    if size <= tile:
+        return [0]
+    step = max(1, tile - round(tile * overlap))
+    return [*range(0, size - tile, step), size - tile]
+
+
+def _ramp(size: int, side: int, overlap: float) -> np.ndarray:
+    """The weight of a tile's pixels along an axis: rises and falls over the overlap."""
+    rise = max(1, round(side * overlap))
+    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1
+    return np.minimum(distance / rise, 1.0)
+
+
+def _precise(x: np.ndarray) -> type:
+    return np.float64 if x.dtype == np.float64 else np.float32
+
+
+def seams(tiled: Any, whole: Any, tile: int, overlap: float = 0.25) -> dict[str, float]:
+    """How far an output in tiles is from the output at once, [B, H, W, C] both.
+
+    Args:
+        tile: height and width of a tile of the *output*.
+        overlap: as it was computed.
+
+    Returns:
+        `rms`: root mean square difference, over the standard deviation of `whole`; `seam`: the same
+        of the differences between neighbouring pixels across the tiles' borders; `inside`: the same
+        of all other neighbours. A picture without visible seams has `seam` near `inside`.
+    """
+    tiled, whole = (ops.convert_to_numpy(x).astype("float64") for x in (tiled, whole))
+    error, spread = tiled - whole, whole.std()
+    at, elsewhere = [], []
+    for axis in (1, 2):
+        size = whole.shape[axis]
+        begins = starts(size, tile, overlap)
+        borders = sorted({*begins[1:], *(b + tile for b in begins if b + tile < size)})
+        steps = np.moveaxis(np.diff(error, axis=axis), axis, 0)  # between i and i + 1
+        border = np.isin(np.arange(1, size), borders)
+        at.append(np.ravel(steps[border]))
+        elsewhere.append(np.ravel(steps[~border]))
+
+    def rms(values: Any) -> float:
+        return float(np.sqrt(np.mean(np.square(values))) / spread) if np.size(values) else 0.0
+
+    return {
+        "rms": rms(error),
+        "seam": rms(np.concatenate(at)),
+        "inside": rms(np.concatenate(elsewhere)),
+    }

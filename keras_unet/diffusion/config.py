@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from keras_unet.augment.settings import AugmentPreset
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.diffusion.noise import Prediction
-from keras_unet.models.precision import Precision
-from keras_unet.settings import AnyPath, AnyText, Section, validated
+from keras_unet.machine import Precision
+from keras_unet.settings import AnyPath, AnyText, Frozen, Section, validated
 from keras_unet.training.config import DataConfig
 
 LISTING = "keras-unet diffusion train --show-settings"
@@ -52,7 +53,7 @@ class DiffusionConfig(Section):
     )
     min_snr: float | None = Field(5.0, gt=0, description="gamma of min-SNR weighting")
     ema_decay: float = Field(0.999, gt=0.0, lt=1.0, description="of the average that samples")
-    augment: str = Field("flips", description="preset of keras_unet.augment")
+    augment: AugmentPreset = Field("flips", description="preset of keras_unet.augment")
     batch_size: int = Field(16, ge=1, description="tiles a step")
     minutes: float | None = Field(None, gt=0.0, description="30 if neither it nor steps is set")
     steps: int | None = Field(None, ge=1, description="steps (batches) in all")
@@ -80,14 +81,12 @@ class DiffusionConfig(Section):
         return 30.0 if self.minutes is None and self.steps is None else self.minutes
 
 
-class DiffusionCard(BaseModel):
+class DiffusionCard(Frozen):
     """What must travel with the weights of a diffusion model.
 
     low, high: grey values [C] that -1 and 1 stand for. classes: names of what a condition can say;
     for masks of objects: background, inside, outline.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = 1
     kind: Literal["diffusion"] = "diffusion"
@@ -102,7 +101,7 @@ class DiffusionCard(BaseModel):
     created: str
     versions: dict[str, str]
     config: dict[str, Any]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
 
 
 def make_diffusion_config(

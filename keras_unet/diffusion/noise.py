@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 from keras import ops
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from keras_unet.settings import Frozen
 from keras_unet.threefry import threefry
 
 Prediction = Literal["epsilon", "sample", "v"]
@@ -26,7 +27,7 @@ Tensor = Any
 MOST_BETA = 0.999  # of the cosine schedule, as in its paper
 
 
-class NoiseSchedule(BaseModel):
+class NoiseSchedule(Frozen):
     """The variances of the forward process, computed in float64.
 
     Example:
@@ -46,8 +47,6 @@ class NoiseSchedule(BaseModel):
             image cannot be told from pure noise.
         betas_given: the betas themselves, instead of a kind; None computes them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(1000, ge=1, le=100_000)
     kind: Literal["linear", "scaled_linear", "cosine"] = "linear"

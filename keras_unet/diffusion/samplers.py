@@ -19,10 +19,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from keras import ops
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from keras_unet.diffusion.noise import NoiseSchedule, Prediction
 from keras_unet.errors import ConfigError
+from keras_unet.settings import Frozen
 
 Tensor = Any
 Spacing = Literal["leading", "linspace", "trailing"]
@@ -177,7 +178,7 @@ def trajectory(
     return State(carried[0], tuple(carried[1:]))
 
 
-class Sampler(BaseModel):
+class Sampler(Frozen):
     """How images are drawn from a trained network: a frozen, validated object.
 
     Attributes:
@@ -186,7 +187,7 @@ class Sampler(BaseModel):
         offset: added to "leading" times.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     spacing: Spacing = "leading"
     offset: int = Field(0, ge=0)

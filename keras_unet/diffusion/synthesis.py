@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -18,18 +16,18 @@ from pydantic import ValidationError
 from skimage.segmentation import relabel_sequential
 
 import keras_unet.diffusion.unet  # noqa: F401  the layers that a file names
-from keras_unet import __version__
+from keras_unet import __version__, run_layout
 from keras_unet.data.check import load_samples
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.diffusion.config import DiffusionCard, make_diffusion_config
 from keras_unet.diffusion.model import DiffusionModel
 from keras_unet.diffusion.samplers import Sampler
-from keras_unet.diffusion.training import MODEL, condition_classes, contact_sheet
-from keras_unet.disk import sync, write_text
+from keras_unet.diffusion.training import condition_classes, contact_sheet
+from keras_unet.disk import replacing, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.pictures import save_png
 from keras_unet.models.keras_file import CARD
+from keras_unet.pictures import save_png
 from keras_unet.training import run_folder
 
 SHOWN = 8  # images in the contact sheet
@@ -52,9 +50,12 @@ def load_diffusion(path: str | Path) -> TrainedDiffusion:
     Raises:
         DataError: no such file, or not a model of this kind.
     """
-    file = Path(path) / MODEL if Path(path).is_dir() else Path(path)
+    file = Path(path) / run_layout.DIFFUSION_MODEL if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise DataError(f"{file}: no diffusion model here; expected a run folder or {MODEL}")
+        raise DataError(
+            f"{file}: no diffusion model here; expected a run folder or its "
+            f"{run_layout.DIFFUSION_MODEL}"
+        )
     try:
         with zipfile.ZipFile(file) as archive:
             card = DiffusionCard.model_validate_json(archive.read(CARD))
@@ -112,14 +113,12 @@ def synthesize(
         raise ConfigError(f"{run}: was trained without masks (condition={card.condition})")
     size = size or (card.tile, card.tile)
     given = _given(trained, Path(masks) if masks else None, count, size, seed, Path(run))
-    beside = output.with_name(f".{output.name}-{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    (beside / "images").mkdir(parents=True)
-    if card.condition == "labels":
-        (beside / "labels").mkdir()
     records: list[dict[str, str]] = []
     shown: list[tuple[np.ndarray, Any]] = []
-    try:
+    with replacing(output) as beside:
+        (beside / "images").mkdir(parents=True)
+        if card.condition == "labels":
+            (beside / "labels").mkdir()
         for first in range(0, count, batch_size):
             part = given[first : first + batch_size]
             for number, same in _alike(part):
@@ -164,10 +163,6 @@ def synthesize(
             "images": records,
         }
         write_text(beside / PROVENANCE, json.dumps(note, indent=1) + "\n")
-        sync(beside)
-        beside.rename(output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return output
 
 
@@ -227,7 +222,7 @@ def _label_samples(trained: TrainedDiffusion, masks: Path | None, run: Path) -> 
     card = trained.card
     if masks is None:
         config = make_diffusion_config(card.config)
-        if (run / run_folder.RECORD).is_file():  # its paths start where it was begun
+        if (run / run_layout.RECORD).is_file():  # its paths start where it was begun
             record = run_folder.read_record(run, make_diffusion_config)
             config = run_folder.rooted(config, record.directory)
         data = config.data

@@ -21,13 +21,15 @@ from keras_unet.diffusion.samplers import DDIM, DDPM, PNDM, DPMSolver, Euler, Sa
 from keras_unet.errors import ConfigError
 from keras_unet.settings import problems
 
+# What diffusers' StableDiffusionPipeline sets whatever the scheduler's file says.
+_ALWAYS = {"steps_offset": 1, "clip_sample": False}
+_INPUTS = {"sample", "timestep", "context"}
 KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS: dict[str, Prediction] = {
     "epsilon": "epsilon",
     "sample": "sample",
     "v_prediction": "v",
 }
-
 _PROCESS = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -127,113 +129,6 @@ NAMED: dict[str, dict[str, Any]] = {
     "pndm": {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
 }
 _VARIANCES = {"fixed_small": "small", "fixed_small_log": "small", "fixed_large": "large"}
-
-
-class SchedulerConfig(NamedTuple):
-    """What a scheduler_config.json says."""
-
-    schedule: NoiseSchedule
-    sampler: Sampler
-    prediction: Prediction
-
-
-def read_scheduler_config(
-    config: Mapping[str, Any], *, where: str = "scheduler_config.json"
-) -> SchedulerConfig:
-    """The schedule, the sampler and the prediction that a scheduler's configuration means.
-
-    Args:
-        config: as diffusers writes it; `_class_name` names the class, DDIM if it is missing.
-        where: named in errors.
-
-    Raises:
-        ConfigError: an unknown class, an unknown option, or a value that is not understood.
-    """
-    name = config.get("_class_name", "DDIMScheduler")
-    if name not in OPTIONS:
-        raise ConfigError(
-            f"{where}: _class_name {name!r} is not read; expected one of {', '.join(OPTIONS)}"
-        )
-    # A folder is often opened with another scheduler than it was written for: what any of them
-    # reads is known, though it means nothing to this one.
-    known = {option for options in OPTIONS.values() for option in options}
-    given = {key: value for key, value in config.items() if not key.startswith("_")}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise ConfigError(f"{where}: {name} has no option {', '.join(unknown)}")
-    at = {**OPTIONS[name], **{key: given[key] for key in given if key in OPTIONS[name]}}
-    for key, values in _ONLY.items():
-        if key in at and at[key] not in values:
-            raise ConfigError(
-                f"{where}: {key} = {at[key]!r} is not read; expected "
-                + " or ".join(repr(value) for value in values)
-            )
-    betas = at["trained_betas"]
-    try:
-        schedule = NoiseSchedule(
-            steps=len(betas) if betas else at["num_train_timesteps"],
-            kind=KINDS[at["beta_schedule"]],
-            beta_start=at["beta_start"],
-            beta_end=at["beta_end"],
-            zero_snr=at.get("rescale_betas_zero_snr", False),
-            betas_given=tuple(betas) if betas else None,
-        )
-        sampler = _sampler(name, at, where)
-    except ValidationError as error:
-        found = "; ".join(problems(error, NoiseSchedule))
-        raise ConfigError(f"{where}: {name} has a value that does not fit: {found}") from None
-    return SchedulerConfig(schedule, sampler, PREDICTIONS[at["prediction_type"]])
-
-
-def _sampler(name: str, at: Mapping[str, Any], where: str) -> Sampler:
-    spaced: dict[str, Any] = {
-        "spacing": at["timestep_spacing"],
-        # `steps_offset` counts where times are "leading" alone
-        "offset": at["steps_offset"] if at["timestep_spacing"] == "leading" else 0,
-    }
-    dynamic: dict[str, Any] = {}
-    if at.get("thresholding"):
-        dynamic = {
-            "dynamic": at["dynamic_thresholding_ratio"],
-            "dynamic_most": at["sample_max_value"],
-        }
-    clip = at["clip_sample_range"] if at.get("clip_sample") else None
-    if name == "DDIMScheduler":
-        return DDIM(clip=clip, ends_at_one=at["set_alpha_to_one"], **dynamic, **spaced)
-    if name == "DDPMScheduler":
-        if at["variance_type"] not in _VARIANCES:
-            raise ConfigError(
-                f"{where}: variance_type = {at['variance_type']!r} is not read; expected one of "
-                + ", ".join(_VARIANCES)
-            )
-        return DDPM(clip=clip, variance=_VARIANCES[at["variance_type"]], **dynamic, **spaced)
-    if name == "PNDMScheduler":
-        return PNDM(ends_at_one=at["set_alpha_to_one"], **spaced)
-    if name == "EulerAncestralDiscreteScheduler":
-        return Euler(ancestral=True, **spaced)
-    final: Any = "zero" if at["final_sigmas_type"] == "zero" else "smallest"
-    if name == "EulerDiscreteScheduler":
-        return Euler(karras=at["use_karras_sigmas"], final=final, **spaced)
-    if at["variance_type"] not in (None, "fixed_small", "fixed_large"):
-        raise ConfigError(f"{where}: variance_type = {at['variance_type']!r} is not read")
-    least = at["lambda_min_clipped"]
-    return DPMSolver(
-        order=at["solver_order"],
-        solver=at["solver_type"],
-        karras=at["use_karras_sigmas"],
-        stochastic=at["algorithm_type"] == "sde-dpmsolver++",
-        final=final,
-        lower_order_at_end=at["lower_order_final"],
-        first_order_at_end=at["euler_at_final"],
-        log_snr_least=None if least in (None, float("-inf"), "-Infinity") else least,
-        **dynamic,
-        **spaced,
-    )
-
-
-# What diffusers' StableDiffusionPipeline sets whatever the scheduler's file says.
-_ALWAYS = {"steps_offset": 1, "clip_sample": False}
-_INPUTS = {"sample", "timestep", "context"}
 
 
 class TextToImage:
@@ -411,3 +306,105 @@ class TextToImage:
         if any(n < factor or n % factor for n in size):
             raise ConfigError(f"size {size}: expected multiples of {factor}")
         return size[0] // factor, size[1] // factor
+
+
+class SchedulerConfig(NamedTuple):
+    """What a scheduler_config.json says."""
+
+    schedule: NoiseSchedule
+    sampler: Sampler
+    prediction: Prediction
+
+
+def read_scheduler_config(
+    config: Mapping[str, Any], *, where: str = "scheduler_config.json"
+) -> SchedulerConfig:
+    """The schedule, the sampler and the prediction that a scheduler's configuration means.
+
+    Args:
+        config: as diffusers writes it; `_class_name` names the class, DDIM if it is missing.
+        where: named in errors.
+
+    Raises:
+        ConfigError: an unknown class, an unknown option, or a value that is not understood.
+    """
+    name = config.get("_class_name", "DDIMScheduler")
+    if name not in OPTIONS:
+        raise ConfigError(
+            f"{where}: _class_name {name!r} is not read; expected one of {', '.join(OPTIONS)}"
+        )
+    # A folder is often opened with another scheduler than it was written for: what any of them
+    # reads is known, though it means nothing to this one.
+    known = {option for options in OPTIONS.values() for option in options}
+    given = {key: value for key, value in config.items() if not key.startswith("_")}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise ConfigError(f"{where}: {name} has no option {', '.join(unknown)}")
+    at = {**OPTIONS[name], **{key: given[key] for key in given if key in OPTIONS[name]}}
+    for key, values in _ONLY.items():
+        if key in at and at[key] not in values:
+            raise ConfigError(
+                f"{where}: {key} = {at[key]!r} is not read; expected "
+                + " or ".join(repr(value) for value in values)
+            )
+    betas = at["trained_betas"]
+    try:
+        schedule = NoiseSchedule(
+            steps=len(betas) if betas else at["num_train_timesteps"],
+            kind=KINDS[at["beta_schedule"]],
+            beta_start=at["beta_start"],
+            beta_end=at["beta_end"],
+            zero_snr=at.get("rescale_betas_zero_snr", False),
+            betas_given=tuple(betas) if betas else None,
+        )
+        sampler = _sampler(name, at, where)
+    except ValidationError as error:
+        found = "; ".join(problems(error, NoiseSchedule))
+        raise ConfigError(f"{where}: {name} has a value that does not fit: {found}") from None
+    return SchedulerConfig(schedule, sampler, PREDICTIONS[at["prediction_type"]])
+
+
+def _sampler(name: str, at: Mapping[str, Any], where: str) -> Sampler:
+    spaced: dict[str, Any] = {
+        "spacing": at["timestep_spacing"],
+        # `steps_offset` counts where times are "leading" alone
+        "offset": at["steps_offset"] if at["timestep_spacing"] == "leading" else 0,
+    }
+    dynamic: dict[str, Any] = {}
+    if at.get("thresholding"):
+        dynamic = {
+            "dynamic": at["dynamic_thresholding_ratio"],
+            "dynamic_most": at["sample_max_value"],
+        }
+    clip = at["clip_sample_range"] if at.get("clip_sample") else None
+    if name == "DDIMScheduler":
+        return DDIM(clip=clip, ends_at_one=at["set_alpha_to_one"], **dynamic, **spaced)
+    if name == "DDPMScheduler":
+        if at["variance_type"] not in _VARIANCES:
+            raise ConfigError(
+                f"{where}: variance_type = {at['variance_type']!r} is not read; expected one of "
+                + ", ".join(_VARIANCES)
+            )
+        return DDPM(clip=clip, variance=_VARIANCES[at["variance_type"]], **dynamic, **spaced)
+    if name == "PNDMScheduler":
+        return PNDM(ends_at_one=at["set_alpha_to_one"], **spaced)
+    if name == "EulerAncestralDiscreteScheduler":
+        return Euler(ancestral=True, **spaced)
+    final: Any = "zero" if at["final_sigmas_type"] == "zero" else "smallest"
+    if name == "EulerDiscreteScheduler":
+        return Euler(karras=at["use_karras_sigmas"], final=final, **spaced)
+    if at["variance_type"] not in (None, "fixed_small", "fixed_large"):
+        raise ConfigError(f"{where}: variance_type = {at['variance_type']!r} is not read")
+    least = at["lambda_min_clipped"]
+    return DPMSolver(
+        order=at["solver_order"],
+        solver=at["solver_type"],
+        karras=at["use_karras_sigmas"],
+        stochastic=at["algorithm_type"] == "sde-dpmsolver++",
+        final=final,
+        lower_order_at_end=at["lower_order_final"],
+        first_order_at_end=at["euler_at_final"],
+        log_snr_least=None if least in (None, float("-inf"), "-Infinity") else least,
+        **dynamic,
+        **spaced,
+    )

@@ -18,14 +18,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
+from rich.console import Console
 from skimage.segmentation import find_boundaries
 
+from keras_unet import run_layout
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
-from keras_unet.console import Console
-from keras_unet.data.check import Sample, load_samples
+from keras_unet.console import console_of, say
+from keras_unet.data.check import load_samples
 from keras_unet.data.pairs import natural_key
 from keras_unet.data.pipeline import tile_dataset, tile_entries, tile_requests
+from keras_unet.data.samples import Sample
 from keras_unet.diffusion.config import (
     DiffusionCard,
     DiffusionConfig,
@@ -35,10 +38,9 @@ from keras_unet.diffusion.model import DiffusionModel
 from keras_unet.diffusion.noise import NoiseSchedule
 from keras_unet.diffusion.unet import build_diffusion_unet
 from keras_unet.errors import ConfigError, DataError, TrainingError
-from keras_unet.evaluation.pictures import save_png
+from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import versions, write_with_card
-from keras_unet.models.precision import dtype_policy
-from keras_unet.pictures import COLORS
+from keras_unet.pictures import COLORS, save_png
 from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
 from keras_unet.training.build import environment
@@ -50,7 +52,6 @@ from keras_unet.training.loop import Position, restore, run_loop, snapshot
 from keras_unet.training.step import AdamW
 
 COMMAND = "keras-unet diffusion train"
-MODEL = "model.keras"
 OBJECTS = ("background", "inside", "outline")
 SHOWN = 8  # images in a grid
 
@@ -75,6 +76,7 @@ def train_diffusion(
     console: Console | None = None,
     *,
     resume: str | Path | None = None,
+    verbose: int = 1,
 ) -> Path:
     """Trains a diffusion model, or goes on with a run.
 
@@ -84,6 +86,7 @@ def train_diffusion(
     Args:
         config: a `DiffusionConfig` or a mapping that makes one. With `resume`: None, or the same.
         console: where progress goes; None prints to the terminal.
+        verbose: 0 prints nothing.
         resume: the folder of a run to go on with.
 
     Returns:
@@ -94,7 +97,7 @@ def train_diffusion(
         DataError: images or labels cannot be used; names every bad file. Nothing is written then.
         TrainingError: a number stopped being finite, or the disk is full.
     """
-    console = console or Console()
+    console = console_of(console, verbose)
     if config is not None and not isinstance(config, DiffusionConfig):
         config = make_diffusion_config(config)
     if resume is not None:
@@ -122,7 +125,7 @@ def _resume(folder: Path, config: DiffusionConfig | None, console: Console) -> P
     if config is not None:
         run_folder.require_same_config(folder, record, config, make_diffusion_config)
     if record.finished:
-        console.print(f"{folder}: this run is finished", markup=False, soft_wrap=True)
+        say(f"{folder}: this run is finished", console=console)
         return folder
     config = make_diffusion_config(record.config)
     with run_folder.RunLock(folder):
@@ -133,7 +136,7 @@ def _resume(folder: Path, config: DiffusionConfig | None, console: Console) -> P
         for name, begun in record.environment.items():
             if begun != now.get(name):
                 said = f"{name}: begun with {begun}, now {now.get(name)}: not the same bits"
-                console.print(said, style="yellow", markup=False)
+                say(said, "yellow", console)
         material = read_material(run_folder.rooted(config, record.directory), console)
         run_folder.require_same_data(folder, record, run_folder.digests(material.samples), {})
         return _run(folder, config, record, material, checkpoint, console)
@@ -152,7 +155,7 @@ def read_material(config: DiffusionConfig, console: Console) -> Material:
         samples, report = load_samples(
             data.images, data.labels, data.rule, need_labels=config.condition == "labels"
         )
-        console.print(report.to_text(), style="dim", markup=False)
+        say(report.to_text(), "dim", console)
         labels = report.mapping
         if config.condition == "labels":
             assert labels is not None
@@ -199,7 +202,7 @@ def _by_folder(
     masks: list[np.ndarray] = []
     for number, folder in enumerate(folders):
         found, report = load_samples(folder)
-        console.print(f"{folder.name}: {report.to_text()}", style="dim", markup=False)
+        say(f"{folder.name}: {report.to_text()}", "dim", console)
         samples += [replace(s, name=f"{folder.name}/{s.name}") for s in found]
         masks += [np.full(s.image.shape[:2], number, np.uint16) for s in found]
     channels = {s.image.shape[-1] for s in samples}
@@ -297,7 +300,7 @@ def _run(
     budget = Budget(config.learning_rate, config.steps, config.time_limit, "cosine")
     history = History(folder)
     progress = ShowProgress(budget, console)
-    grids = Grids(folder / "samples", budget, config, material)
+    grids = Grids(folder / run_layout.SAMPLES, budget, config, material)
     callbacks: list[keras.callbacks.Callback] = [
         budget,
         StopWhereNotFinite(names, lambda: budget.done, lambda: _kept(checkpoints)),
@@ -340,14 +343,14 @@ def _run(
             history.close()
         card = _card(folder.name, config, material, {"step": float(budget.done)})
         try:
-            write_with_card(model, card, folder / MODEL)
-            curves(folder / "history.csv", folder / "curves.png")
+            write_with_card(model, card, folder / run_layout.DIFFUSION_MODEL)
+            curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written ({error})") from error
     if number is not None:
         command = run_folder.how_to_resume(folder, COMMAND)
         said = f"Stopped at step {budget.done} ({signal.Signals(number).name}); to go on: {command}"
-        console.print(said, markup=False, soft_wrap=True)
+        say(said, console=console)
         raise SystemExit(128 + number)
     run_folder.write_record(folder, record.model_copy(update={"finished": True}))
     checkpoints.remove()

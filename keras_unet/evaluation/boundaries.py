@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.confusion import ratio
+from keras_unet.evaluation.confusion import integers_of_one_shape, ratio, require_within
 
 IGNORED = -1
 # what one image adds to the scores of a set, class by class; counts of several images add up
@@ -141,19 +141,10 @@ def _distances(
 def _checked(
     truth: np.ndarray, predicted: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    truth, predicted = np.asarray(truth), np.asarray(predicted)
-    if truth.ndim != 2 or truth.shape != predicted.shape:
-        raise DataError(
-            "truth and prediction must have one shape [H, W], got "
-            f"{truth.shape} and {predicted.shape}"
-        )
-    for name, labels, lowest in (("truth", truth, IGNORED), ("prediction", predicted, 0)):
-        if labels.dtype.kind not in "biu":
-            raise DataError(f"{name} must be integers, got {labels.dtype}")
-        if labels.size and not (int(labels.min()) >= lowest and int(labels.max()) < num_classes):
-            raise DataError(
-                f"{name} has labels {int(labels.min())} … {int(labels.max())}, expected "
-                f"{lowest} … {num_classes - 1}"
-            )
+    truth, predicted = integers_of_one_shape(truth, predicted)
+    if truth.ndim != 2:
+        raise DataError(f"truth and prediction must be images [H, W], got {truth.shape}")
+    require_within(IGNORED, num_classes - 1, truth=truth)
+    require_within(0, num_classes - 1, prediction=predicted)
     truth = truth.astype(np.int64)
     return truth, np.where(truth == IGNORED, IGNORED, predicted.astype(np.int64))

@@ -10,31 +10,29 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
-from keras_unet.data.report import listed
+from keras_unet import run_layout
 from keras_unet.disk import write_text
-from keras_unet.errors import ConfigError, DataError
+from keras_unet.errors import ConfigError, DataError, listed
 from keras_unet.evaluation import record
-from keras_unet.evaluation.counts import Counts, interval_notes, intervals, resampled, score, stack
-from keras_unet.evaluation.descriptions import describe, has_interval, show, title
+from keras_unet.evaluation.counts import Counts, interval_notes, score, score_intervals, stack
+from keras_unet.evaluation.descriptions import describe, show, title
 from keras_unet.evaluation.gallery import Cell, legend, longest_side, number_cell, sortable
 from keras_unet.evaluation.html import Html, data_uri, page, tag
-from keras_unet.evaluation.pictures import without_legend
 from keras_unet.evaluation.record import Evaluation, file_name, flat
+from keras_unet.pictures import without_legend
 from keras_unet.remote_path import local_path
+from keras_unet.settings import Frozen
 
-_FROZEN = ConfigDict(extra="forbid", frozen=True)
+MOST_PAIRS = 150  # with pictures: those with the largest differences
 
 
-class Difference(BaseModel):
+class Difference(Frozen):
     """One score of both: `difference` is B − A, `interval` its paired bootstrap interval.
 
     wins, losses: images on which B is better, or worse; ties: equal, or undefined in either. For
     a score that is neither better high nor low, all three are 0.
     """
-
-    model_config = _FROZEN
 
     score: tuple[str, ...]
     a: float | None
@@ -46,10 +44,8 @@ class Difference(BaseModel):
     ties: int
 
 
-class Comparison(BaseModel):
+class Comparison(Frozen):
     """Two evaluations on the images that both have. left_out: images that only one has."""
-
-    model_config = _FROZEN
 
     format: int = 1
     a: str
@@ -110,11 +106,13 @@ def compare(
     ]
     each = [record.flat(score(counts, a.classes)) for counts in stacked]
     paths = list(wholes[0])
-    limits = _paired_intervals(stacked, a.classes, confidence, resamples, seed)
+    limits = score_intervals(
+        stacked, a.classes, confidence=confidence, resamples=resamples, seed=seed
+    )
     differences = []
     for path in paths:
         values = [record.plain(whole[path]) for whole in wholes]
-        low_high = limits.get(path, (None, None))
+        low_high = record.plain(limits[path]) if path in limits else (None, None)
         wins, losses, ties = _tally(each[0][path], each[1][path], describe(path).better)
         differences.append(
             Difference(
@@ -198,32 +196,6 @@ def _stacked(evaluation: Evaluation, names: Sequence[str], blocks: set[str]) -> 
     return stack([{k: v for k, v in counts.items() if k in blocks} for counts in each])
 
 
-def _paired_intervals(
-    stacked: Sequence[Counts],
-    classes: Sequence[str],
-    confidence: float,
-    resamples: int,
-    seed: int,
-) -> dict[tuple[str, ...], list[float | None]]:
-    paths = [path for path in record.flat(score(stacked[0], classes)) if has_interval(path)]
-
-    def difference(drawn: np.ndarray) -> np.ndarray:
-        a, b = (
-            record.flat(score({k: resampled(v, drawn) for k, v in counts.items()}, classes))
-            for counts in stacked
-        )
-        return np.stack([b[path] - a[path] for path in paths])
-
-    found = intervals(
-        difference,
-        len(stacked[0]["confusion"]),
-        confidence=confidence,
-        resamples=resamples,
-        seed=seed,
-    )
-    return dict(zip(paths, record.plain(found), strict=True))
-
-
 def _tally(a: np.ndarray, b: np.ndarray, better: str) -> tuple[int, int, int]:
     """Images on which B is better, worse, neither."""
     if not better:
@@ -231,9 +203,6 @@ def _tally(a: np.ndarray, b: np.ndarray, better: str) -> tuple[int, int, int]:
     gain = (b - a) * (1 if better == "higher" else -1)
     wins, losses = int(np.sum(gain > 1e-12)), int(np.sum(gain < -1e-12))
     return wins, losses, gain.size - wins - losses
-
-
-MOST_PAIRS = 150  # with pictures: those with the largest differences
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:
@@ -371,7 +340,7 @@ def _pair(comparison: Comparison, name: str, side: int) -> Html | None:
     pictures = []
     for label, run in (("A", comparison.a), ("B", comparison.b)):
         folder = Path(run) if Path(run).is_dir() else Path(run).parent
-        file = folder / "overlays" / f"{file_name(name)}.png"
+        file = folder / run_layout.OVERLAYS / f"{file_name(name)}.png"
         if not file.is_file():
             return None
         try:

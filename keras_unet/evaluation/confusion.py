@@ -32,23 +32,11 @@ def confusion_matrix(
     """
     if num_classes < 2:
         raise ConfigError(f"num_classes must be 2 or more, got {num_classes}")
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape:
-        raise DataError(
-            f"truth and prediction must have one shape, got {truth.shape} and {prediction.shape}"
-        )
-    for name, labels in (("truth", truth), ("prediction", prediction)):
-        if labels.dtype.kind not in "biu":
-            raise DataError(f"{name} must be integers, got {labels.dtype}")
+    truth, prediction = integers_of_one_shape(truth, prediction)
     if ignore_class is not None:
         counted = truth != ignore_class
         truth, prediction = truth[counted], prediction[counted]
-    for name, labels in (("truth", truth), ("prediction", prediction)):
-        if labels.size and not (int(labels.min()) >= 0 and int(labels.max()) < num_classes):
-            raise DataError(
-                f"{name} has labels {int(labels.min())} … {int(labels.max())}, expected "
-                f"0 … {num_classes - 1}"
-            )
+    require_within(0, num_classes - 1, truth=truth, prediction=prediction)
     pairs = truth.astype(np.int64).ravel() * num_classes + prediction.astype(np.int64).ravel()
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -129,6 +117,17 @@ def overlap_table(truth: np.ndarray, predicted: np.ndarray) -> csr_array:
 
 
 def check_labels(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as arrays, or a DataError that says what does not fit: integers >= 0 of one shape."""
+    truth, predicted = integers_of_one_shape(truth, predicted)
+    for name, labels in (("truth", truth), ("prediction", predicted)):
+        if labels.size and int(labels.min()) < 0:
+            raise DataError(f"{name} has label {int(labels.min())}, expected 0 or more")
+    return truth, predicted
+
+
+def integers_of_one_shape(
+    truth: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Both as arrays, or a DataError that says what does not fit."""
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.shape != predicted.shape:
@@ -137,7 +136,15 @@ def check_labels(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, 
         )
     for name, labels in (("truth", truth), ("prediction", predicted)):
         if labels.dtype.kind not in "biu":
-            raise DataError(f"{name} must hold integer labels, got {labels.dtype}")
-        if labels.size and int(labels.min()) < 0:
-            raise DataError(f"{name} has label {int(labels.min())}, expected 0 or more")
+            raise DataError(f"{name} must be integers, got {labels.dtype}; expected integer labels")
     return truth, predicted
+
+
+def require_within(low: int, high: int, **named: np.ndarray) -> None:
+    """Raises DataError for labels, by what they are called, that are not low … high."""
+    for name, labels in named.items():
+        if labels.size and not (int(labels.min()) >= low and int(labels.max()) <= high):
+            raise DataError(
+                f"{name} has labels {int(labels.min())} … {int(labels.max())}, expected "
+                f"{low} … {high}"
+            )

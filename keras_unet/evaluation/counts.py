@@ -14,13 +14,18 @@ from typing import Any
 import numpy as np
 from scipy import ndimage, stats
 
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import boundaries, calibration, confusion, instances, isbi
-from keras_unet.evaluation.record import ScoreSettings
+from keras_unet.evaluation.descriptions import ScorePath, has_interval
+from keras_unet.evaluation.record import ScoreSettings, flat
 from keras_unet.inference.objects.finding import to_instances
 
 Counts = dict[str, np.ndarray]
+
+MOST_FOR_BCA = 1000  # images; the jackknife of BCa takes the square of them
+FEW = 10  # images: with fewer, it is said that intervals mean little
+_AT_ONCE = 2_000_000  # drawn numbers held in memory
 
 
 def image_counts(
@@ -106,11 +111,6 @@ def stack(each: Sequence[Counts]) -> Counts:
     return {name: np.stack([one[name] for one in each]) for name in each[0]}
 
 
-def resampled(block: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Sums of the drawn images' counts: block [images, …], drawn [..., n] -> [..., …]."""
-    return block[drawn].sum(axis=drawn.ndim - 1)
-
-
 def _wrong(truth: np.ndarray, predicted: np.ndarray, tolerance: float) -> np.ndarray:
     wrong = (truth >= 0) & (truth != predicted)
     edges = np.zeros(truth.shape, bool)
@@ -175,9 +175,38 @@ def _isbi(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
     return isbi.isbi_counts(truth, np.clip(probabilities[..., 1], 0, 1))
 
 
-MOST_FOR_BCA = 1000  # images; the jackknife of BCa takes the square of them
-FEW = 10  # images: with fewer, it is said that intervals mean little
-_AT_ONCE = 2_000_000  # drawn numbers held in memory
+def score_intervals(
+    sets: Sequence[Counts],
+    classes: Sequence[str],
+    *,
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> dict[ScorePath, np.ndarray]:
+    """Bootstrap intervals of the scores of a set, or of what the second of two has more.
+
+    Args:
+        sets: one or two, each `stack`ed counts of the same images: every draw takes the same
+            images of both.
+        classes: names. confidence, resamples, seed: see `intervals`.
+
+    Returns:
+        [low, high] by path, of scores that have an interval.
+    """
+    paths = [path for path in flat(score(sets[0], classes)) if has_interval(path)]
+
+    def statistic(drawn: np.ndarray) -> np.ndarray:
+        """Scores [S, ..., draws] of the images drawn, [..., draws, images]."""
+        found = []
+        for counts in sets:
+            sums = {k: block[drawn].sum(axis=drawn.ndim - 1) for k, block in counts.items()}
+            scores = flat(score(sums, classes))
+            found.append(np.stack([scores[path] for path in paths]))
+        return found[-1] - found[0] if len(found) > 1 else found[0]
+
+    images = len(sets[0]["confusion"])
+    limits = intervals(statistic, images, confidence=confidence, resamples=resamples, seed=seed)
+    return dict(zip(paths, limits, strict=True))
 
 
 def intervals(

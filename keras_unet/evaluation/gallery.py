@@ -12,10 +12,10 @@ import numpy as np
 from PIL import Image
 from skimage.measure import block_reduce
 
-from keras_unet.evaluation.descriptions import describe, show, show_range, title
+from keras_unet.evaluation.descriptions import ScorePath, describe, show, title
 from keras_unet.evaluation.html import Html, data_uri, join, tag
-from keras_unet.evaluation.pictures import MARKS, error_entries, error_marks, to_rgb
 from keras_unet.evaluation.record import Evaluation, file_name, flat
+from keras_unet.pictures import MARKS, error_entries, error_marks, to_rgb
 
 
 def images_section(evaluation: Evaluation, pictures: Mapping[str, Thumbnail]) -> list[Html]:
@@ -181,9 +181,6 @@ def _encoded(picture: Image.Image, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-Path = tuple[str, ...]
-
-
 class Cell(NamedTuple):
     """What is shown, and the number it is sorted by ("" = undefined)."""
 
@@ -223,15 +220,15 @@ def sortable(
     return tag("div", table, class_="table", tabindex="0", role="region", aria_label=caption)
 
 
-def number_cell(path: Path, value: float | None) -> Cell:
+def number_cell(path: ScorePath, value: float | None) -> Cell:
     """A score in a sortable table."""
     return Cell("–" if value is None else show(path, value), "" if value is None else value)
 
 
-def columns_of_images(evaluation: Evaluation) -> list[Path]:
+def columns_of_images(evaluation: Evaluation) -> list[ScorePath]:
     """Scores worth a column of their own, image by image."""
     foreground = evaluation.classes[1:]
-    wanted: list[Path] = [("mean_iou",), ("mean_dice",), ("pixel_error",)]
+    wanted: list[ScorePath] = [("mean_iou",), ("mean_dice",), ("pixel_error",)]
     wanted += [("iou", name) for name in foreground]
     wanted += [("boundary_f1", name) for name in foreground]
     wanted += [("hausdorff95", name) for name in foreground]
@@ -239,70 +236,6 @@ def columns_of_images(evaluation: Evaluation) -> list[Path]:
     wanted += [("isbi", name) for name in ("v_rand", "v_info", "pixel_error")]
     held = flat(evaluation.total)
     return [path for path in wanted if path in held]
-
-
-def by_class(evaluation: Evaluation) -> Html:
-    """One line a class: IoU, Dice, precision, recall, boundaries, AP, each with its interval."""
-    names = ["iou", "dice", "precision", "recall", "boundary_f1", "hausdorff95"]
-    names += ["average_precision"]
-    intervals = flat(evaluation.intervals)
-    heads = [
-        tag("th", describe((name, "*")).title, scope="col", title=describe((name, "*")).meaning)
-        for name in names
-    ]
-    rows = []
-    for label in evaluation.classes:
-        cells = [
-            _score(path, evaluation.total[path[0]][label], intervals.get(path))
-            for path in ((name, label) for name in names)
-        ]
-        rows.append(tag("tr", tag("th", label, scope="row"), cells))
-    head = tag("thead", tag("tr", tag("th", "class", scope="col"), heads))
-    return tag("div", tag("table", head, tag("tbody", rows)), class_="scroll")
-
-
-def score_list(evaluation: Evaluation, paths: Sequence[Path]) -> Html:
-    """One line a score: its value, interval, and what it says."""
-    scores, intervals = flat(evaluation.total), flat(evaluation.intervals)
-    rows = [
-        tag(
-            "tr",
-            tag("th", title(path), scope="row"),
-            _score(path, scores[path], intervals.get(path)),
-            tag("td", describe(path).meaning, class_="words"),
-        )
-        for path in paths
-        if path in scores
-    ]
-    return tag("div", tag("table", tag("tbody", rows)), class_="scroll")
-
-
-def confusion_table(evaluation: Evaluation) -> Html:
-    """Pixels by true class (row) and predicted class (column), as shares of the row."""
-    matrix = sum(np.asarray(counts["confusion"]) for counts in evaluation.counts.values())
-    names = evaluation.classes
-    rows = []
-    for name, row in zip(names, np.asarray(matrix), strict=True):
-        whole = max(int(row.sum()), 1)
-        cells = [
-            tag(
-                "td",
-                f"{count / whole:.1%}",
-                tag("span", f"{int(count):,} px", class_="range"),
-                class_=f"h{min(int(10 * count / whole), 9)}",
-            )
-            for count in row
-        ]
-        rows.append(tag("tr", tag("th", name, scope="row"), cells))
-    over = (tag("td"), tag("th", "predicted", scope="colgroup", colspan=len(names)))
-    heads = [tag("th", name, scope="col") for name in names]
-    head = tag("thead", tag("tr", over), tag("tr", tag("th", "true", scope="col"), heads))
-    return tag("div", tag("table", head, tag("tbody", rows), class_="matrix"), class_="scroll")
-
-
-def _score(path: Path, value: float | None, limits: Sequence[float | None] | None) -> Html:
-    text = show_range(path, limits)
-    return tag("td", show(path, value), tag("span", text, class_="range") if text else None)
 
 
 def _cell(cell: Cell) -> Html:

@@ -10,6 +10,9 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 _VOID = {"img", "input", "meta"}
+COLORS = 6  # s0 … s5 of the style sheet
+_WIDTH, _HEIGHT = 400, 300
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 44
 
 
 class Html(str):
@@ -83,11 +86,6 @@ def asset(name: str) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-COLORS = 6  # s0 … s5 of the style sheet
-_WIDTH, _HEIGHT = 400, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 44
 
 
 class Series(NamedTuple):

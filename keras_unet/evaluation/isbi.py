@@ -39,6 +39,12 @@ COUNTS = (
 )
 
 
+_WAITING, _QUEUED, _OUTSIDE, _LINE = -2, -3, -1, 0
+# the eight neighbours, in order around the pixel; bit k of a code stands for the k-th of them
+_RING = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
+_EIGHT = np.ones((3, 3), bool)
+
+
 def isbi2012(
     truth: np.ndarray,
     probability: np.ndarray,
@@ -169,7 +175,7 @@ def _slice_counts(
         errors = warping_errors(inside, values, threshold) if warping else None
         rows.append(
             (
-                *(four if scored else (0.0,) * 4),
+                *four,
                 scored,
                 np.count_nonzero(inside & mask),
                 np.count_nonzero(inside) + np.count_nonzero(mask),
@@ -235,9 +241,6 @@ def _checked_thresholds(thresholds: Sequence[float] | None) -> tuple[float, ...]
 def _f_score(hits: np.ndarray, marked: np.ndarray) -> np.ndarray:
     """2 TP / (2 TP + FP + FN); 1 where there is nothing to find and nothing found."""
     return np.where(marked > 0, ratio(2.0 * hits, marked), 1.0)
-
-
-_WAITING, _QUEUED, _OUTSIDE, _LINE = -2, -3, -1, 0
 
 
 class SegmentScores(NamedTuple):
@@ -352,11 +355,6 @@ def thin(inside: np.ndarray) -> np.ndarray:
 def _entropy(probabilities: np.ndarray) -> float:
     present = probabilities[probabilities > 0]
     return float(-np.sum(present * np.log(present)))
-
-
-# the eight neighbours, in order around the pixel; bit k of a code stands for the k-th of them
-_RING = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
-_EIGHT = np.ones((3, 3), bool)
 
 
 class WarpingErrors(NamedTuple):

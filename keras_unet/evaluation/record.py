@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from keras_unet import run_layout
 from keras_unet.disk import write_text
 from keras_unet.errors import DataError
-from keras_unet.settings import problems
+from keras_unet.settings import Frozen, problems
 
 
-class ScoreSettings(BaseModel):
+class ScoreSettings(Frozen):
     """Choices of an evaluation; stored with it, since scores of other choices do not compare."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     tolerance: float = Field(
         2.0, ge=0, allow_inf_nan=False, description="px: how far an outline may be off (boundary)"
@@ -40,12 +39,11 @@ class ScoreSettings(BaseModel):
     seed: int = Field(0, ge=0, description="of these draws")
 
 
-FILE = "evaluation.json"
 _UNSAFE = re.compile(r'^\.|[\x00-\x1f%/\\:*?"<>|]')
 _LONGEST = 200  # bytes; most file systems take 255, with what is written around the name
 
 
-class Evaluation(BaseModel):
+class Evaluation(Frozen):
     """Scores over all pixels and objects of a set, and each image's own; undefined ones are None.
 
     total: nested by name, classes by their names. intervals: of the same form, [low, high].
@@ -53,8 +51,6 @@ class Evaluation(BaseModel):
     from which `compare` draws. curves: `precision_recall` and `reliability` of each class, lists of
     numbers; with the ISBI metrics `isbi`, along the thresholds. card: the model's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[2] = 2
     model: str
@@ -74,7 +70,7 @@ class Evaluation(BaseModel):
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     """Writes `folder`/evaluation.json, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    return write_text(folder / FILE, evaluation.model_dump_json(indent=1) + "\n")
+    return write_text(folder / run_layout.EVALUATION, evaluation.model_dump_json(indent=1) + "\n")
 
 
 def read_evaluation(path: str | Path) -> Evaluation:
@@ -87,10 +83,11 @@ def read_evaluation(path: str | Path) -> Evaluation:
         DataError: there is none, or it was not written by this version.
     """
     path = Path(path)
-    file = path / FILE if path.is_dir() else path
+    file = path / run_layout.EVALUATION if path.is_dir() else path
     if not file.is_file():
         raise DataError(
-            f"{path}: holds no {FILE}; expected a run folder, or the output of keras-unet evaluate"
+            f"{path}: holds no {run_layout.EVALUATION}; expected a run folder, or the output of "
+            "keras-unet evaluate"
         )
     try:
         return Evaluation.model_validate_json(file.read_bytes())

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_unet.disk import write_text
-from keras_unet.evaluation.descriptions import describe, show, show_range, title
-from keras_unet.evaluation.gallery import (
-    Thumbnail,
-    by_class,
-    confusion_table,
-    images_section,
-    score_list,
-)
+from keras_unet.evaluation.descriptions import ScorePath, describe, show, show_range, title
+from keras_unet.evaluation.gallery import Thumbnail, images_section
 from keras_unet.evaluation.html import COLORS, Html, Series, line_chart, page, tag
 from keras_unet.evaluation.record import Evaluation, counts_as_arrays, flat
 
 Pictures = Mapping[str, Thumbnail]
+
+MANY = 0.05  # share of the objects that makes merging or splitting worth a word
+GAIN = 0.005  # of Dice, by another threshold
+GAP = 0.05  # calibration error
 
 
 def write_report(evaluation: Evaluation, pictures: Pictures, path: Path) -> Path:
@@ -140,6 +138,70 @@ def _trained_on(card: Mapping[str, Any]) -> str:
     return f"{data['images']} images" if "images" in data else ""
 
 
+def by_class(evaluation: Evaluation) -> Html:
+    """One line a class: IoU, Dice, precision, recall, boundaries, AP, each with its interval."""
+    names = ["iou", "dice", "precision", "recall", "boundary_f1", "hausdorff95"]
+    names += ["average_precision"]
+    intervals = flat(evaluation.intervals)
+    heads = [
+        tag("th", describe((name, "*")).title, scope="col", title=describe((name, "*")).meaning)
+        for name in names
+    ]
+    rows = []
+    for label in evaluation.classes:
+        cells = [
+            _score(path, evaluation.total[path[0]][label], intervals.get(path))
+            for path in ((name, label) for name in names)
+        ]
+        rows.append(tag("tr", tag("th", label, scope="row"), cells))
+    head = tag("thead", tag("tr", tag("th", "class", scope="col"), heads))
+    return tag("div", tag("table", head, tag("tbody", rows)), class_="scroll")
+
+
+def score_list(evaluation: Evaluation, paths: Sequence[ScorePath]) -> Html:
+    """One line a score: its value, interval, and what it says."""
+    scores, intervals = flat(evaluation.total), flat(evaluation.intervals)
+    rows = [
+        tag(
+            "tr",
+            tag("th", title(path), scope="row"),
+            _score(path, scores[path], intervals.get(path)),
+            tag("td", describe(path).meaning, class_="words"),
+        )
+        for path in paths
+        if path in scores
+    ]
+    return tag("div", tag("table", tag("tbody", rows)), class_="scroll")
+
+
+def confusion_table(evaluation: Evaluation) -> Html:
+    """Pixels by true class (row) and predicted class (column), as shares of the row."""
+    matrix = sum(np.asarray(counts["confusion"]) for counts in evaluation.counts.values())
+    names = evaluation.classes
+    rows = []
+    for name, row in zip(names, np.asarray(matrix), strict=True):
+        whole = max(int(row.sum()), 1)
+        cells = [
+            tag(
+                "td",
+                f"{count / whole:.1%}",
+                tag("span", f"{int(count):,} px", class_="range"),
+                class_=f"h{min(int(10 * count / whole), 9)}",
+            )
+            for count in row
+        ]
+        rows.append(tag("tr", tag("th", name, scope="row"), cells))
+    over = (tag("td"), tag("th", "predicted", scope="colgroup", colspan=len(names)))
+    heads = [tag("th", name, scope="col") for name in names]
+    head = tag("thead", tag("tr", over), tag("tr", tag("th", "true", scope="col"), heads))
+    return tag("div", tag("table", head, tag("tbody", rows), class_="matrix"), class_="scroll")
+
+
+def _score(path: ScorePath, value: float | None, limits: Sequence[float | None] | None) -> Html:
+    text = show_range(path, limits)
+    return tag("td", show(path, value), tag("span", text, class_="range") if text else None)
+
+
 def probability_charts(evaluation: Evaluation) -> Html:
     """Calibration, precision and recall of pixels and, where objects are scored, of objects."""
     names = evaluation.classes[1:] if len(evaluation.classes) == 2 else evaluation.classes
@@ -216,11 +278,6 @@ def challenge_chart(evaluation: Evaluation) -> list[Html] | None:
         note="The challenge takes the best threshold of each, one for the whole stack.",
     )
     return [tag("h2", "Thresholds of the challenge"), tag("div", chart, class_="charts")]
-
-
-MANY = 0.05  # share of the objects that makes merging or splitting worth a word
-GAIN = 0.005  # of Dice, by another threshold
-GAP = 0.05  # calibration error
 
 
 def advise(evaluation: Evaluation) -> list[str]:

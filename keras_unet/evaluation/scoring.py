@@ -10,33 +10,31 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_unet.data.check import find_source, read_source
+from keras_unet import run_layout
+from keras_unet.data.check import find_source, read_source, refuse
 from keras_unet.data.label_check import (
+    count_regions,
+    file_notes,
     label_notes,
-    nodata_notes,
-    orientation_notes,
-    palette_notes,
-    settle,
+    settle_labels,
     single_class,
 )
 from keras_unet.data.label_rule import LabelRule
+from keras_unet.data.pairs import Problem
 from keras_unet.data.pipeline import scored_classes
-from keras_unet.data.reading import RawPair, Sample
-from keras_unet.data.report import Problem, beside_images
+from keras_unet.data.samples import RawPair, Sample
 from keras_unet.errors import DataError
-from keras_unet.evaluation import calibration, confusion, isbi, pictures, record
+from keras_unet.evaluation import calibration, confusion, isbi, record
 from keras_unet.evaluation.counts import (
     Counts,
     add,
     image_counts,
     interval_notes,
-    intervals,
-    resampled,
     score,
+    score_intervals,
     scores_objects,
     stack,
 )
-from keras_unet.evaluation.descriptions import has_interval
 from keras_unet.evaluation.gallery import Gallery, longest_side, thumbnail
 from keras_unet.evaluation.record import Evaluation, ScoreSettings
 from keras_unet.evaluation.report import write_report
@@ -44,8 +42,12 @@ from keras_unet.inference.ensemble import Model, members
 from keras_unet.inference.options import make_options
 from keras_unet.inference.predictor import Predictor, to_classes
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
+from keras_unet.pictures import error_entries, overlay, save_png
 from keras_unet.remote_path import local_path
 from keras_unet.settings import validated
+
+MOST_PICTURES = 300  # in a report; the worst images
+_LABELS = "labels for each image: give the folder that holds images/ and labels/, or --labels"
 
 
 class Samples(Protocol):
@@ -155,9 +157,6 @@ def _checked(settings: ScoreSettings | Mapping[str, Any] | None) -> ScoreSetting
     return validated(ScoreSettings, settings or {}, "settings of the evaluation")
 
 
-_LABELS = "labels for each image: give the folder that holds images/ and labels/, or --labels"
-
-
 class LabelledImages:
     """The samples of a data set, read anew in each loop over it.
 
@@ -185,55 +184,39 @@ class LabelledImages:
         classes: int | None = None,
     ) -> None:
         self._source, self._rule = find_source(images, labels), rule
-        self.notes: tuple[str, ...] = tuple(self._source.notes)
         problems = list(self._source.problems)
         seen: list[RawPair] = []
-        beside: dict[Path, tuple[str, ...]] = {}
-        shares: dict[str, float] = {}
-        self._count = 0
+        unstated = rule.kind == "semantic" and rule.stated() is None
         for raw in read_source(self._source, rule):
-            self._count += 1
             problems += raw.problems
-            beside[raw.pair.image] = raw.left_out
-            shares[raw.pair.image_shown] = raw.share_missing
             name = raw.pair.image_shown
             if raw.pair.label is None:
-                problems.append(_problem(name, "has no labels", _LABELS))
+                problems.append(Problem(file=name, found="has no labels", expected=_LABELS))
             if raw.image is not None and raw.image.shape[2] != channels:
                 found = f"has {raw.image.shape[2]} channels"
-                problems.append(_problem(name, found, f"{channels}, as the model was trained"))
-            if raw.labels is not None:  # only the values are kept
-                seen.append(
-                    replace(
-                        raw,
-                        image=None,
-                        labels=np.empty((0, 0), np.int32),
-                        border=None,
-                        missing=None,
-                    )
-                )
-        mapping, strange = settle(seen, rule)
-        problems += strange
-        if problems or mapping is None:
-            lines = "".join(f"\n  - {problem}" for problem in problems)
-            raise DataError(
-                f"the data check found {len(problems)} "
-                f"problem{'s' * (len(problems) != 1)} in {self._count} images:{lines}"
-            )
+                expected = f"{channels}, as the model was trained"
+                problems.append(Problem(file=name, found=found, expected=expected))
+            if raw.labels is not None:  # what is small is kept
+                regions = count_regions(raw.labels) if unstated else 0
+                raw = replace(raw, labels=np.empty((0, 0), np.int32), regions=regions)
+            seen.append(replace(raw, image=None, border=None, missing=None))
+        self._count = len(seen)
+        mapping, strange = settle_labels(seen, rule)
+        refuse([*problems, *strange], len(seen))
+        if mapping is None:
+            raise DataError(f"{images}: holds no image; expected one or more with labels")
         if classes is not None and mapping.num_classes > classes:
             raise DataError(
                 f"{images}: labels of {mapping.num_classes} classes; expected at most {classes}, "
                 "as the model has them"
             )
         self._mapping = mapping
-        self.notes += (
+        self.notes: tuple[str, ...] = (
+            *self._source.notes,
             *mapping.notes,
             *map(str, single_class(seen, mapping)),
             *label_notes(seen, mapping),
-            *nodata_notes(shares),
-            *palette_notes(seen, rule.ignore),
-            *orientation_notes(seen),
-            *beside_images(beside),
+            *file_notes(seen, rule.ignore),
         )
 
     def __len__(self) -> int:
@@ -245,13 +228,6 @@ class LabelledImages:
             if sample is None:
                 raise DataError("\n".join(map(str, raw.problems)))  # changed since the check
             yield sample
-
-
-def _problem(file: str, found: str, expected: str) -> Problem:
-    return Problem(file=file, found=found, expected=expected)
-
-
-MOST_PICTURES = 300  # in a report; the worst images
 
 
 class Scorer:
@@ -309,10 +285,10 @@ class Scorer:
         self._each[name] = counts
         if self._folder is not None:
             classes = to_classes(given)
-            picture = pictures.overlay(sample.image, classes, truth)
+            picture = overlay(sample.image, classes, truth)
             file = f"{record.file_name(name)}.png"
-            legend = pictures.error_entries(len(names))
-            pictures.save_png(self._folder / "overlays" / file, picture, legend)
+            legend = error_entries(len(names))
+            save_png(self._folder / run_layout.OVERLAYS / file, picture, legend)
             iou = score(counts, names)["mean_iou"]
             small = thumbnail(sample.image, classes, truth, self._longest)
             self._gallery.add(name, 0.0 if np.isnan(iou) else 1.0 - float(iou), small)
@@ -328,36 +304,32 @@ class Scorer:
         evaluation = self._evaluation()
         if self._folder is not None:
             record.write_evaluation(evaluation, self._folder)
-            write_report(evaluation, self._gallery.pictures(), self._folder / "report.html")
+            write_report(evaluation, self._gallery.pictures(), self._folder / run_layout.REPORT)
         return evaluation
 
     def _evaluation(self) -> Evaluation:
         names, total, each = self._card.classes, self._total, self._each
         settings = self._settings
         whole = score(total, names)
-        whole["average_precision"] = {
-            name: calibration.average_precision(one)
-            for name, one in zip(names, self._histogram, strict=True)
-        }
+        histogram = dict(zip(names, self._histogram, strict=True))
+        whole["average_precision"] = _each(calibration.average_precision, histogram)
         curves = {
-            "precision_recall": {
-                name: _thinned(calibration.precision_recall(one))
-                for name, one in zip(names, self._histogram, strict=True)
-            },
-            "best_threshold": {
-                name: calibration.best_threshold(one)
-                for name, one in zip(names, self._histogram, strict=True)
-            },
-            "reliability": {
-                name: calibration.reliability(one)
-                for name, one in zip(names, self._histogram, strict=True)
-            },
+            "precision_recall": _each(_thinned_precision_recall, histogram),
+            "best_threshold": _each(calibration.best_threshold, histogram),
+            "reliability": _each(calibration.reliability, histogram),
         }
         if "isbi" in total:
             curves["isbi"] = {
                 "threshold": list(isbi.THRESHOLDS),
                 **isbi.per_threshold(total["isbi"]),
             }
+        limits = score_intervals(
+            [stack(list(each.values()))],
+            names,
+            confidence=settings.confidence,
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
         return Evaluation(
             model=self._model,
             data=self._data,
@@ -365,7 +337,7 @@ class Scorer:
             classes=names,
             settings=settings,
             total=record.plain(whole),
-            intervals=record.plain(_intervals(list(each.values()), names, settings)),
+            intervals=record.plain(record.nested(limits)),
             images={name: record.plain(score(counts, names)) for name, counts in each.items()},
             counts={name: record.counts_as_lists(counts) for name, counts in each.items()},
             curves=record.plain(curves),
@@ -390,27 +362,6 @@ def both_classes(probabilities: np.ndarray) -> np.ndarray:
     return np.concatenate([1 - probabilities, probabilities], axis=-1)
 
 
-def _intervals(
-    each: Sequence[Counts], names: Sequence[str], settings: ScoreSettings
-) -> dict[str, Any]:
-    stacked = stack(each)
-    paths = [path for path in record.flat(score(stacked, names)) if has_interval(path)]
-
-    def statistic(drawn: np.ndarray) -> np.ndarray:
-        sums = {name: resampled(block, drawn) for name, block in stacked.items()}
-        found = record.flat(score(sums, names))
-        return np.stack([found[path] for path in paths])
-
-    limits = intervals(
-        statistic,
-        len(each),
-        confidence=settings.confidence,
-        resamples=settings.resamples,
-        seed=settings.seed,
-    )
-    return record.nested(dict(zip(paths, limits, strict=True)))
-
-
 def _exchanged(matrix: np.ndarray) -> tuple[str, ...]:
     """A note where labels of two classes would fit the prediction better the other way round."""
     if len(matrix) != 2 or not matrix.sum(axis=1).all():  # a class alone says nothing of it
@@ -426,6 +377,13 @@ def _exchanged(matrix: np.ndarray) -> tuple[str, ...]:
     )
 
 
-def _thinned(curve: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _each(
+    value: Callable[[np.ndarray], Any], histogram: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    return {name: value(one) for name, one in histogram.items()}
+
+
+def _thinned_precision_recall(histogram: np.ndarray) -> dict[str, np.ndarray]:
     """Every tenth threshold: enough for a curve."""
+    curve = calibration.precision_recall(histogram)
     return {name: values[::10] for name, values in curve.items()}

@@ -1,16 +1,5 @@
-"""A page on which a person sees a U-Net at work: feature maps, one pixel's numbers, learning."""
+"""Explorer: a page on which a network is seen at work, with its feature maps and its numbers."""
 
-from __future__ import annotations
+from keras_unet.keras_backend import attach_stub
 
-from typing import TYPE_CHECKING
-
-from keras_unet._lazy import attach
-
-_NAMES = {"Explorer": "server", "Session": "server", "explore": "server"}
-
-__getattr__, __dir__, __all__ = attach(__name__, _NAMES)
-
-if TYPE_CHECKING:
-    from keras_unet.explorer.server import Explorer as Explorer
-    from keras_unet.explorer.server import Session as Session
-    from keras_unet.explorer.server import explore as explore
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

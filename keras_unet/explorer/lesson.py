@@ -10,8 +10,8 @@ from PIL import Image
 
 from keras_unet.augment.draws import Intensity, draw, sample_seeds
 from keras_unet.augment.field import Field, make_field
-from keras_unet.augment.intensity import apply_intensity, batch_source, batch_statistics
-from keras_unet.augment.resample import locate, read_bilinear, read_nearest
+from keras_unet.augment.intensity import apply_intensity, batch_statistics
+from keras_unet.augment.resample import batch_source, locate, read_bilinear, read_nearest
 from keras_unet.augment.settings import AugmentSettings
 from keras_unet.data.label_rule import IGNORED, LabelMapping
 from keras_unet.errors import ConfigError, DataError

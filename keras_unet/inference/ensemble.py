@@ -7,7 +7,6 @@ a tile are averaged.
 from __future__ import annotations
 
 import json
-import re
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,15 +17,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_unet import run_layout
 from keras_unet.data.normalization import normalized
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import symmetries
 from keras_unet.inference.options import Average, Precision
 from keras_unet.inference.source import Rows, Source
 from keras_unet.keras_backend import require_tensorflow
+from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import Model as Model
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel, in_float32, trained_model
-from keras_unet.models.precision import dtype_policy
 from keras_unet.models.unet import Structure, structure
 
 
@@ -91,10 +91,8 @@ def listed(model: Any) -> list[Any]:
         return [model]
     if isinstance(model, (str, Path)):
         path = Path(model)
-        folds = path.glob("fold_*") if path.is_dir() and not (path / "best.keras").is_file() else []
-        numbered = [(int(m[1]), f) for f in folds if (m := re.fullmatch(r"fold_(\d+)", f.name))]
         _require_all_folds(path)
-        return [fold for _, fold in sorted(numbered)] or [path]
+        return [path] if (path / run_layout.BEST).is_file() else run_layout.folds(path) or [path]
     if isinstance(model, Sequence):
         return [one for part in model for one in listed(part)]
     raise ConfigError(f"found {type(model).__name__}, expected a model, a path or several of them")
@@ -102,13 +100,16 @@ def listed(model: Any) -> list[Any]:
 
 def _require_all_folds(run: Path) -> None:
     """A cross-validation tells in `splits.json` how many folds it has; each run, when it ended."""
-    if not (run / "splits.json").is_file():
+    if not (run / run_layout.SPLITS).is_file():
         return
     try:
-        count = len(json.loads((run / "splits.json").read_text(encoding="utf-8"))["folds"])
+        count = len(json.loads((run / run_layout.SPLITS).read_text(encoding="utf-8"))["folds"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{run / 'splits.json'}: not written by this version ({error})") from error
-    left = [f"fold_{k}" for k in range(count) if not _finished(run / f"fold_{k}" / "run.json")]
+        raise DataError(
+            f"{run / run_layout.SPLITS}: not written by this version ({error})"
+        ) from error
+    every = map(run_layout.fold, range(count))
+    left = [name for name in every if not _finished(run / name / run_layout.RECORD)]
     if left:
         raise DataError(
             f"{run}: {count - len(left)} of {count} folds are finished (not {', '.join(left)}); "

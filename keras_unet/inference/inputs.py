@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_unet.data.images import Picture, is_tiff, read_image
+from keras_unet.data.images import PictureFile, is_zarr, open_windows
 from keras_unet.data.pairs import (
     images_folder,
     is_image_name,
@@ -16,9 +16,7 @@ from keras_unet.data.pairs import (
     stem_of,
 )
 from keras_unet.data.stored_pixels import PixelSize
-from keras_unet.data.tiff_windows import TiffWindows
-from keras_unet.data.windows import ArrayFile, WindowedFile
-from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
+from keras_unet.data.windows import WindowedFile
 from keras_unet.errors import DataError
 from keras_unet.remote_path import local_path
 
@@ -91,19 +89,18 @@ def open_images(path: Path, channels: int) -> WindowedFile:
     Raises:
         DataError: unreadable, or its images don't have `channels` channels; names the axes.
     """
-    if is_zarr(path):
-        file: WindowedFile = ZarrWindows(path, channels)
-    elif is_tiff(path):
-        file = TiffWindows(path, channels)
-    else:
-        file = ArrayFile(path, read_image)
+    return _of_channels(open_windows(path, channels), channels)
+
+
+def _of_channels(file: WindowedFile, channels: int) -> WindowedFile:
+    """The file itself; closed, and refused, if an image has another number of channels."""
     for number, shape in enumerate(file.shapes):
         if shape[2] != channels:
             counted = "".join(f"{name} {size}, " for name, size in file.axes)
             where = f"image {number} of " if len(file) > 1 else ""
             file.close()
             raise DataError(
-                f"{path}: {where}axes {counted}Y {shape[0]}, X {shape[1]}, C {shape[2]}: "
+                f"{file.path}: {where}axes {counted}Y {shape[0]}, X {shape[1]}, C {shape[2]}: "
                 f"{shape[2]} channel{'s' * (shape[2] != 1)}; this model expects {channels}"
             )
     return file
@@ -118,7 +115,8 @@ def read_header(path: Path, channels: int) -> Header:
     Raises:
         DataError: unreadable; for TIFF and Zarr also: not as many channels as the model has.
     """
-    if is_zarr(path) or is_tiff(path):
-        with open_images(path, channels) as images:
-            return Header(path, images.shapes, images.pixel_size, images.left_out)
-    return Header(path, [(*Picture(path).size, channels)])
+    with open_windows(path, channels) as images:
+        if isinstance(images, PictureFile):
+            return Header(path, [(*images.shapes[0][:2], channels)])
+        _of_channels(images, channels)
+        return Header(path, images.shapes, images.pixel_size, images.left_out)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from keras_unet.settings import validated
+from keras_unet.settings import Frozen, validated
 
 Symmetries = Literal["none", "flips", "all", "rotations7"]
 Average = Literal["probabilities", "logits"]
@@ -17,7 +17,7 @@ Stored = Literal["float32", "float16", "uint8"]
 Pixels = Annotated[int, Field(ge=1)]
 
 
-class PredictOptions(BaseModel):
+class PredictOptions(Frozen):
     """Options of a prediction; the default is the paper's overlap-tile, once, in float32.
 
     tile: largest input tile, pixels a side or (height, width). None: the fastest that memory
@@ -42,7 +42,7 @@ class PredictOptions(BaseModel):
     dtype: of the probabilities given; "uint8" is round(255 p).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
     tile: Pixels | tuple[Pixels, Pixels] | None = None
     batch_size: Pixels | None = None

@@ -7,21 +7,20 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from keras_unet.disk import write_text
 from keras_unet.errors import DataError
+from keras_unet.settings import Frozen
 
 WRITTEN = ".objects.json"
 
 
-class Written(BaseModel):
+class Written(Frozen):
     """What `keras-unet objects` wrote into a folder: name -> bytes; None: it was stopped there."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     format: int = 1
-    files: dict[str, int | None] = {}
+    files: dict[str, int | None] = Field(default_factory=dict)
 
 
 def size_of(path: Path) -> int | None:

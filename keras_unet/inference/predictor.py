@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_unet.data.stored_pixels import WHAT, missing_pixels
+from keras_unet.data.stored_pixels import NODATA, missing_pixels
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import symmetries
 from keras_unet.inference.ensemble import (
@@ -24,9 +24,10 @@ from keras_unet.inference.ensemble import (
 )
 from keras_unet.inference.ensemble import probabilities_of as probabilities_of
 from keras_unet.inference.options import PredictOptions, Stored, make_options
-from keras_unet.inference.planning import SHARE, Plan, free_memory, layout_for, make_plan, smallest
+from keras_unet.inference.planning import SHARE, Plan, layout_for, make_plan, smallest
 from keras_unet.inference.source import ArraySource, Source, check_source, read_rows
 from keras_unet.inference.tiles import Axis, Layout, axis_weights, mirrored
+from keras_unet.machine import free_memory
 from keras_unet.models.keras_file import ModelCard, Stated
 from keras_unet.models.unet import whole_image_statistics
 
@@ -280,7 +281,7 @@ class Predictor:
             yield Band(slice(top, top + len(row)), quantized(row, self.options.dtype), none)
             index += 1
         if not some:
-            raise DataError(f"image holds no measured pixel, all are {WHAT}; expected some")
+            raise DataError(f"image holds no measured pixel, all are {NODATA}; expected some")
 
     def _smaller(self, plan: Plan, size: tuple[int, int], error: Exception) -> Plan:
         """After running out of memory: fewer tiles together, then smaller ones; kept from now on.

@@ -1,7 +1,5 @@
-"""Losses for dense prediction; importing this registers them, so that saved models load."""
+"""Losses for dense prediction."""
 
-from keras_unet.losses.cross_entropy import Focal, WeightedCrossEntropy
-from keras_unet.losses.dice import Dice
-from keras_unet.losses.sum import Sum
+from keras_unet.keras_backend import attach_stub
 
-__all__ = ["Dice", "Focal", "Sum", "WeightedCrossEntropy"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -98,6 +98,27 @@ def up_convolution(
     )(x)
 
 
+def join(skip: Any, x: Any, *, name: str, crop: int, padding: str, dtype: Any = None) -> Any:
+    """The skip connection, cut by `crop` on each side, and what comes from below, side by side."""
+    if padding == "valid":
+        skip = Cropping2D(crop, data_format=CHANNELS, dtype=dtype, name=f"{name}_crop")(skip)
+    elif any(size is None or size % 2 for size in skip.shape[1:3]):
+        x = CropLike(dtype=dtype, name=f"{name}_crop")([x, skip])
+    return layers.Concatenate(dtype=dtype, name=f"{name}_concat")([skip, x])
+
+
+def logits(x: Any, classes: int, *, name: str) -> Any:
+    """1x1 convolution to the classes, in full precision under a mixed policy too."""
+    return layers.Conv2D(
+        classes,
+        1,
+        data_format=CHANNELS,
+        kernel_initializer=he_normal(x.shape[-1]),
+        dtype="float32",
+        name=name,
+    )(x)
+
+
 @keras.saving.register_keras_serializable(package="keras_unet")
 class BilinearUpSampling2D(layers.Layer):
     """Doubles [B, H, W, C] to [B, 2H, 2W, C], as `UpSampling2D(2, interpolation="bilinear")` does.

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from keras_unet import geometry
+from keras_unet import geometry, run_layout
 from keras_unet._version import __version__
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
@@ -31,6 +31,7 @@ from keras_unet.models.model_card import ModelCard as ModelCard
 from keras_unet.models.model_card import default_classes
 from keras_unet.models.unet import Structure, structure, unet_in
 from keras_unet.remote_path import RemotePath, as_path, fetched, local_path
+from keras_unet.settings import Frozen
 
 CARD = "keras_unet.json"
 AS_THEY_ARE = "Grey values go in as they are; if the script prepared them: --normalization"
@@ -142,7 +143,7 @@ def model_file(path: str | Path) -> Path:
         DataError: it isn't there.
     """
     path = Path(path)
-    file = path / "best.keras" if path.is_dir() else path
+    file = path / run_layout.BEST if path.is_dir() else path
     if file.is_file():
         return file
     hint = ""
@@ -175,7 +176,7 @@ def load_model(
     """
     place = as_path(path)
     if isinstance(place, RemotePath) and place.is_dir():
-        place = place / "best.keras"
+        place = place / run_layout.BEST
     with fetched(place) as local:
         file = model_file(local)
         card = read_card(file)
@@ -290,10 +291,8 @@ def _stated(
     return TrainedModel(network, card)
 
 
-class ModelDescription(BaseModel):
+class ModelDescription(Frozen):
     """A trained network: its layers, the smallest sizes that it takes itself, and its card."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bytes: int | None  # of its file; None for a model in memory or elsewhere (gs://…)
     parameters: int

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
+from keras_unet.settings import Frozen
 
 
-class ModelCard(BaseModel):
+class ModelCard(Frozen):
     """What a network was trained on and how its input is prepared; stored with the weights.
 
     source "train": this package trained it. "script": a network that was trained elsewhere. Its
     card says what its owner states; `config`, `data` and `metrics` are empty, `labels` counts the
     classes, and `image_dtype` is what the network takes, float32.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 1
     source: Literal["train", "script"] = "train"

@@ -73,60 +73,35 @@ def build_unet(
         if size is not None:
             geometry.output_size(size, depth, padding)
 
-    def double_convolution(x: Any, channels: int, level: str) -> Any:
-        for i in (1, 2):
-            x = blocks.convolution(
-                x,
-                channels,
-                name=f"{level}_conv{i}",
-                padding=padding,
-                normalization=normalization,
-                activation=activation,
-                dtype=dtype,
-            )
-        return x
-
+    deepest = f"down{depth}_conv2", "bridge_conv2"
+    skips, crops = [], iter(geometry.crops(depth, padding))
     inputs = x = keras.Input(input_shape, name="image")
     if padding == "valid" and None in input_shape[:2]:
         x = LegalSize(depth, dtype=dtype, name="legal_size")(x)
-    skips = []
-    for level in range(1, depth + 1):  # the contracting path
-        x = double_convolution(x, filters * 2 ** (level - 1), f"down{level}")
-        if dropout and level == depth:
-            x = layers.Dropout(dropout, dtype=dtype, name=f"down{level}_dropout")(x)
-        skips.append(x)
-        x = layers.MaxPooling2D(
-            2, padding=padding, data_format=blocks.CHANNELS, dtype=dtype, name=f"down{level}_pool"
-        )(x)
-
-    x = double_convolution(x, filters * 2**depth, "bridge")
-    if dropout:
-        x = layers.Dropout(dropout, dtype=dtype, name="bridge_dropout")(x)
-
-    for level, crop in zip(range(depth, 0, -1), geometry.crops(depth, padding), strict=True):
-        channels = filters * 2 ** (level - 1)  # the expansive path
-        skip = skips[level - 1]
-        x = blocks.up_convolution(
-            x, channels, name=f"up{level}_upconv", upsampling=upsampling, dtype=dtype
-        )
-        if padding == "valid":
-            cropping = Cropping2D(
-                crop, data_format=blocks.CHANNELS, dtype=dtype, name=f"up{level}_crop"
+    for step in geometry.walk(depth, filters, input_shape[2], num_classes):
+        here: dict[str, Any] = {"name": step.name, "dtype": dtype}
+        if step.kind == "convolution":
+            x = blocks.convolution(
+                x,
+                step.outgoing,
+                kernel=step.kernel,
+                padding=padding,
+                normalization=normalization,
+                activation=activation,
+                **here,
             )
-            skip = cropping(skip)
-        elif any(size is None or size % 2 for size in skip.shape[1:3]):
-            x = CropLike(dtype=dtype, name=f"up{level}_crop")([x, skip])
-        x = layers.Concatenate(dtype=dtype, name=f"up{level}_concat")([skip, x])
-        x = double_convolution(x, channels, f"up{level}")
-
-    x = layers.Conv2D(
-        num_classes,
-        1,
-        data_format=blocks.CHANNELS,
-        kernel_initializer=blocks.he_normal(filters),
-        dtype="float32",  # logits and loss keep full precision under a mixed policy
-        name="logits",
-    )(x)
+            if dropout and step.name in deepest:
+                name_here = step.name.replace("conv2", "dropout")
+                x = layers.Dropout(dropout, dtype=dtype, name=name_here)(x)
+        elif step.kind == "pool":
+            skips.append(x)
+            x = layers.MaxPooling2D(2, padding=padding, data_format=blocks.CHANNELS, **here)(x)
+        elif step.kind == "up":
+            x = blocks.up_convolution(x, step.outgoing, upsampling=upsampling, **here)
+        elif step.kind == "join":
+            x = blocks.join(skips.pop(), x, crop=next(crops), padding=padding, **here)
+        else:
+            x = blocks.logits(x, step.outgoing, name=step.name)
     if output_activation is not None:
         x = layers.Activation(output_activation, dtype="float32", name="probabilities")(x)
     return keras.Model(inputs, x, name=name)
@@ -292,14 +267,7 @@ def with_heads(network: keras.Model) -> keras.Model:
         name = f"up{level}_conv2"
         names = {layer.name for layer in network.layers}
         features = network.get_layer(f"{name}_act" if f"{name}_act" in names else name).output
-        x = layers.Conv2D(
-            found.num_classes,
-            1,
-            data_format=blocks.CHANNELS,
-            kernel_initializer=blocks.he_normal(features.shape[-1]),
-            dtype="float32",
-            name=f"head{level}_logits",
-        )(features)
+        x = blocks.logits(features, found.num_classes, name=f"head{level}_logits")
         x = layers.UpSampling2D(
             2 ** (level - 1),
             data_format=blocks.CHANNELS,
@@ -316,13 +284,16 @@ def head_weights(count: int) -> list[float]:
 
 
 def _cut_to_output(x: Any, like: Any, level: int, padding: str) -> Any:
-    """Cuts a level's answer to the network's: each unpadded convolution below it takes a border.
+    """Cuts a level's answer to the network's: each unpadded convolution above it takes a border.
 
-    From level l to l - 1 the size s becomes 2s - 4, so with borders in pixels of level 1 the map of
-    level l stands out by 2 + 4 + … + 2^(l-1) = 2^l - 2 on each side.
+    In pixels of level 1, a 3x3 convolution at level l takes 2^(l-1) on each side.
     """
     name = f"head{level}_crop"
     if padding == "valid":
-        crop = 2**level - 2
+        crop = sum(
+            step.kernel // 2 * 2 ** (step.level - 1)
+            for step in geometry.walk(level - 1)
+            if step.kind == "convolution" and step.name.startswith("up")
+        )
         return Cropping2D(crop, data_format=blocks.CHANNELS, dtype="float32", name=name)(x)
     return CropLike(dtype="float32", name=name)([x, like])

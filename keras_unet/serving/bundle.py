@@ -45,6 +45,7 @@ from keras_unet.serving.card import (
     served_card,
     write_card,
 )
+from keras_unet.serving.folders import SAVED_MODEL, WARMUP
 from keras_unet.serving.graph import Precision, mask_values, stored, tiling, write_saved_model
 
 
@@ -123,6 +124,20 @@ def check_bundle(folder: Path) -> None:
             )
 
 
+def check_version(folder: Path) -> None:
+    """`check_bundle` of a published version, which may be an older one or none of this package.
+
+    Where no golden requests were kept, that it loads is all that can be checked.
+
+    Raises:
+        ExportError: as `check_bundle`.
+    """
+    if (folder / EXPECTED).is_file():
+        check_bundle(folder)
+    else:
+        fresh_answers(folder)
+
+
 def fingerprint(folder: str | Path) -> str:
     """A hash of a bundle or of a published version: equal for copies of the same model.
 
@@ -130,8 +145,8 @@ def fingerprint(folder: str | Path) -> str:
         ExportError: there is no SavedModel.
     """
     folder, found = Path(folder), hashlib.blake2b(digest_size=16)
-    if not (folder / "saved_model.pb").is_file():
-        raise ExportError(f"{folder}: no saved_model.pb in it; expected a SavedModel")
+    if not (folder / SAVED_MODEL).is_file():
+        raise ExportError(f"{folder}: no {SAVED_MODEL} in it; expected a SavedModel")
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder)
         if name in (ROLLBACK, LINEAGE):  # may differ between copies of the model
@@ -152,7 +167,6 @@ def rounded(model: TrainedModel, precision: Precision) -> TrainedModel:
     return model._replace(network=twin)
 
 
-WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
 EXPECTED = Path("assets.extra", "golden.npz")
 TOLERANCE = 1e-5
 _DAMAGED = (zipfile.BadZipFile, zlib.error)  # beside what np.load and zipfile raise in general

@@ -10,29 +10,30 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from datetime import datetime, timezone
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from keras_unet._version import __version__
 from keras_unet.errors import ExportError
 from keras_unet.models.model_card import ModelCard
 from keras_unet.pictures import COLORS, class_color
 from keras_unet.remote_path import RemotePath, as_path, fetched
-from keras_unet.serving.folders import numbered
+from keras_unet.serving.folders import SAVED_MODEL, WARMUP, numbered
+from keras_unet.serving.protocol.messages import message_type
+from keras_unet.serving.protocol.tensors import dtype_name
+from keras_unet.settings import Frozen
 
 CARD = Path("assets", "model_card.json")
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
+ROLLBACK = Path("assets.extra", "rollback.json")
+LINEAGE = Path("assets.extra", "lineage.json")
+_LARGEST = 2**30  # bytes of a graph or of a record that is read
 
 
-class CardFields(BaseModel):
+class CardFields(Frozen):
     """What training cannot know and whoever publishes may state."""
-
-    model_config = _FROZEN
 
     description: str | None = None
     authors: tuple[str, ...] = ()
@@ -42,23 +43,19 @@ class CardFields(BaseModel):
     pixel_size: float | None = Field(default=None, gt=0)  # micrometres, of the training images
 
 
-class ServedClass(BaseModel):
+class ServedClass(Frozen):
     """One class: its name, its value in a mask, its colour in a picture."""
-
-    model_config = _FROZEN
 
     name: str
     value: int
     colour: str
 
 
-class ServedCard(BaseModel):
+class ServedCard(Frozen):
     """A published model: how it was exported, what was stated of it, and the trained model's card.
 
     `model` holds normalisation, label values, training configuration, metrics and data check.
     """
-
-    model_config = _FROZEN
 
     format: int = 1
     name: str
@@ -131,28 +128,21 @@ def read_served_card(folder: str | Path) -> ServedCard:
         raise ExportError(f"{path}: is no model card of keras_unet ({error})") from error
 
 
-ROLLBACK = Path("assets.extra", "rollback.json")
-LINEAGE = Path("assets.extra", "lineage.json")
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
 Note = TypeVar("Note", bound=BaseModel)
 
 
-class Rollback(BaseModel):
+class Rollback(Frozen):
     """That a version is a copy: of which one, by `keras-unet rollback`."""
-
-    model_config = _FROZEN
 
     of: int = Field(ge=0)
 
 
-class Origin(BaseModel):
+class Origin(Frozen):
     """What a version remembers of the pipeline that pushed it.
 
     metadata: the store, a SQLite file; "" where it is none. model, uri: the Model artifact's number
     and place. fingerprint: of the SavedModel.
     """
-
-    model_config = _FROZEN
 
     format: int = 1
     metadata: str
@@ -199,35 +189,24 @@ def _read_note(
         ) from error
 
 
-WARMUP = Path("assets.extra", "tf_serving_warmup_requests")
-_FROZEN = ConfigDict(frozen=True, extra="forbid")
-_LARGEST = 2**30  # bytes of a graph or of a record that is read
-
-
-class TensorForm(BaseModel):
+class TensorForm(Frozen):
     """A signature's input or output; None is a size that may vary, shape None any rank."""
-
-    model_config = _FROZEN
 
     name: str
     dtype: str
     shape: tuple[int | None, ...] | None
 
 
-class SignatureForm(BaseModel):
+class SignatureForm(Frozen):
     """What one signature takes and gives."""
-
-    model_config = _FROZEN
 
     name: str
     inputs: tuple[TensorForm, ...]
     outputs: tuple[TensorForm, ...]
 
 
-class Description(BaseModel):
+class Description(Frozen):
     """A published version: its files, its signatures, its card (None: not of this package)."""
-
-    model_config = _FROZEN
 
     folder: str
     bytes: int
@@ -248,16 +227,16 @@ def describe(version: str | Path | RemotePath) -> Description:
     place = as_path(version)
     if not place.is_dir():
         raise ExportError(f"{place}: no such folder; expected a version such as saved_models/x/3")
-    if not (place / "saved_model.pb").is_file():
+    if not (place / SAVED_MODEL).is_file():
         inside = numbered(place)
         hint = f"; did you mean {inside[max(inside)]}?" if inside else ""
-        raise ExportError(f"{place}: no saved_model.pb in it; expected a SavedModel{hint}")
+        raise ExportError(f"{place}: no {SAVED_MODEL} in it; expected a SavedModel{hint}")
     with fetched(place) as folder:
         return _described(folder).model_copy(update={"folder": str(place)})
 
 
 def _described(folder: Path) -> Description:
-    graph = _graph(folder / "saved_model.pb")
+    graph = _graph(folder / SAVED_MODEL)
     if not (folder / "variables" / "variables.index").is_file():
         raise ExportError(f"{folder}: no variables/variables.index; the weights are missing")
     files = [p for p in folder.rglob("*") if p.is_file()]
@@ -285,7 +264,7 @@ def _graph(path: Path) -> Any:
     if path.stat().st_size > _LARGEST:
         raise ExportError(f"{path}: {path.stat().st_size:,} bytes; expected at most {_LARGEST:,}")
     try:
-        saved = parse_message("SavedModel", path.read_bytes())
+        saved = message_type("SavedModel").FromString(path.read_bytes())
     except DecodeError as error:
         raise ExportError(f"{path}: damaged, or no SavedModel ({error})") from error
     for graph in saved.meta_graphs:
@@ -319,79 +298,8 @@ def _warmup(path: Path) -> dict[str, int]:
             if len(rest) != length + 4:
                 raise ExportError(f"{path}: truncated after {found.total()} records")
             try:
-                log = parse_message("PredictionLog", rest[:-4])
+                log = message_type("PredictionLog").FromString(rest[:-4])
             except DecodeError as error:
                 raise ExportError(f"{path}: damaged record ({error})") from error
             found[log.predict_log.request.model_spec.signature_name] += 1
     return dict(sorted(found.items()))
-
-
-_FIELD = descriptor_pb2.FieldDescriptorProto
-_PACKAGE = "keras_unet.wire"
-# message -> (field, number, type, whether repeated); a type with a capital is another message
-_MESSAGES: dict[str, list[tuple[str, int, str, bool]]] = {
-    "Dim": [("size", 1, "int64", False)],
-    "Shape": [("dim", 2, "Dim", True), ("unknown_rank", 3, "bool", False)],
-    "TensorInfo": [("dtype", 2, "int32", False), ("shape", 3, "Shape", False)],
-    "TensorEntry": [("key", 1, "string", False), ("value", 2, "TensorInfo", False)],
-    "Signature": [
-        ("inputs", 1, "TensorEntry", True),
-        ("outputs", 2, "TensorEntry", True),
-        ("method_name", 3, "string", False),
-    ],
-    "SignatureEntry": [("key", 1, "string", False), ("value", 2, "Signature", False)],
-    "MetaInfo": [("tags", 4, "string", True), ("tensorflow_version", 5, "string", False)],
-    "MetaGraph": [
-        ("meta_info_def", 1, "MetaInfo", False),
-        ("signature_def", 5, "SignatureEntry", True),
-    ],
-    "SavedModel": [("schema", 1, "int64", False), ("meta_graphs", 2, "MetaGraph", True)],
-    "ModelSpec": [("name", 1, "string", False), ("signature_name", 3, "string", False)],
-    "Predict": [("model_spec", 1, "ModelSpec", False)],
-    "PredictLog": [("request", 1, "Predict", False)],
-    "PredictionLog": [("predict_log", 6, "PredictLog", False)],
-}
-_TYPES = {
-    "int32": _FIELD.TYPE_INT32,
-    "int64": _FIELD.TYPE_INT64,
-    "bool": _FIELD.TYPE_BOOL,
-    "string": _FIELD.TYPE_STRING,
-}
-_DTYPES = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", 7: "string", 9: "int64", 10: "bool"}
-
-
-@lru_cache(maxsize=1)
-def _message_classes() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="keras_unet_wire.proto", package=_PACKAGE, syntax="proto3"
-    )
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field, number, kind, repeated in fields:
-            label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
-            added = message.field.add(name=field, number=number, label=label)
-            if kind in _TYPES:
-                added.type = _TYPES[kind]
-            else:
-                added.type = _FIELD.TYPE_MESSAGE
-                added.type_name = f".{_PACKAGE}.{kind}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-        for name in _MESSAGES
-    }
-
-
-def parse_message(kind: str, data: bytes) -> Any:
-    """A message "SavedModel" or "PredictionLog".
-
-    Raises:
-        google.protobuf.message.DecodeError: the bytes are no such message.
-    """
-    return _message_classes()[kind].FromString(data)
-
-
-def dtype_name(code: int) -> str:
-    """TensorFlow's DataType as NumPy's name."""
-    return _DTYPES.get(code, f"type {code}")

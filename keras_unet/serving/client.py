@@ -18,7 +18,7 @@ from PIL import Image
 
 from keras_unet.data.images import ImageFile, count_pages
 from keras_unet.data.pairs import match_files
-from keras_unet.data.stored_pixels import WHAT
+from keras_unet.data.stored_pixels import NODATA
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import tiles
 from keras_unet.inference.ownership import read_written, recorded, refuse_taken
@@ -235,8 +235,8 @@ class Client:
         """How the model's tiles must lie: as it says, or as a network of that depth needs."""
         request = {"request": np.zeros(1, np.int32)}
         try:
-            said = self.run(model, request, TILING, version=version, label=label)
-            stride, context, exact = (int(said[key][0]) for key in ("stride", "context", "exact"))
+            needs = self.run(model, request, TILING, version=version, label=label)
+            stride, context, exact = (int(needs[key][0]) for key in ("stride", "context", "exact"))
         except (ServingError, KeyError) as error:  # no such signature, or it is of something else
             code = getattr(error, "code", "INVALID_ARGUMENT")
             if code not in ("FAILED_PRECONDITION", "INVALID_ARGUMENT"):
@@ -373,8 +373,8 @@ def segment_files(
                 pixels, missing = opened.measured(page)
             if missing is not None:
                 raise DataError(
-                    f"{file}: {missing.mean():.1%} of the pixels are {WHAT}, which a server knows "
-                    "nothing of; predict without --server"
+                    f"{file}: {missing.mean():.1%} of the pixels are {NODATA}, which a server "
+                    "knows nothing of; predict without --server"
                 )
             (mask,) = client.segment(model, [pixels])
             beside = output / f".{name}"

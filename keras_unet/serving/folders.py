@@ -21,7 +21,6 @@ again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import random
 import re
@@ -29,21 +28,28 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from google.protobuf import text_format
 
-from keras_unet.disk import sync, sync_folder, write_text
+from keras_unet.disk import locked, rename, sync, sync_folder, write_text
 from keras_unet.errors import ConfigError, ExportError, RemoteError
 from keras_unet.remote_path import RemotePath, as_path
 
+SAVED_MODEL = "saved_model.pb"
+WARMUP = Path("assets.extra", "tf_serving_warmup_requests")  # where TF Serving looks for them
 UNFINISHED = ".unfinished-"
 REMOVED = ".removed-"
 LARGEST = 2**63 - 1  # TF Serving's versions are int64; a name beyond it is none
+CLAIM = ".claim-"
+_TRIES = 20
+_STAMP = "%Y%m%dT%H%M%S"
+_LEFT = re.compile(r"\.(?:claim-(?P<number>\d+)|unfinished)-(?P<stamp>\d{8}T\d{6})-[0-9a-f]+")
+_ABANDONED = timedelta(days=1)  # no publication takes as long
 
 
 def versions(folder: str | Path) -> list[int]:
@@ -75,6 +81,13 @@ def numbered(folder: Any) -> Any:
     return found
 
 
+def published(folder: Path | RemotePath) -> Mapping[int, Path | RemotePath]:
+    """The versions in `folder`, here or on a store, that a server can load; none: no folder."""
+    if isinstance(folder, RemotePath):
+        return complete(folder)
+    return numbered(folder) if folder.is_dir() else {}
+
+
 def next_number(there: Collection[int]) -> int:
     """One more than the newest version.
 
@@ -99,6 +112,40 @@ def _number(name: str) -> int | None:
     return number if number <= LARGEST else None
 
 
+class Draft(NamedTuple):
+    """A version in the making.
+
+    path: local, not there yet. there: the versions that a server can load. place: publishes what is
+    at `path`, and gives its place; retire: see `retire`.
+    """
+
+    path: Path
+    there: Mapping[int, Path | RemotePath]
+    place: Callable[[], Path | RemotePath]
+    retire: Callable[[int, Collection[int]], list[int]]
+
+
+@contextlib.contextmanager
+def drafted(folder: Path | RemotePath) -> Iterator[Draft]:
+    """The next version of `folder`; nobody else makes one of its number meanwhile.
+
+    Raises:
+        ExportError, RemoteError: see `unfinished` and `claimed`.
+    """
+    if isinstance(folder, RemotePath):
+        with claimed(folder) as number, tempfile.TemporaryDirectory() as work:
+            path = Path(work, "version")
+            yield Draft(
+                path,
+                complete(folder),
+                partial(upload, path, folder, number),
+                partial(retire_remote, folder),
+            )
+    else:
+        with unfinished(folder) as path:
+            yield Draft(path, numbered(folder), partial(place, path), partial(retire, folder))
+
+
 @contextlib.contextmanager
 def unfinished(folder: Path) -> Iterator[Path]:
     """Where to make the next version: a path in `folder`, not yet there, under the folder's lock.
@@ -111,7 +158,7 @@ def unfinished(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for path in made:
         sync_folder(path.parent)
-    with locked(folder / ".lock"):
+    with _lock(folder):
         for pattern in (UNFINISHED, REMOVED):
             for left in folder.glob(f"{pattern}*"):
                 shutil.rmtree(left, ignore_errors=True)
@@ -127,8 +174,7 @@ def place(beside: Path) -> Path:
     folder = beside.parent
     sync(beside)
     version = folder / str(next_number(versions(folder)))
-    beside.rename(version)
-    sync_folder(folder)
+    rename(beside, version)
     return version
 
 
@@ -147,8 +193,7 @@ def retire(folder: Path, keep: int, pinned: Collection[int] = ()) -> list[int]:
         for path in folder.iterdir():  # "7" and "007" are the same version
             if _number(path.name) == number:
                 away = path.with_name(f"{REMOVED}{path.name}-{secrets.token_hex(4)}")
-                path.rename(away)
-                sync_folder(folder)
+                rename(path, away)
                 shutil.rmtree(away, ignore_errors=True)  # the next publisher clears what stays
     return gone
 
@@ -159,30 +204,15 @@ def check_keep(keep: int | None) -> None:
         raise ConfigError(f"keep is {keep!r}; expected how many versions to keep, at least 1")
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Waits for the lock file and holds it; a process that dies lets go of it.
-
-    Raises:
-        ExportError: the file system has no locks.
-    """
-    with path.open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # ENOLCK, ENOTSUP, ENOSYS
-            raise ExportError(
-                f"{path}: cannot be locked ({error.strerror}), so two publishers could take one "
-                "number; expected a file system with locks"
-            ) from error
-        yield
-
-
-SAVED_MODEL = "saved_model.pb"
-CLAIM = ".claim-"
-_TRIES = 20
-_STAMP = "%Y%m%dT%H%M%S"
-_LEFT = re.compile(r"\.(?:claim-(?P<number>\d+)|unfinished)-(?P<stamp>\d{8}T\d{6})-[0-9a-f]+")
-_ABANDONED = timedelta(days=1)  # no publication takes as long
+def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Waits until no other publisher is at work in the folder."""
+    return locked(
+        folder,
+        without_locks=lambda error: ExportError(  # ENOLCK, ENOTSUP, ENOSYS
+            f"{folder / '.lock'}: cannot be locked ({error.strerror}), so two publishers could "
+            "take one number; expected a file system with locks"
+        ),
+    )
 
 
 def complete(folder: RemotePath) -> dict[int, RemotePath]:
@@ -190,13 +220,6 @@ def complete(folder: RemotePath) -> dict[int, RemotePath]:
     if not folder.is_dir():
         return {}
     return {n: path for n, path in numbered(folder).items() if (path / SAVED_MODEL).is_file()}
-
-
-def published(folder: Path | RemotePath) -> Mapping[int, Path | RemotePath]:
-    """The versions in `folder`, here or elsewhere, that a server can load; none: no such folder."""
-    if isinstance(folder, RemotePath):
-        return complete(folder)
-    return numbered(folder) if folder.is_dir() else {}
 
 
 @contextlib.contextmanager
@@ -349,7 +372,7 @@ def write_configs(
     """
     root = as_path(root)
     written = []
-    with locked(root / ".lock") if isinstance(root, Path) else nullcontext():
+    with _lock(root) if isinstance(root, Path) else contextlib.nullcontext():
         for name, text in _FILES.items():
             if not (root / name).exists():
                 _write_config(root / name, text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import tempfile
 import time
 import warnings
@@ -18,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_unet import geometry
-from keras_unet.data.normalization import FLOOR, Normalization
-from keras_unet.disk import rename, sync_file
+from keras_unet.data.normalization import STD_FLOOR, Normalization
+from keras_unet.disk import replacing
 from keras_unet.errors import ConfigError, DataError, ExportError
 from keras_unet.inference.predictor import predict, probabilities_of, to_classes
 from keras_unet.inference.tiles import layout
@@ -30,153 +31,11 @@ from keras_unet.remote_path import local_path
 from keras_unet.serving.card import CardFields
 from keras_unet.serving.graph import Precision, mirrored_whole, write_saved_model
 
-
-def portable(
-    model: TrainedModel, size: tuple[int, int] | None = None, *, normalise: bool = True
-) -> Any:
-    """A tf.function: float32 `images` [B, H, W, C] -> `probabilities` [B, H, W, K].
-
-    Args:
-        normalise: images hold the grey values of the files; else they are normalised already.
-        size: height and width, for runtimes that want fixed sizes; B is 1 then. None: any.
-    """
-    form = structure(model.network)
-    variables = model.network.trainable_variables, model.network.non_trainable_variables
-    weights = [[v.numpy() for v in some] for some in variables]
-    shape = [None, None, None] if size is None else [1, *size]
-    spec = tf.TensorSpec([*shape, form.channels], tf.float32, "images")
-
-    def run(images: Any) -> dict[str, Any]:
-        x = images
-        if normalise:
-            shift, scale = _parameters(images, model.card.normalization)
-            x = (images - shift) * scale
-        x, before = mirrored_whole(x, layout(form.depth, form.padding, form.upsampling))
-        constants = [[tf.constant(w) for w in some] for some in weights]
-        y, _ = model.network.stateless_call(*constants, x, training=False)
-        y = probabilities_of(y, form.output)
-        height, width = size or tf.unstack(tf.shape(images)[1:3], num=2)
-        return {"probabilities": y[:, before : before + height, before : before + width]}
-
-    return tf.function(run, input_signature=[spec], autograph=False)
-
-
-def _parameters(images: Any, normalization: Normalization) -> tuple[Any, Any]:
-    """`Normalization.parameters` in float32: a constant image comes out as nearly zeros."""
-    if normalization.method != "image":
-        given = normalization.parameters(np.zeros((1, 1, images.shape[-1]), np.float32))
-        return given[0], given[1]
-    mean = tf.reduce_mean(images, [1, 2], keepdims=True)
-    std = tf.sqrt(tf.reduce_mean(tf.square(images - mean), [1, 2], keepdims=True))
-    largest = tf.reduce_max(tf.abs(images), [1, 2, 3], keepdims=True)
-    return mean, 1.0 / tf.maximum(tf.maximum(std, FLOOR * largest), 1e-30)
-
-
-OPSET = 17  # of 2022: read by every runtime that is in use
-
-
-def write_onnx(model: TrainedModel, path: str | Path, *, normalise: bool = True) -> Path:
-    """Writes `path`: float32 `images` [B, H, W, C] of any size -> `probabilities` [B, H, W, K].
-
-    Normalisation, mirroring and cropping are inside; images are computed as a whole, so cut
-    large ones up (or let a server's SavedModel do it). Needs tf2onnx.
-
-    Args:
-        normalise: images hold the grey values of the files; else they are normalised already.
-    """
-    import tf2onnx
-
-    function = portable(model, normalise=normalise)
-    written, _ = tf2onnx.convert.from_function(
-        function, input_signature=function.input_signature, opset=OPSET
-    )
-    path = local_path(path)
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    beside.write_bytes(written.SerializeToString())
-    beside.replace(path)
-    return path
-
-
-def onnx_runner(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What runs the file on one image, [H, W, C] -> float32 [H, W, K], on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-    def run(image: np.ndarray) -> np.ndarray:
-        return session.run(["probabilities"], {"images": image[None].astype(np.float32)})[0][0]
-
-    return run
-
-
+OPSET = 17  # ONNX's, of 2022: read by every runtime that is in use
 TFLITE_KINDS = ("tflite-float32", "tflite-float16", "tflite-int8")
-
-
-def write_tflite(
-    model: TrainedModel,
-    path: str | Path,
-    size: tuple[int, int],
-    kind: str = "float16",
-    calibration: Sequence[np.ndarray] = (),
-) -> Path:
-    """Writes `path`: float32 `images` [1, H, W, C] -> `probabilities` [1, H, W, K], H, W = `size`.
-
-    Normalisation, mirroring and cropping are inside.
-
-    Args:
-        size: height and width, which the file fixes.
-        kind: "float32"; "float16": half-size weights; "int8": weights and activations in 8 bits.
-        calibration: for int8, real images [H, W, C] of `size`, as read from their files: they
-            show the range of each layer's values.
-
-    Raises:
-        ConfigError: an unknown kind, or int8 without calibration images.
-    """
-    if f"tflite-{kind}" not in TFLITE_KINDS:
-        raise ConfigError(f'kind is {kind!r}; expected "float32", "float16" or "int8"')
-    function = portable(model, size).get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model.network)
-    if kind != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if kind == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if kind == "int8":
-        if not calibration:
-            raise ConfigError("int8 needs calibration images, found none; a dozen is plenty")
-
-        def examples() -> Iterator[list[np.ndarray]]:
-            for image in calibration:
-                yield [image[None].astype(np.float32)]
-
-        converter.representative_dataset = examples
-    path = local_path(path)
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    with without_notices():
-        content = converter.convert()
-    beside.write_bytes(content)
-    beside.replace(path)
-    return path
-
-
-def tflite_runner(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
-    """What runs the file on one image of its size, [H, W, C] -> float32 [H, W, K], on the CPU."""
-    with warnings.catch_warnings(), without_notices():
-        warnings.simplefilter("ignore")  # it moves to a package of its own, ai-edge-litert
-        interpreter: Any = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
-        interpreter.allocate_tensors()
-    given = interpreter.get_input_details()[0]["index"]
-    made = interpreter.get_output_details()[0]["index"]
-
-    def run(image: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(given, image[None].astype(np.float32))
-        interpreter.invoke()
-        return interpreter.get_tensor(made)[0]
-
-    return run
-
-
 FORMATS = (*(f"saved-model-{name}" for name in get_args(Precision)), "onnx", *TFLITE_KINDS)
 LARGEST = 512  # pixels a side of what is compared, and of a TFLite model's images by default
+PAPER = ("Ronneberger, Fischer, Brox 2015: U-Net", "10.1007/978-3-319-24574-4_28")
 
 
 class Converted(NamedTuple):
@@ -261,20 +120,6 @@ def convert(
     return found
 
 
-def needed(package: str, extra: str) -> Any:
-    """Imports an optional package.
-
-    Raises:
-        ExportError: it is not installed.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ExportError(
-            f"{package} is needed and not installed ({error}): pip install 'unet-keras[{extra}]'"
-        ) from error
-
-
 def _write(
     model: TrainedModel,
     name: str,
@@ -336,7 +181,154 @@ def _bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-PAPER = ("Ronneberger, Fischer, Brox 2015: U-Net", "10.1007/978-3-319-24574-4_28")
+def needed(package: str, extra: str) -> Any:
+    """Imports an optional package.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ExportError(
+            f"{package} is needed and not installed ({error}): pip install 'unet-keras[{extra}]'"
+        ) from error
+
+
+def portable(
+    model: TrainedModel, size: tuple[int, int] | None = None, *, normalise: bool = True
+) -> Any:
+    """A tf.function: float32 `images` [B, H, W, C] -> `probabilities` [B, H, W, K].
+
+    Args:
+        normalise: images hold the grey values of the files; else they are normalised already.
+        size: height and width, for runtimes that want fixed sizes; B is 1 then. None: any.
+    """
+    form = structure(model.network)
+    variables = model.network.trainable_variables, model.network.non_trainable_variables
+    weights = [[v.numpy() for v in some] for some in variables]
+    shape = [None, None, None] if size is None else [1, *size]
+    spec = tf.TensorSpec([*shape, form.channels], tf.float32, "images")
+
+    def run(images: Any) -> dict[str, Any]:
+        x = images
+        if normalise:
+            shift, scale = _parameters(images, model.card.normalization)
+            x = (images - shift) * scale
+        x, before = mirrored_whole(x, layout(form.depth, form.padding, form.upsampling))
+        constants = [[tf.constant(w) for w in some] for some in weights]
+        y, _ = model.network.stateless_call(*constants, x, training=False)
+        y = probabilities_of(y, form.output)
+        height, width = size or tf.unstack(tf.shape(images)[1:3], num=2)
+        return {"probabilities": y[:, before : before + height, before : before + width]}
+
+    return tf.function(run, input_signature=[spec], autograph=False)
+
+
+def _parameters(images: Any, normalization: Normalization) -> tuple[Any, Any]:
+    """`Normalization.parameters` in float32: a constant image comes out as nearly zeros."""
+    if normalization.method != "image":
+        given = normalization.parameters(np.zeros((1, 1, images.shape[-1]), np.float32))
+        return given[0], given[1]
+    mean = tf.reduce_mean(images, [1, 2], keepdims=True)
+    std = tf.sqrt(tf.reduce_mean(tf.square(images - mean), [1, 2], keepdims=True))
+    largest = tf.reduce_max(tf.abs(images), [1, 2, 3], keepdims=True)
+    return mean, 1.0 / tf.maximum(tf.maximum(std, STD_FLOOR * largest), 1e-30)
+
+
+def write_onnx(model: TrainedModel, path: str | Path, *, normalise: bool = True) -> Path:
+    """Writes `path`: float32 `images` [B, H, W, C] of any size -> `probabilities` [B, H, W, K].
+
+    Normalisation, mirroring and cropping are inside; images are computed as a whole, so cut
+    large ones up (or let a server's SavedModel do it). Needs tf2onnx.
+
+    Args:
+        normalise: images hold the grey values of the files; else they are normalised already.
+    """
+    import tf2onnx
+
+    function = portable(model, normalise=normalise)
+    written, _ = tf2onnx.convert.from_function(
+        function, input_signature=function.input_signature, opset=OPSET
+    )
+    path = local_path(path)
+    with replacing(path) as beside:
+        beside.write_bytes(written.SerializeToString())
+    return path
+
+
+def onnx_runner(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What runs the file on one image, [H, W, C] -> float32 [H, W, K], on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(image: np.ndarray) -> np.ndarray:
+        return session.run(["probabilities"], {"images": image[None].astype(np.float32)})[0][0]
+
+    return run
+
+
+def write_tflite(
+    model: TrainedModel,
+    path: str | Path,
+    size: tuple[int, int],
+    kind: str = "float16",
+    calibration: Sequence[np.ndarray] = (),
+) -> Path:
+    """Writes `path`: float32 `images` [1, H, W, C] -> `probabilities` [1, H, W, K], H, W = `size`.
+
+    Normalisation, mirroring and cropping are inside.
+
+    Args:
+        size: height and width, which the file fixes.
+        kind: "float32"; "float16": half-size weights; "int8": weights and activations in 8 bits.
+        calibration: for int8, real images [H, W, C] of `size`, as read from their files: they
+            show the range of each layer's values.
+
+    Raises:
+        ConfigError: an unknown kind, or int8 without calibration images.
+    """
+    if f"tflite-{kind}" not in TFLITE_KINDS:
+        raise ConfigError(f'kind is {kind!r}; expected "float32", "float16" or "int8"')
+    function = portable(model, size).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model.network)
+    if kind != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if kind == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if kind == "int8":
+        if not calibration:
+            raise ConfigError("int8 needs calibration images, found none; a dozen is plenty")
+
+        def examples() -> Iterator[list[np.ndarray]]:
+            for image in calibration:
+                yield [image[None].astype(np.float32)]
+
+        converter.representative_dataset = examples
+    path = local_path(path)
+    with without_notices():
+        content = converter.convert()
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+    return path
+
+
+def tflite_runner(path: str | Path) -> Callable[[np.ndarray], np.ndarray]:
+    """What runs the file on one image of its size, [H, W, C] -> float32 [H, W, K], on the CPU."""
+    with warnings.catch_warnings(), without_notices():
+        warnings.simplefilter("ignore")  # it moves to a package of its own, ai-edge-litert
+        interpreter: Any = tf.lite.Interpreter(str(path), num_threads=os.cpu_count())
+        interpreter.allocate_tensors()
+    given = interpreter.get_input_details()[0]["index"]
+    made = interpreter.get_output_details()[0]["index"]
+
+    def run(image: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(given, image[None].astype(np.float32))
+        interpreter.invoke()
+        return interpreter.get_tensor(made)[0]
+
+    return run
 
 
 def write_bioimage(
@@ -374,18 +366,16 @@ def write_bioimage(
     )
     image = np.atleast_3d(image)
     path = local_path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        work = Path(folder)
-        description = _description(
-            trained, image, fields, name or f"U-Net {trained.card.name}", work
-        )
-        beside = work / "package.zip"
-        spec.save_bioimageio_package(description, output_path=beside)
-        summary = core.test_model(beside)
+    with tempfile.TemporaryDirectory() as work:
+        title = name or f"U-Net {trained.card.name}"
+        description = _description(trained, image, fields, title, Path(work))
+        package = Path(work, "package.zip")
+        spec.save_bioimageio_package(description, output_path=package)
+        summary = core.test_model(package)
         if summary.status == "failed":
             raise ExportError(f"the package is not valid:\n{summary.format()}")
-        sync_file(beside)
-        rename(beside, path)
+        with replacing(path) as beside:
+            shutil.copyfile(package, beside)
     return path
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_unet.data import graph_images, records
-from keras_unet.data.graph_images import checked
-from keras_unet.data.normalization import FLOOR, Normalization
+from keras_unet.data.graph_images import checked_tensor
+from keras_unet.data.normalization import STD_FLOOR, Normalization
 from keras_unet.errors import ConfigError
 from keras_unet.inference.files.outputs import to_label_values
 from keras_unet.inference.predictor import probabilities_of
@@ -77,7 +77,7 @@ def write_saved_model(
     def serving_default(images: Any) -> dict[str, Any]:
         size = tf.shape(images, tf.int64)
         few = graph_images.few_enough(size[1], size[2], max_pixels)
-        images = graph_images.checked(
+        images = graph_images.checked_tensor(
             images, few, graph_images.OF_SIZE, size[1], size[2], max_pixels
         )
         images = tf.debugging.check_numerics(images, "expected finite grey values; images holds")
@@ -234,7 +234,7 @@ def same_depth(image: Any, bits: Any, card: ModelCard) -> Any:
     if card.normalization.method == "image" or trained.kind not in "ui":
         return image
     expected = 8 * trained.itemsize
-    return checked(
+    return checked_tensor(
         image,
         (bits == expected) | (bits == 0) | ((bits < 8) & (expected == 8)),
         f"image of {{}} bits; expected {trained}, as in training",
@@ -253,13 +253,13 @@ def parameters(images: Any, normalization: Normalization) -> tuple[Any, Any]:
             tf.cast(f(images, axis=[1, 2, 3], keepdims=True), exact)
             for f in (tf.reduce_min, tf.reduce_max)
         )
-        least = FLOOR * tf.maximum(tf.abs(low), tf.abs(high))
+        least = STD_FLOOR * tf.maximum(tf.abs(low), tf.abs(high))
         scale = tf.math.divide_no_nan(tf.ones_like(std), tf.maximum(std, least))
         return tf.cast(mean, tf.float32), tf.cast(scale, tf.float32)
     shift, scale = normalization.parameters(np.zeros((1, 1, images.shape[-1]), np.float32))
     if normalization.scale is not None:
         brightest = tf.cast(tf.reduce_max(images), tf.float32)
-        scale = checked(
+        scale = checked_tensor(
             scale,
             (tf.size(images) == 0) | (brightest <= normalization.scale * (1 + 1e-6)),
             f"grey values up to {{}}; expected at most {normalization.scale:g}",

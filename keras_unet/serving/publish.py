@@ -1,31 +1,25 @@
-"""`export`: publishes a model as the next version of a folder that TF Serving watches.
+"""Publishing a model as the next version of a folder that TF Serving watches, and going back.
 
 A version is written beside, compared with the Keras model by a process of its own, and only then
 renamed. Going back publishes an older version once more, under a new number: TF Serving serves the
 highest, a number never changes its meaning, and the folder tells what was served after what.
 
-The folder may be on an object store (gs://…): see `remote_folders` for what is promised there.
+The folder may be on an object store (gs://…): see `folders` for what is promised there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import filecmp
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from keras_unet.data.graph_images import MAX_PIXELS
 from keras_unet.errors import ExportError
 from keras_unet.keras_backend import require_tensorflow
 from keras_unet.models.keras_file import Model, Stated, trained_model
 from keras_unet.remote_path import RemotePath, as_path, fetched
-from keras_unet.serving import bundle as golden
-from keras_unet.serving import folders
-from keras_unet.serving.bundle import check_bundle, fingerprint, write_bundle
+from keras_unet.serving.bundle import check_bundle, check_version, fingerprint, write_bundle
 from keras_unet.serving.card import (
     CARD,
     CardFields,
@@ -35,28 +29,15 @@ from keras_unet.serving.card import (
     write_rollback,
 )
 from keras_unet.serving.folders import (
+    SAVED_MODEL,
+    Draft,
     add_to_root,
     check_keep,
+    drafted,
     numbered,
     pinned_versions,
-    place,
-    retire,
-    unfinished,
 )
 from keras_unet.serving.graph import Precision
-
-
-class _Draft(NamedTuple):
-    """A version in the making.
-
-    path: local, not there yet. there: the versions that a server can load. place: publishes what is
-    at `path`, and gives its place; retire: see `folders.retire`.
-    """
-
-    path: Path
-    there: Mapping[int, Path | RemotePath]
-    place: Callable[[], Path | RemotePath]
-    retire: Callable[..., list[int]]
 
 
 def export(
@@ -106,7 +87,7 @@ def export(
     folder = reached(folder)
     pinned_versions(folder)  # a damaged models.config is found before anything is published
     trained = trained_model(model, normalization=normalization, class_names=class_names)
-    with _drafted(folder) as draft:
+    with drafted(folder) as draft:
         write_bundle(
             trained,
             draft.path,
@@ -155,7 +136,7 @@ def publish_bundle(
     if card.name != folder.resolve().name:
         raise ExportError(f"{bundle}: made for {card.name!r}; expected {folder.resolve().name!r}")
     same = fingerprint(bundle)
-    with _drafted(folder) as draft:
+    with drafted(folder) as draft:
         newest = draft.there[max(draft.there)] if draft.there else None
         if newest is not None and _is_same(newest, same):
             version = newest
@@ -188,12 +169,12 @@ def rollback(folder: str | Path | RemotePath, to: int | None = None) -> Path | R
     folder = as_path(folder)
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder; expected one with published versions")
-    if (folder / "saved_model.pb").is_file():
+    if (folder / SAVED_MODEL).is_file():
         above = folder.parent
         raise ExportError(f"{folder}: is a version; expected the folder of all of them, {above}")
     if not numbered(folder):
         raise ExportError(f"{folder}: holds no published version; expected a model's folder")
-    with _drafted(folder) as draft:
+    with drafted(folder) as draft:
         there = draft.there
         if to is None:
             now = _origin(there, max(there, default=0))
@@ -205,10 +186,7 @@ def rollback(folder: str | Path | RemotePath, to: int | None = None) -> Path | R
         origin = Rollback(of=_origin(there, to))
         with fetched(there[to]) as source:
             _copy(source, draft.path)
-        if (draft.path / golden.EXPECTED).is_file():
-            check_bundle(draft.path)
-        else:  # published before these were kept, or not by this package: that it loads
-            golden.fresh_answers(draft.path)
+        check_version(draft.path)
         write_rollback(draft.path, origin)
         return draft.place()
 
@@ -221,24 +199,7 @@ def reached(folder: str | Path | RemotePath) -> Path | RemotePath:
     return place
 
 
-@contextlib.contextmanager
-def _drafted(folder: Path | RemotePath) -> Iterator[_Draft]:
-    """The next version of `folder`; nobody else makes one of its number meanwhile."""
-    if isinstance(folder, RemotePath):
-        with folders.claimed(folder) as number, tempfile.TemporaryDirectory() as work:
-            path = Path(work, "version")
-            yield _Draft(
-                path,
-                folders.complete(folder),
-                partial(folders.upload, path, folder, number),
-                partial(folders.retire_remote, folder),
-            )
-    else:
-        with unfinished(folder) as path:
-            yield _Draft(path, numbered(folder), partial(place, path), partial(retire, folder))
-
-
-def _placed(draft: _Draft, folder: Path | RemotePath, keep: int | None) -> Path | RemotePath:
+def _placed(draft: Draft, folder: Path | RemotePath, keep: int | None) -> Path | RemotePath:
     version = draft.place()
     if keep is not None:
         draft.retire(keep, pinned_versions(folder))

@@ -1,4 +1,4 @@
-"""How the client speaks: TensorFlow Serving's gRPC or REST; one try of one request."""
+"""Transports of the client: TensorFlow Serving's gRPC and REST; one try of one request."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from urllib.request import proxy_bypass
 import numpy as np
 
 from keras_unet.errors import ConfigError, ServingError
-from keras_unet.serving.protocol import tls
+from keras_unet.serving.protocol import connection
 from keras_unet.serving.protocol.tensors import from_json, to_json
-from keras_unet.serving.server.settings import is_loopback
 
 GRPC_PORT = 8500  # where gRPC is, unless a URL says otherwise
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
@@ -72,8 +71,8 @@ def connect(
         raise ConfigError(
             f"server {url!r}: expected grpc://, grpcs://, http:// or https://HOST:PORT"
         )
-    trusted = None if authority is None else tls.authority(authority)
-    own = None if pair is None else tls.identity(*pair)
+    trusted = None if authority is None else connection.authority(authority)
+    own = None if pair is None else connection.identity(*pair)
     if parts.scheme in ("http", "https"):
         return Rest(url.rstrip("/"), token, authority, pair)
     return Grpc(host, port or GRPC_PORT, parts.scheme == "grpcs", token, trusted, own)
@@ -94,8 +93,8 @@ class Grpc:
         import grpc
         from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        direct = is_loopback(host)  # no proxy leads there
+        address = connection.join_address(host, port)
+        direct = connection.is_loopback(host)  # no proxy leads there
         proxy = next((name for name in _PROXIES if os.environ.get(name)), None)
         through = proxy is not None and not direct and not proxy_bypass(host)
         self._hint = f" (asked through the proxy that {proxy} names)" if through else ""
@@ -193,7 +192,7 @@ class Rest:
         self._outputs: dict[tuple[str, str], Any] = {}  # of signatures that were asked before
         self._session = requests.Session()
         host = urlsplit(url).hostname or ""
-        self._proxies = {"no_proxy": host} if is_loopback(host) else {}
+        self._proxies = {"no_proxy": host} if connection.is_loopback(host) else {}
         # of each request: the session's own would give way to REQUESTS_CA_BUNDLE
         self._verify = None if authority is None else str(authority)
         if pair is not None:

@@ -5,8 +5,6 @@ Nothing is written here.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,10 +15,11 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from keras_unet import geometry, losses
+from keras_unet import geometry, machine
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
-from keras_unet.data.check import load_samples
+from keras_unet.console import say
+from keras_unet.data.check import DataReport, load_samples, shared_images
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import (
@@ -34,14 +33,14 @@ from keras_unet.data.pipeline import (
     tile_entries,
     tile_requests,
 )
-from keras_unet.data.reading import Sample
-from keras_unet.data.report import DataReport, shared_images
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
+from keras_unet.losses.table import training_loss
 from keras_unet.models.keras_file import ModelCard, versions
 from keras_unet.models.model_card import default_classes
 from keras_unet.models.unet import build_unet, head_weights, with_heads
 from keras_unet.settings import to_tree
-from keras_unet.training.config import LossConfig, TrainConfig
+from keras_unet.training.config import TrainConfig
 from keras_unet.training.distributed.cluster import Team
 from keras_unet.training.distributed.step import ParallelStep, on_each
 from keras_unet.training.run_folder import digests
@@ -147,23 +146,10 @@ def prepare(
 
 def environment(team: Team) -> dict[str, str]:
     """What a bit-identical end depends on, beside configuration and data."""
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    named = ", ".join(str(d.get("device_name", "GPU")) for d in details)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count()
-    device = named or f"{_cpu()}, {cores} cores"
+    named = ", ".join(str(gpu.get("device_name", "GPU")) for gpu in machine.gpus())
+    device = named or f"{machine.cpu_name()}, {machine.cores()} cores"
     together = f"{team.machines} machines, {team.replicas} devices"
     return {**versions(), "device": device, "together": together}
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def read_samples(
@@ -174,15 +160,15 @@ def read_samples(
     samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
     mapping = report.mapping
     assert mapping is not None  # there are labels
-    console.print(report.to_text(), style="dim", markup=False)
+    say(report.to_text(), "dim", console)
     if isinstance(data.validation, Path):
         held_out, held_report = load_samples(
             data.validation, data.validation_labels, mapping.as_rule(), need_labels=True
         )
-        console.print(f"validation: {held_report.to_text()}", style="dim", markup=False)
+        say(f"validation: {held_report.to_text()}", "dim", console)
         for _, other in shared_images(report, held_report):
             said = f"{other} is in the training and in the validation images"
-            console.print(said, style="yellow", markup=False)
+            say(said, "yellow", console)
         channels = [s[0].image.shape[-1] for s in (samples, held_out)]
         if channels[0] != channels[1]:
             raise ConfigError(
@@ -253,7 +239,10 @@ def trainable(
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
     team = team or Team()
     policy = network.get_layer("down1_conv1").dtype_policy.name
-    loss, loss_weights, adapt = _loss(config.loss), None, None
+    loss: Any = training_loss(
+        config.loss.added, label_smoothing=config.loss.label_smoothing, devices=team.replicas
+    )
+    loss_weights, adapt = None, None
     if config.model.deep_supervision and config.model.depth > 1:  # depth 1 has no other level
         network = with_heads(network)
         count = len(network.outputs)
@@ -321,16 +310,6 @@ def foreground_centres(config: TrainConfig, made: Sequence[Target]) -> Foregroun
     if not config.oversample:
         return None
     return foreground_pixels([t.classes for t in made], config.oversample, config.seed)
-
-
-def _loss(config: LossConfig) -> keras.losses.Loss:
-    entropy = losses.WeightedCrossEntropy(label_smoothing=config.label_smoothing)
-    terms, weights = [entropy], [1.0]
-    for weight, term in ((config.dice, losses.Dice), (config.focal, losses.Focal)):
-        if weight:
-            terms.append(term())
-            weights.append(weight)
-    return entropy if len(terms) == 1 else losses.Sum(terms, weights)
 
 
 def make_optimizer(config: TrainConfig, policy: str) -> keras.optimizers.Optimizer:

@@ -16,12 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from keras_unet import run_layout
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import scored_classes
-from keras_unet.data.reading import Sample
-from keras_unet.data.report import listed
+from keras_unet.data.samples import Sample
 from keras_unet.disk import write_text
-from keras_unet.errors import DataError, TrainingError
+from keras_unet.errors import DataError, TrainingError, listed
 from keras_unet.evaluation.confusion import confusion_matrix, scores
 from keras_unet.inference.predictor import predict, to_classes
 from keras_unet.models.keras_file import TrainedModel, read_card, save_model
@@ -154,7 +154,7 @@ class KeepBest(keras.callbacks.Callback):
 
     def __init__(self, folder: Path, monitor: str, bundle: Bundle) -> None:
         super().__init__()
-        self.path, self.monitor, self.bundle = folder / "best.keras", monitor, bundle
+        self.path, self.monitor, self.bundle = folder / run_layout.BEST, monitor, bundle
         self.best: float | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -288,7 +288,7 @@ class History(keras.callbacks.Callback):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.path, self.board = folder / "history.csv", folder / "tensorboard"
+        self.path, self.board = folder / run_layout.HISTORY, folder / run_layout.TENSORBOARD
         self.rows: list[dict[str, float]] = []
         self.times: list[float] = []  # when each row was written, seconds since 1970
         self._events: dict[str, EventFile] = {}

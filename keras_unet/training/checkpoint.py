@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_unet import run_layout
 from keras_unet.disk import rename
 from keras_unet.errors import TrainingError
 
-FOLDER = "checkpoints"
 KEPT = 2
 SHARE = 0.01  # of the training time that writing may take
 _NAME = re.compile(r"(\d{6})-step-\d+-([0-9a-f]{32})\.npz")
@@ -44,7 +44,7 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path) -> None:
-        self.run, self.folder = run, run / FOLDER
+        self.run, self.folder = run, run / run_layout.CHECKPOINTS
         self.good: list[Path] = []  # written or verified by this process, oldest first
         self._number = 1 + max((n for n, _ in _files(self.folder)), default=0)
         self._last, self._cost = time.monotonic(), 0.0

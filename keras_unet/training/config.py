@@ -6,30 +6,43 @@ It is read from TOML, from `--set section.key=value`, or built in Python; the ru
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     Discriminator,
     Field,
     Tag,
+    ValidationError,
+    create_model,
     model_validator,
 )
 
 from keras_unet import geometry
-from keras_unet.data.label_rule import Kind, LabelRule
-from keras_unet.data.normalization import Method, Normalization
-from keras_unet.machine import Devices
-from keras_unet.models.precision import Precision
+from keras_unet.augment.settings import LISTING as AUGMENT_LISTING
+from keras_unet.augment.settings import PRESETS as AUGMENT_PRESETS
+from keras_unet.augment.settings import AugmentPreset, AugmentSettings
+from keras_unet.data.label_rule import LabelKind, LabelRule
+from keras_unet.data.normalization import Normalization, NormalizationMethod
+from keras_unet.losses.table import LOSSES
+from keras_unet.machine import Devices, Precision
 from keras_unet.remote_path import local_path
-from keras_unet.settings import AnyPath, AnyText, Section, merged, read_tree, source_of, validated
+from keras_unet.settings import (
+    AnyPath,
+    AnyText,
+    Section,
+    merged,
+    nested_error,
+    read_tree,
+    source_of,
+    validated,
+)
 from keras_unet.training.schedules import Schedule
 
 AnyNormalization = Annotated[
-    Annotated[Method, Tag("method")] | Annotated[Normalization, Tag("fitted")],
+    Annotated[NormalizationMethod, Tag("method")] | Annotated[Normalization, Tag("fitted")],
     Discriminator(lambda value: "method" if isinstance(value, str) else "fitted"),
 ]
 Weight = Annotated[float, Field(ge=0.0)]
@@ -54,7 +67,7 @@ class DataConfig(Section):
         None, description="pattern: images whose names match in equal text are held out together"
     )
     validation_labels: AnyPath | None = Field(None, description="if not beside data.validation")
-    label_kind: Kind = Field("semantic", description="are the numbers classes, or objects")
+    label_kind: LabelKind = Field("semantic", description="are the numbers classes, or objects")
     label_values: tuple[int, ...] | None = Field(None, description="stored value of each class")
     label_ignore: int | None = Field(None, description="stored value of pixels that don't count")
     num_classes: int | None = Field(None, description="classes 0 … num_classes - 1")
@@ -120,8 +133,8 @@ class ModelConfig(Section):
         return {**options, "normalization": _none(options["normalization"])}
 
 
-class LossConfig(Section):
-    """Weighted cross-entropy (paper, equations 1 and 2) and what may be added to it."""
+class EntropyConfig(Section):
+    """Weighted cross-entropy (paper, equations 1 and 2)."""
 
     w0: float = Field(
         10.0,
@@ -136,72 +149,33 @@ class LossConfig(Section):
     label_smoothing: float = Field(
         0.0, ge=0.0, lt=1.0, description="share of the truth spread over all classes"
     )
-    dice: float = Field(0.0, ge=0.0, description="weight of an added soft Dice loss")
-    focal: float = Field(0.0, ge=0.0, description="weight of an added focal loss")
+
+
+if TYPE_CHECKING:
+    _AddedLosses = EntropyConfig
+else:
+    _AddedLosses = create_model(
+        "_AddedLosses",
+        __base__=EntropyConfig,
+        **{n: (float, Field(0.0, ge=0.0, description=loss.help)) for n, loss in LOSSES.items()},
+    )
+
+
+class LossConfig(_AddedLosses):
+    """Weighted cross-entropy, and a weight for each loss of the table that may be added to it."""
+
+    @property
+    def added(self) -> dict[str, float]:
+        """The weights of the added losses, by name."""
+        return {name: getattr(self, name) for name in LOSSES}
 
 
 def _none(value: str) -> str | None:
     return None if value == "none" else value
 
 
-Preset = Literal["paper"]
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # Ronneberger et al. 2015. Section 2: network and sizes (64 channels, 4 poolings, no padding, no
-    # normalisation). Section 3: "favor large input tiles over a large batch size and hence reduce
-    # the batch to a single image", momentum 0.99, Gaussian weights of sqrt(2 / N) (every network
-    # here has those), w0 = 10, sigma = 5. Section 3.1: elastic deformations, drop-out at the end
-    # of the contracting path. Left open there, and chosen here: the learning rate, its schedule
-    # (none is mentioned), and the drop-out rate (that of the authors' release).
-    "paper": {
-        "model": {
-            "filters": 64,
-            "depth": 4,
-            "padding": "valid",
-            "upsampling": "transpose",
-            "normalization": "none",
-            "dropout": 0.5,
-        },
-        "loss": {
-            "w0": 10.0,
-            "sigma": 5.0,
-            "class_weights": "balanced",
-            "label_smoothing": 0.0,
-            "dice": 0.0,
-            "focal": 0.0,
-        },
-        "augment": "paper",
-        "oversample": 0.0,
-        "batch_size": 1,
-        "optimizer": "sgd",
-        "momentum": 0.99,
-        "learning_rate": 1e-3,
-        "schedule": "constant",
-        "warmup_steps": 0,
-        "ema_decay": 0.0,
-    },
-}
-
-
-def with_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree of settings with what its preset says where it says nothing itself.
-
-    An unknown preset is left for the validation of `TrainConfig` to name.
-    """
-    preset = PRESETS.get(tree.get("preset") or "", {}) if _is_name(tree.get("preset")) else {}
-    return merged(preset, tree)
-
-
-def _is_name(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
-
 LISTING = "keras-unet train --show-settings"
+Preset = Literal["paper"]
 
 
 class TrainConfig(Section):
@@ -217,7 +191,7 @@ class TrainConfig(Section):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
-    augment: str = Field("paper", description="preset of keras_unet.augment")
+    augment: AugmentPreset = Field("paper", description="preset of keras_unet.augment")
     augment_options: dict[str, Any] = Field(
         {}, description="changes to the preset, e.g. augment_options.elastic_sigma=5"
     )
@@ -295,6 +269,16 @@ class TrainConfig(Section):
             geometry.output_size(self.tile, self.model.depth, self.model.padding)
         return self
 
+    @model_validator(mode="after")
+    def _augmentation(self) -> TrainConfig:
+        try:
+            preset = AUGMENT_PRESETS[self.augment]
+            AugmentSettings.model_validate({**preset, **self.augment_options})
+        except ValidationError as error:
+            found = nested_error(error, AugmentSettings, AUGMENT_LISTING, "augment_options.")
+            raise found from error
+        return self
+
     @property
     def time_limit(self) -> float | None:
         """Minutes, or None where only the steps count."""
@@ -324,3 +308,52 @@ def make_config(tree: Mapping[str, Any], source: str = "configuration") -> Train
         ConfigError: names every bad key, what was found and what was expected.
     """
     return validated(TrainConfig, tree, source, LISTING)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Ronneberger et al. 2015. Section 2: network and sizes (64 channels, 4 poolings, no padding, no
+    # normalisation). Section 3: "favor large input tiles over a large batch size and hence reduce
+    # the batch to a single image", momentum 0.99, Gaussian weights of sqrt(2 / N) (every network
+    # here has those), w0 = 10, sigma = 5. Section 3.1: elastic deformations, drop-out at the end
+    # of the contracting path. Left open there, and chosen here: the learning rate, its schedule
+    # (none is mentioned), and the drop-out rate (that of the authors' release).
+    "paper": {
+        "model": {
+            "filters": 64,
+            "depth": 4,
+            "padding": "valid",
+            "upsampling": "transpose",
+            "normalization": "none",
+            "dropout": 0.5,
+        },
+        "loss": {
+            "w0": 10.0,
+            "sigma": 5.0,
+            "class_weights": "balanced",
+            "label_smoothing": 0.0,
+            **dict.fromkeys(LOSSES, 0.0),
+        },
+        "augment": "paper",
+        "oversample": 0.0,
+        "batch_size": 1,
+        "optimizer": "sgd",
+        "momentum": 0.99,
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "warmup_steps": 0,
+        "ema_decay": 0.0,
+    },
+}
+
+
+def with_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of settings with what its preset says where it says nothing itself.
+
+    An unknown preset is left for the validation of `TrainConfig` to name.
+    """
+    preset = PRESETS.get(tree.get("preset") or "", {}) if _is_name(tree.get("preset")) else {}
+    return merged(preset, tree)
+
+
+def _is_name(value: Any) -> bool:
+    return value is None or isinstance(value, str)

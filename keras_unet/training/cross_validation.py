@@ -11,35 +11,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
+from rich.console import Console
 
-from keras_unet.console import Console
-from keras_unet.data.check import Sample, load_samples
+from keras_unet import run_layout
+from keras_unet.console import console_of, say
+from keras_unet.data.check import load_samples
+from keras_unet.data.samples import Sample
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
 from keras_unet.evaluation.record import Evaluation
 from keras_unet.keras_backend import require_tensorflow
-from keras_unet.settings import to_tree
+from keras_unet.settings import Frozen, to_tree
 from keras_unet.training import run_folder
 from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Team, join
 from keras_unet.training.run import train
 from keras_unet.training.splits import classes_of, lone_holder, make_folds
 
-SPLITS = "splits.json"
-REPORT = "cross_validation.json"
 
-
-class Splits(BaseModel):
+class Splits(Frozen):
     """What a cross-validation was begun with, as `splits.json` keeps it.
 
     config: all settings. directory: where relative paths in it start. folds: the names of the
     images that each fold holds out.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = 1
     config: dict[str, Any]
@@ -62,6 +60,7 @@ def cross_validate(
     *,
     resume: str | Path | None = None,
     files: Mapping[str, str] | None = None,
+    verbose: int = 1,
 ) -> CrossValidation:
     """Trains once for each fold, scored on the images that the fold holds out.
 
@@ -76,6 +75,7 @@ def cross_validate(
             each fold. With `resume`: None.
         folds: how many, 2 or more.
         console: where progress goes; None prints to the terminal.
+        verbose: 0 prints nothing.
         resume: the folder of a cross-validation to go on with: finished folds are read, one that
             was stopped goes on, the others begin. Each of several machines must reach it.
         files: more files for the folder: text by name.
@@ -85,13 +85,15 @@ def cross_validate(
         DataError: images or labels cannot be used.
     """
     require_tensorflow("cross_validate")
-    console = console or Console()
+    console = console_of(console, verbose)
     if config is None and resume is None:
         raise ConfigError("cross_validate: expected a configuration, or a folder to resume")
     if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
     splits = None if resume is None else read_splits(Path(resume))
-    begun = config if splits is None else make_config(splits.config, f"{resume}/{SPLITS}")
+    begun = (
+        config if splits is None else make_config(splits.config, f"{resume}/{run_layout.SPLITS}")
+    )
     assert begun is not None
     team = join(begun.devices)
     if not team.chief:
@@ -102,23 +104,23 @@ def cross_validate(
     team.share(json.dumps([str(folder), len(splits.folds)]).encode())
     found: list[Evaluation] = []
     for number, held_out in enumerate(splits.folds):
-        console.print(f"fold_{number} of {len(splits.folds)} folds", style="bold")
-        where = folder / f"fold_{number}"
+        console.print(f"{run_layout.fold(number)} of {len(splits.folds)} folds", style="bold")
+        where = folder / run_layout.fold(number)
         try:
-            if (where / run_folder.RECORD).is_file():
+            if (where / run_layout.RECORD).is_file():
                 result = train(console=console, resume=where)
             else:
                 fold = run_folder.rooted(_fold(begun, folder, number, held_out), splits.directory)
                 result = train(fold, console)
         except SystemExit:  # SIGTERM; what the fold said goes on with the fold alone
-            console.print(to_go_on, markup=False, soft_wrap=True)
+            say(to_go_on, console=console)
             raise
         if result.interrupted:
-            console.print(to_go_on, markup=False, soft_wrap=True)
+            say(to_go_on, console=console)
             return CrossValidation(folder, tuple(found), None)
         found.append(result.evaluation)
     report = summary(found)
-    write_text(folder / REPORT, json.dumps(report, indent=1) + "\n")
+    write_text(folder / run_layout.CROSS_VALIDATION, json.dumps(report, indent=1) + "\n")
     return CrossValidation(folder, tuple(found), report)
 
 
@@ -140,12 +142,12 @@ def read_splits(folder: Path) -> Splits:
     Raises:
         ConfigError: this is no folder of one.
     """
-    file = folder / SPLITS
+    file = folder / run_layout.SPLITS
     try:
         return Splits.model_validate_json(file.read_bytes())
     except OSError:
         raise ConfigError(
-            f"{folder}: no cross-validation here; expected a folder with {SPLITS}"
+            f"{folder}: no cross-validation here; expected a folder with {run_layout.SPLITS}"
         ) from None
     except ValidationError as error:
         raise ConfigError(f"{file}: not written by this version ({error})") from error
@@ -201,7 +203,7 @@ def _begin(config: TrainConfig, folds: int, files: Mapping[str, str]) -> Path:
     for file, text in files.items():
         write_text(beside / file, text)
     splits = Splits(config=to_tree(config), directory=str(Path.cwd()), folds=held)
-    write_text(beside / SPLITS, splits.model_dump_json(indent=1) + "\n")
+    write_text(beside / run_layout.SPLITS, splits.model_dump_json(indent=1) + "\n")
     beside.rename(folder)
     sync_folder(folder.parent)
     return folder
@@ -209,7 +211,7 @@ def _begin(config: TrainConfig, folds: int, files: Mapping[str, str]) -> Path:
 
 def _fold(config: TrainConfig, folder: Path, number: int, held_out: Sequence[str]) -> TrainConfig:
     data = config.data.model_copy(update={"held_out": tuple(held_out), "groups": None})
-    changes = {"data": data, "output": folder, "name": f"fold_{number}"}
+    changes = {"data": data, "output": folder, "name": run_layout.fold(number)}
     return config.model_copy(update=changes)
 
 

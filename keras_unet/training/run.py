@@ -14,15 +14,16 @@ from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+from rich.console import Console
 
-from keras_unet.console import Console
+from keras_unet import pictures, run_layout
+from keras_unet.console import console_of, say
 from keras_unet.errors import ConfigError, TrainingError
-from keras_unet.evaluation import pictures
 from keras_unet.evaluation.record import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.keras_backend import require_tensorflow
+from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import TrainedModel, clear_unfinished, load_model, save_model
-from keras_unet.models.precision import dtype_policy
 from keras_unet.settings import to_tree
 from keras_unet.training import build, run_folder
 from keras_unet.training import callbacks as own
@@ -52,6 +53,7 @@ def train(
     *,
     resume: str | Path | None = None,
     files: Mapping[str, str] | None = None,
+    verbose: int = 1,
 ) -> TrainResult:
     """Trains a U-Net with the paper's weighted cross-entropy, or goes on with a run.
 
@@ -72,6 +74,7 @@ def train(
     Args:
         config: a `TrainConfig`, or a mapping that makes one. With `resume`: None, or the same.
         console: where progress goes; None prints to the terminal.
+        verbose: 0 prints nothing.
         resume: the folder of a run to go on with. A finished one is only read.
         files: more files for the folder of a new run, such as its plan: text by name.
 
@@ -87,8 +90,8 @@ def train(
         raise ConfigError("train: expected a configuration, or a run to resume")
     if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
-    console = console or Console()
-    if config is None and (Path(resume or "") / run_folder.RECORD).is_file():
+    console = console_of(console, verbose)
+    if config is None and (Path(resume or "") / run_layout.RECORD).is_file():
         begun = make_config(run_folder.read_record(Path(resume or "")).config)
         team = join(begun.devices)
     else:
@@ -125,7 +128,7 @@ def _begin(
         validation=prepared.digests[1],
     )
     folder = run_folder.create(
-        config, record, {**files, "data.json": prepared.report.to_json() + "\n"}
+        config, record, {**files, run_layout.DATA_REPORT: prepared.report.to_json() + "\n"}
     )
     with run_folder.RunLock(folder):
         return _run(folder, config, record, prepared, None, console, team)
@@ -136,7 +139,7 @@ def _resume(folder: Path, config: TrainConfig | None, console: Console, team: Te
     if config is not None:
         run_folder.require_same_config(folder, record, config)
     if record.finished:
-        console.print(f"{folder}: this run is finished", markup=False, soft_wrap=True)
+        say(f"{folder}: this run is finished", console=console)
         Checkpoints(folder).remove()  # a killed process may have left some
         evaluation = read_evaluation(folder)
         worker.tell_task(team, None)
@@ -152,7 +155,7 @@ def _resume(folder: Path, config: TrainConfig | None, console: Console, team: Te
         for name, begun in record.environment.items():
             if begun != now.get(name):
                 said = f"{name}: begun with {begun}, now {now.get(name)}: not the same bits"
-                console.print(said, style="yellow", markup=False)
+                say(said, "yellow", console)
         source = run_folder.rooted(config, record.directory)
         prepared = _prepare(config, source, record.policy, _cache(folder.parent), console, team)
         run_folder.require_same_data(folder, record, *prepared.digests)
@@ -191,10 +194,10 @@ def _run(
         model = load_model(folder)
         try:
             evaluation = evaluate_samples(model, prepared.validation, output=folder)
-            pictures.curves(folder / "history.csv", folder / "curves.png")
+            pictures.curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
         except (KeyboardInterrupt, SystemExit):
             said = f"Stopped while scoring; to go on: {run_folder.how_to_resume(folder)}"
-            console.print(said, markup=False, soft_wrap=True)
+            say(said, console=console)
             raise
         if not interrupted:
             run_folder.write_record(folder, record.model_copy(update={"finished": True}))
@@ -215,7 +218,7 @@ def _run(
 
 
 def _cache(output: Path) -> Path:
-    return output / ".cache" / "weight_maps"
+    return output / run_layout.WEIGHT_MAPS
 
 
 def run_steps(
@@ -305,7 +308,7 @@ def run_steps(
         name = signal.Signals(number).name
         command = run_folder.how_to_resume(folder)
         said = f"Stopped at step {budget.done} ({name}); to go on: {command}"
-        console.print(said, markup=False, soft_wrap=True)
+        say(said, console=console)
     if number == signal.SIGTERM:  # the machine is about to go
         worker.tell_end(team, folder, None, True)
         raise SystemExit(128 + number)
@@ -315,9 +318,9 @@ def run_steps(
 def _keep(folder: Path, bundle: Callable[[dict[str, float]], TrainedModel], done: int) -> None:
     """Writes `last.keras`, and `best.keras` where no epoch was finished."""
     model = bundle({"step": float(done)})
-    save_model(model, folder / "last.keras")
-    if not (folder / "best.keras").is_file():
-        save_model(model, folder / "best.keras")
+    save_model(model, folder / run_layout.LAST)
+    if not (folder / run_layout.BEST).is_file():
+        save_model(model, folder / run_layout.BEST)
 
 
 def _kept(checkpoints: Checkpoints) -> str:

@@ -16,29 +16,27 @@ from typing import Any
 
 import numpy as np
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from keras_unet.data.reading import Sample
+from keras_unet import run_layout
+from keras_unet.data.samples import Sample
 from keras_unet.disk import sync_folder, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.settings import read_tree, to_tree
+from keras_unet.settings import Frozen, read_tree, to_tree
 from keras_unet.training.config import make_config
 
-RECORD = "run.json"
 COMMAND = "keras-unet train"
 Settings = Any  # of a kind of run: TrainConfig, or one with its fields name, output and data
 Make = Callable[[Mapping[str, Any], str], Settings]
 
 
-class RunRecord(BaseModel):
+class RunRecord(Frozen):
     """What a run was begun with, as `run.json` keeps it.
 
     config: all settings. directory: where relative paths in it start. policy: the layers' dtypes.
     environment: versions and machine, which a bit-identical end needs. training, validation: each
     sample's name and the hash of its pixels and labels.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = 1
     config: dict[str, Any]
@@ -98,7 +96,7 @@ def create(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        write_text(beside / "config.toml", tomli_w.dumps(to_tree(config)))
+        write_text(beside / run_layout.CONFIG, tomli_w.dumps(to_tree(config)))
         for file, text in files.items():
             write_text(beside / file, text)
         write_record(beside, record)
@@ -120,7 +118,7 @@ def how_to_resume(folder: Path, command: str = COMMAND) -> str:
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
-    write_text(folder / RECORD, record.model_dump_json(indent=1) + "\n")
+    write_text(folder / run_layout.RECORD, record.model_dump_json(indent=1) + "\n")
 
 
 def read_record(folder: Path, make: Make = make_config) -> RunRecord:
@@ -129,15 +127,17 @@ def read_record(folder: Path, make: Make = make_config) -> RunRecord:
     Raises:
         ConfigError: this is no run folder, or its `config.toml` was changed; names each setting.
     """
-    file = folder / RECORD
+    file = folder / run_layout.RECORD
     if not file.is_file():
-        raise ConfigError(f"{folder}: no run to resume here; expected a run folder with {RECORD}")
+        raise ConfigError(
+            f"{folder}: no run to resume here; expected a run folder with {run_layout.RECORD}"
+        )
     try:
         record = RunRecord.model_validate_json(file.read_bytes())
     except (OSError, ValidationError) as error:
         raise ConfigError(f"{file}: not written by this version ({error})") from error
-    if (folder / "config.toml").is_file():
-        given = make(read_tree(folder / "config.toml"), str(folder / "config.toml"))
+    if (folder / run_layout.CONFIG).is_file():
+        given = make(read_tree(folder / run_layout.CONFIG), str(folder / run_layout.CONFIG))
         require_same_config(folder, record, given, make)
     return record
 
@@ -146,7 +146,7 @@ def require_same_config(
     folder: Path, record: RunRecord, config: Settings, make: Make = make_config
 ) -> None:
     """Raises ConfigError if settings differ from those the run was begun with; names each one."""
-    begun = _flat(to_tree(make(record.config, f"{folder}/{RECORD}")))
+    begun = _flat(to_tree(make(record.config, f"{folder}/{run_layout.RECORD}")))
     given = _flat(to_tree(config))
     changes = [
         f"{key}: begun with {begun.get(key, 'nothing')}, now {given.get(key, 'nothing')}"

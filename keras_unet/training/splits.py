@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
 from keras_unet.training.config import DataConfig
 

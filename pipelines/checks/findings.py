@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 from math import comb
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2
 from tfx.dsl.io import fileio
 
+from keras_unet.settings import Frozen
 from pipelines.checks import words
 from pipelines.checks.culprits import MOST, culprits
 from pipelines.checks.settings import CheckSettings
@@ -38,13 +38,11 @@ CHANCE = 0.01  # of small sets without anything in common
 AGAINST = {"skew": "the training split", "drift": "the last batch that passed"}
 
 
-class Finding(BaseModel):
+class Finding(Frozen):
     """One anomaly. `stops` is False where it is only reported, and `why` says why.
 
     `images` names the first that have it, where single images do.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     check: Check
     split: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from keras_unet.evaluation.html import Html, Series, line_chart, page, tag
+from keras_unet.evaluation import Html, Series, line_chart, page, tag
 from pipelines.checks.findings import Finding, Statistics
 from pipelines.checks.statistics import HISTOGRAM_BARS, Summary
 

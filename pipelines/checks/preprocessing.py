@@ -15,9 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from keras_unet.data import Normalization, records
-from keras_unet.data.graph_images import checked
-from keras_unet.data.normalization import FLOOR
+from keras_unet.data import STD_FLOOR, Normalization, checked_tensor, decode_image, encode_example
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.serving.graph import parameters
 
@@ -83,7 +81,7 @@ def _of_image(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
     """Each image by its own mean and standard deviation: the serving graph's own operations."""
 
     def one(record: Mapping[str, Any]) -> Any:
-        image, _ = records.decode_image(record, channels, MOST_PIXELS)
+        image, _ = decode_image(record, channels, MOST_PIXELS)
         shift, scale = parameters(_measured(image)[None], Normalization())
         return tf.reshape(shift, [channels]), tf.reshape(scale, [channels])
 
@@ -101,7 +99,7 @@ def _of_dataset(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
     pivot = tf.cast(tft.mean(inputs["image/mean"], name="pivot"), tf.float64)
 
     def one(record: Mapping[str, Any]) -> Any:
-        image, _ = records.decode_image(record, channels, MOST_PIXELS)
+        image, _ = decode_image(record, channels, MOST_PIXELS)
         image = _measured(image)
         rest = tf.cast(image, tf.float64) - pivot
         count = tf.cast(tf.size(image, tf.int64) // channels, tf.float64)
@@ -115,7 +113,7 @@ def _of_dataset(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
     )
     mean = pivot + first / pixels
     std = tf.sqrt(tf.maximum(second / pixels - (first / pixels) ** 2, 0.0))
-    least = FLOOR * tf.maximum(tf.maximum(tf.abs(mean), tf.abs(mean - pivot)), std)
+    least = STD_FLOOR * tf.maximum(tf.maximum(tf.abs(mean), tf.abs(mean - pivot)), std)
     std = tf.where(std > least, std, tf.zeros_like(std))  # a constant channel becomes zeros
     return mean, tf.math.divide_no_nan(tf.ones_like(std), std)
 
@@ -128,7 +126,7 @@ def _of_range(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
         full = tf.where(is_it, tf.constant(float(np.iinfo(dtype).max), tf.float64), full)
     low, high = inputs["image/low"], inputs["image/high"]
     fits = (full > 1) | ((low >= 0) & (high <= 1))
-    full = checked(
+    full = checked_tensor(
         full,
         tf.reduce_all(fits),
         'floating point grey values from {} to {}; "range" expects 0 to 1: use "image" or '
@@ -137,7 +135,7 @@ def _of_range(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
         tf.reduce_max(high),
     )
     least, greatest = tft.min(full, name="least_range"), tft.max(full, name="greatest_range")
-    greatest = checked(
+    greatest = checked_tensor(
         greatest,
         least == greatest,
         'images with full ranges {} and {}; expected one dtype for "range": use "image"',
@@ -163,7 +161,7 @@ def _each(one: Any, inputs: Mapping[str, Any], spec: Any) -> Any:
 
 def _smallest_batch(output: tft.TFTransformOutput, channels: int) -> dict[str, Any]:
     """One record of one black pixel, as the graph takes it."""
-    data = records.encode_example("", np.zeros((1, 1, channels), np.float32))
+    data = encode_example("", np.zeros((1, 1, channels), np.float32))
     spec = output.raw_feature_spec()
     spec = {
         name: tf.io.FixedLenFeature(kind.shape, kind.dtype, _nothing(kind))

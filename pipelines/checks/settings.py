@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from keras_unet.data import LabelMapping, LabelRule
 from keras_unet.errors import ConfigError
+from keras_unet.settings import Frozen
 
 
-class CheckSettings(BaseModel):
+class CheckSettings(Frozen):
     """What is expected of every record; the rest of the schema is in `schema.pbtxt`.
 
     channels: of each image.
@@ -24,8 +25,6 @@ class CheckSettings(BaseModel):
         nothing in common, see `findings.apart`.
     tolerated: features whose anomalies are reported and stop nothing.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     channels: int = Field(1, ge=1)
     values: tuple[int, ...] | None = None

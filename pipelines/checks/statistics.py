@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow_data_validation as tfdv
-from pydantic import BaseModel, ConfigDict
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.dsl.io import fileio
+
+from keras_unet.settings import Frozen
 
 HISTOGRAM_BARS = 10
 MOST_VALUES = 300  # more than a label image of 8 bits has, so that all of them are listed
@@ -29,15 +30,13 @@ def statistics_options() -> tfdv.StatsOptions:
     )
 
 
-class Summary(BaseModel):
+class Summary(Frozen):
     """One feature over the images of a split.
 
     images: that have it; whole: all of the split. low … high: of numbers, and None for text.
     values: how often each value occurs, the most frequent first (text and categories).
     bars: (from, to, count) of the histogram, of equal width.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     feature: str
     images: int

@@ -23,9 +23,7 @@ from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelEv
 
 from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.comparison import compare
-from keras_unet.evaluation.record import Evaluation
-from keras_unet.evaluation.scoring import LabelledImages, evaluate_samples
+from keras_unet.evaluation import Evaluation, LabelledImages, compare, evaluate_samples
 from keras_unet.models.keras_file import TrainedModel
 from keras_unet.models.unet import structure
 from pipelines import models

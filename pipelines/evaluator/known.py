@@ -8,8 +8,7 @@ import numpy as np
 
 from keras_unet.data import Sample
 from keras_unet.errors import ConfigError
-from keras_unet.evaluation.counts import image_counts
-from keras_unet.evaluation.record import ScoreSettings
+from keras_unet.evaluation import ScoreSettings, image_counts
 from keras_unet.inference.options import make_options
 from pipelines.evaluator.policy import EvaluationPolicy
 from pipelines.evaluator.slices import named, titles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from keras_unet.evaluation.html import Html, page, tag
+from keras_unet.evaluation import Html, page, tag
 from pipelines.evaluator.slices import Slice
 from pipelines.evaluator.verdict import Scores, Verdict
 

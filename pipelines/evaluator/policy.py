@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from keras_unet.evaluation.record import ScoreSettings
+from keras_unet.evaluation import ScoreSettings
 from keras_unet.settings import Section
 
 Number = Annotated[float, Field(allow_inf_nan=False)]

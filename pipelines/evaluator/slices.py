@@ -8,9 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_unet.data import Sample
-from keras_unet.evaluation.counts import Counts, score, stack
-from keras_unet.evaluation.record import Evaluation, counts_as_arrays, flat, plain
-from keras_unet.evaluation.scoring import Samples
+from keras_unet.evaluation import (
+    Counts,
+    Evaluation,
+    Samples,
+    counts_as_arrays,
+    flat,
+    plain,
+    score,
+    stack,
+)
 from keras_unet.inference.objects.finding import to_instances
 
 AREA = 10_000  # pixels that a density is given for

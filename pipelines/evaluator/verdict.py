@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from keras_unet.errors import ConfigError
-from keras_unet.evaluation.descriptions import describe
+from keras_unet.evaluation import describe
+from keras_unet.settings import Frozen
 from pipelines.evaluator.policy import Threshold
 from pipelines.evaluator.slices import Slice
 
 Scores = Mapping[str, float | None]
-_FROZEN = ConfigDict(extra="forbid", frozen=True)
 
 
-class Finding(BaseModel):
+class Finding(Frozen):
     """One limit on one slice. value, baseline: the scores; None is undefined or absent."""
-
-    model_config = _FROZEN
 
     score: str
     slice: str
@@ -31,10 +27,8 @@ class Finding(BaseModel):
     why: str
 
 
-class Verdict(BaseModel):
+class Verdict(Frozen):
     """`blessed` only where there is a threshold, one could be judged, and none fails."""
-
-    model_config = _FROZEN
 
     blessed: bool
     message: str

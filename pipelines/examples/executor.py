@@ -17,8 +17,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 from tfx.utils import proto_utils
 
-from keras_unet.data.pairs import Pair
-from keras_unet.data.report import Problem
+from keras_unet.data import Pair, Problem
 from keras_unet.errors import DataError
 from pipelines.examples import shards
 from pipelines.examples.items import list_source, listed_lines

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from keras_unet.data import LabelRule
 from keras_unet.errors import ConfigError
+from keras_unet.settings import Frozen
 
 
-class ExampleOptions(BaseModel):
+class ExampleOptions(Frozen):
     """How images become records.
 
     `max_bad_share`: one bad image in fifty is the odd torn upload, to be looked at later; more is a
     fault of the source (another camera, labels exported in another way), which should stop a
     training. So a set of less than fifty images tolerates none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: LabelRule  # what label values mean, all of it stated
     groups: str | None = None  # pattern as in `data.groups`; a manifest's column goes before it

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from keras_unet.data.pairs import Pair, natural_key, pages
-from keras_unet.data.report import Problem
+from keras_unet.data import Pair, Problem, natural_key, pairs_of_files
 from keras_unet.errors import DataError
 from keras_unet.training.splits import group_of
 from pipelines.examples.items import Item, Listing
@@ -92,7 +91,7 @@ def from_lines(text: str) -> Iterator[Pair]:
 
 
 def _pages(item: Item) -> tuple[list[Pair], list[Problem]]:
-    return pages(item.image, item.label, item.name, item.group)
+    return pairs_of_files(item.image, item.label, item.name, item.group)
 
 
 def _grouped(pair: Pair, pattern: str | None) -> Pair:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from keras_unet.data.label_check import settle
-from keras_unet.data.label_rule import LabelMapping
-from keras_unet.data.pipeline import border_term
-from keras_unet.data.reading import Border, RawPair, Sample
-from keras_unet.data.records import Values, encode_example
-from keras_unet.data.report import Problem
+from keras_unet.data import (
+    Border,
+    FeatureValues,
+    LabelMapping,
+    Problem,
+    RawPair,
+    Sample,
+    border_term,
+    encode_example,
+    settle_labels,
+)
 from keras_unet.errors import DataError
 from pipelines.examples.options import ExampleOptions
 
@@ -27,7 +32,7 @@ def make_record(raw: RawPair, options: ExampleOptions) -> tuple[bytes | None, li
         problems.append(
             Problem(file=raw.pair.image_shown, found="has no labels", expected="labels")
         )
-    mapping, strange = settle([raw], options.rule)
+    mapping, strange = settle_labels([raw], options.rule)
     problems += strange
     if problems or mapping is None:
         return None, problems
@@ -52,7 +57,9 @@ def make_record(raw: RawPair, options: ExampleOptions) -> tuple[bytes | None, li
     return record, []
 
 
-def statistics(sample: Sample, values: dict[int, int], mapping: LabelMapping) -> dict[str, Values]:
+def statistics(
+    sample: Sample, values: dict[int, int], mapping: LabelMapping
+) -> dict[str, FeatureValues]:
     """Features that TFDV looks at: grey values over all channels, classes, cells.
 
     Args:
@@ -70,7 +77,7 @@ def statistics(sample: Sample, values: dict[int, int], mapping: LabelMapping) ->
     stored = values.keys() - {mapping.ignore}
     if mapping.kind == "instances":
         stored = {int(value > 0) for value in stored}
-    found: dict[str, Values] = {
+    found: dict[str, FeatureValues] = {
         "image/mean": [float(image.mean(dtype=np.float64))],
         "image/std": [float(image.std(dtype=np.float64))],
         "image/low": [float(image.min())],

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import apache_beam as beam
 import tensorflow as tf
 
-from keras_unet.data.reading import PairReader
+from keras_unet.data import PairReader
 from pipelines.examples.options import ExampleOptions
 from pipelines.examples.plan import from_lines
 from pipelines.examples.record import make_record

@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image
 
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.evaluation.pictures import without_legend
+from keras_unet.pictures import without_legend
 
 COMMAND = [sys.executable, "-c", "from keras_unet.cli import main; main()"]
 SMALL = ["--set", "model.filters=2", "--set", "model.depth=2", "--set", "steps_per_epoch=2"]
@@ -176,6 +176,15 @@ def test_help_and_import_cost_no_tensorflow(code):
     check = f"import sys; {code}; heavy = {{'tensorflow', 'keras', 'scipy', 'matplotlib'}}"
     check += " & set(sys.modules); assert not heavy, heavy"
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_quiet_commands_show_errors_only(finished, data, tmp_path):
+    folder, _ = finished
+    image = next((data / "val" / "images").glob("*.png"))
+    assert run("predict", folder, image, "--output", tmp_path / "out", "-q") == ""
+    assert run("objects", tmp_path / "out", "--output", tmp_path / "objects", "--quiet") == ""
+    assert list((tmp_path / "objects").iterdir())
+    assert "does not exist" in run("predict", folder, tmp_path / "absent.png", "-q", ok=False)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["-h"], ["predict", "-h"]])

@@ -55,5 +55,5 @@ def test_what_does_not_fit(files):
         augment(files / "image.png", files / "small.png", out=files / "a.png")
     with pytest.raises(ConfigError, match="unknown augmentation preset 'strong'"):
         augment(files / "image.png", preset="strong", out=files / "a.png")
-    with pytest.raises(ConfigError, match="expects name=value; found 'blur'"):
+    with pytest.raises(ConfigError, match="--set 'blur': expected key=value"):
         augment(files / "image.png", setting=["blur"], out=files / "a.png")

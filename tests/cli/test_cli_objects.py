@@ -9,7 +9,7 @@ import numpy as np
 import tifffile
 from skimage.draw import disk
 
-from keras_unet.evaluation.pictures import save_png
+from keras_unet.pictures import save_png
 
 
 def run(*arguments, ok=True):

@@ -245,7 +245,7 @@ def test_copies_between_sets_are_found(good, tmp_path):
 
 
 def test_stacks_open_once_and_bad_pages_are_named(tmp_path, monkeypatch):
-    from keras_unet.data import reading
+    from keras_unet.data import samples
 
     images, labels = np.stack([_image()] * 5), np.stack([_mask()] * 5)
     labels[3, 0, 0] = 9
@@ -253,12 +253,12 @@ def test_stacks_open_once_and_bad_pages_are_named(tmp_path, monkeypatch):
         tifffile.imwrite(tmp_path / f"{name}.tif", array, metadata=None)
     opened = []
 
-    class Counted(reading.ImageFile):
+    class Counted(samples.ImageFile):
         def __init__(self, path):
             opened.append(path)
             super().__init__(path)
 
-    monkeypatch.setattr(reading, "ImageFile", Counted)
+    monkeypatch.setattr(samples, "ImageFile", Counted)
     pairs = find_pairs(tmp_path / "em.tif", tmp_path / "truth.tif")
     report = check_data(pairs, LabelRule(num_classes=2))
     assert [str(p) for p in report.problems] == [

@@ -14,7 +14,7 @@ from keras_unet.data.pipeline import (
     tile_dataset,
     tile_requests,
 )
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_unet.data.images import count_pages, read_image, read_labels
+from keras_unet.data.images import ImageFile, count_pages, open_windows, read_image, read_labels
 from keras_unet.errors import DataError
 
 RNG = np.random.default_rng(3)
@@ -173,3 +174,30 @@ def test_pages_of_a_single_image(tmp_path):
     np.testing.assert_array_equal(read_image(path, 0), RGB)
     with pytest.raises(DataError, match=r"a\.png: has no page 1; expected 0 to 0"):
         read_image(path, 1)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_header_and_pixels_come_from_one_opening(tmp_path, name):
+    path = _save(RGB, tmp_path / name)
+    opened = []
+
+    def hear(event, arguments):
+        if event == "open" and str(arguments[0]) == str(path):
+            opened.append(event)
+
+    sys.addaudithook(hear)
+    with open_windows(path) as file:
+        assert list(file.shapes) == [(20, 31, 3)]
+        window = file.page(0).read(slice(0, 20), slice(0, 31))
+    assert len(opened) == 1
+    np.testing.assert_array_equal(window, read_image(path))
+    assert len(opened) == 2
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "P", "RGB", "RGBA"])
+def test_a_header_knows_the_channels(tmp_path, mode):
+    image = Image.fromarray(RGB).convert("L" if mode == "I;16" else mode)
+    image = image.convert("I;16") if mode == "I;16" else image
+    image.save(tmp_path / "a.png")
+    with ImageFile(tmp_path / "a.png") as file:
+        assert file.shape == file.image().shape

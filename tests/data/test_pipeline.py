@@ -11,7 +11,7 @@ from keras_unet.augment import Augment
 from keras_unet.data import LabelRule, load_dataset
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import Target, fill_bank, tile_dataset, tile_entries
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.losses import WeightedCrossEntropy
@@ -95,6 +95,17 @@ def test_load_dataset_trains_a_keras_model(tmp_path):
     model.compile("adam", WeightedCrossEntropy(), jit_compile=False)
     history = model.fit(data, steps_per_epoch=2, shuffle=False, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+
+
+def test_an_augment_without_a_tile_gets_the_networks(tmp_path):
+    write_dataset(tmp_path, train=1, val=1, size=(96, 96), seed=0)
+    rule = LabelRule(kind="instances")
+    tiles = [
+        next(iter(load_dataset(tmp_path / "train", rule=rule, tile=92, depth=2, augment=augment)))
+        for augment in ("flips", Augment.from_preset("flips"))
+    ]
+    for named, given in zip(*tiles, strict=True):
+        np.testing.assert_array_equal(named, given)
 
 
 def test_bad_input(tmp_path):

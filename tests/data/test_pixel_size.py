@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from keras_unet.data.stored_pixels import PixelSize, in_micrometres, read_pixel_size
+from keras_unet.data.stored_pixels import PixelSize, in_micrometres
+from keras_unet.data.tiff_windows import read_pixel_size
 
 STACK = np.zeros((3, 40, 50), np.uint8)
 

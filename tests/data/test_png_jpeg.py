@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_unet.data.graph_images import decode
-from keras_unet.data.images import ImageFile, Picture, read_image, read_labels
+from keras_unet.data.images import ImageFile, read_image, read_labels
 from keras_unet.errors import DataError
 
 H, W = 11, 19
@@ -105,7 +105,7 @@ def test_a_palette_is_turned_as_image_and_as_labels(tmp_path, bits, orientation)
         np.testing.assert_array_equal(read_labels(path), shown)
         np.testing.assert_array_equal(read_image(path), palette[shown])
         np.testing.assert_array_equal(colour(path.read_bytes()), palette[shown])
-        assert Picture(path).size == shown.shape
+        assert ImageFile(path).shape == (*shown.shape, 3)
     with ImageFile(path) as file:
         np.testing.assert_array_equal(file.palette(), palette)
 
@@ -129,7 +129,7 @@ def test_every_orientation_in_every_kind(tmp_path, mode):
         image.save(path, "JPEG" if lossy else "PNG", exif=exif(orientation), **more)
         found = read_image(path)
         np.testing.assert_array_equal(found, turn(plain))
-        assert Picture(path).size == found.shape[:2]
+        assert ImageFile(path).shape == found.shape
         served = (grey if found.shape[2] == 1 else colour)(path.read_bytes())
         np.testing.assert_array_equal(served, found)
         if not lossy and found.shape[2] == 1:
@@ -157,7 +157,7 @@ def test_what_else_is_in_a_png_is_passed_over(tmp_path, kind, place):
     path.write_bytes(png(values, 2, **{place: chunk(kind[:4].encode(), CHUNKS[kind])}))
     np.testing.assert_array_equal(read_labels(path), values)
     np.testing.assert_array_equal(read_image(path)[..., 0], values * 85)
-    assert Picture(path).size == (H, W)
+    assert ImageFile(path).shape == (H, W, 1)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_damaged_files_are_data_errors_and_quiet(tmp_path, recwarn):
             for _ in range(3):
                 data[RNG.integers(0, min(250, len(data)))] = RNG.integers(0, 256)
             path.write_bytes(data[: RNG.integers(1, len(data)) if RNG.random() < 0.2 else None])
-            for read in (read_image, read_labels, lambda path: Picture(path).size):
+            for read in (read_image, read_labels, lambda path: ImageFile(path).shape):
                 try:
                     read(path)
                 except DataError as error:

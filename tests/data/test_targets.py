@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_unet.data.pipeline import scored_classes, targets
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
 from keras_unet.weight_maps import weight_map
 

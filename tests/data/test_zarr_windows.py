@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from keras_unet.data.images import is_zarr
 from keras_unet.data.stored_pixels import PixelSize
-from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
+from keras_unet.data.zarr_windows import ZarrWindows
 from keras_unet.errors import DataError
 
 zarr = pytest.importorskip("zarr", minversion="3")

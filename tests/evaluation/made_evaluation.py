@@ -8,7 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from keras_unet.data import LabelRule, Normalization
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.evaluation import Evaluation, ScoreSettings
 from keras_unet.evaluation.scoring import Scorer
 from keras_unet.models import ModelCard

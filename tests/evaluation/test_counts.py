@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_evaluation import scene
 
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import (
     ScoreSettings,

@@ -18,11 +18,13 @@ from PIL import Image
 from keras_unet.evaluation import compare, read_evaluation
 from keras_unet.evaluation.gallery import Gallery, thumbnail
 from keras_unet.evaluation.html import Html, data_uri, join, page, tag
-from keras_unet.evaluation.pictures import (
+from keras_unet.evaluation.report import advise, make_report
+from keras_unet.pictures import (
     FALSE,
     MISSED,
     OUTLINE,
     Entry,
+    class_color,
     class_entries,
     error_entries,
     error_marks,
@@ -32,8 +34,6 @@ from keras_unet.evaluation.pictures import (
     with_legend,
     without_legend,
 )
-from keras_unet.evaluation.report import advise, make_report
-from keras_unet.pictures import class_color
 
 EVIL = '<script>alert("x")</script>&\'"><img src=http://evil.example/x onerror=alert(1)>'
 

@@ -12,8 +12,9 @@ from conftest import make_trained
 from PIL import Image
 
 from keras_unet.data import LabelRule, write_dataset
-from keras_unet.data.check import Sample, load_samples
+from keras_unet.data.check import load_samples
 from keras_unet.data.pipeline import scored_classes
+from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import evaluate, evaluate_samples, isbi2012, read_evaluation
 from keras_unet.evaluation.confusion import confusion_matrix, scores

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from prediction_networks import random_unet
 from scipy.ndimage import gaussian_filter
 
-from keras_unet.inference import planning
 from keras_unet.inference.ensemble import activated
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, predict
@@ -58,66 +57,6 @@ def test_less_memory_smaller_tiles_same_result(paper):
     plan = scarce.plan(image.shape)
     assert plan.tiles > 1 and plan.bytes <= 6e6 and "all that 6 MB hold" in plan.reason
     np.testing.assert_allclose(scarce(image), whole(image), atol=1e-5)
-
-
-def _group(folder, limit, used, names, **stat):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, value in zip(names, (limit, used), strict=True):
-        (folder / name).write_text(f"{value}\n")
-    (folder / "memory.stat").write_text("".join(f"{k} {v}\n" for k, v in stat.items()))
-
-
-_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-_V2 = ("memory.max", "memory.current")
-
-
-@pytest.fixture
-def groups(monkeypatch, tmp_path):
-    """A machine with much memory, whose control groups a test makes up."""
-    monkeypatch.setattr(planning, "_machine", lambda: 10**12)
-    monkeypatch.setattr(planning, "_MEMBERSHIP", tmp_path / "cgroup")
-    monkeypatch.setattr(planning, "_MOUNT", tmp_path / "mount")
-    return tmp_path / "mount"
-
-
-def test_free_memory_without_control_groups(groups):
-    assert planning.free_memory() == 10**12
-
-
-def test_free_memory_of_this_machine():
-    assert 10**7 < planning.free_memory() < 10**14
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_page_cache_is_free_memory(groups, version):
-    """A container of 8 GB that has read 7 GB of images has not used them up."""
-    own = {"anon": 6, "inactive_file": 6_500, "active_file": 500}
-    if version == 1:
-        (groups.parent / "cgroup").write_text("9:name=systemd:/a\n4:cpu,memory:/docker/1f\n0::/\n")
-        # the group of a container is mounted where others have the whole tree
-        stat = {"inactive_file": 0, **{f"total_{name}": value for name, value in own.items()}}
-        _group(groups / "memory", 8_000, 7_900, _V1, **stat)
-    else:
-        (groups.parent / "cgroup").write_text("0::/\n")
-        _group(groups, 8_000, 7_900, _V2, **own)
-    assert planning.free_memory() == 8_000 - 7_900 + 7_000
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_the_tightest_group_on_the_way_counts(groups, version):
-    """Slurm limits the job's group; those of the step and of the node say less, or nothing."""
-    names, mount = (_V1, groups / "memory") if version == 1 else (_V2, groups)
-    line = "4:memory:/slurm/job_7/step_0\n" if version == 1 else "0::/slurm/job_7/step_0\n"
-    (groups.parent / "cgroup").write_text(line)
-    unlimited = 9223372036854771712 if version == 1 else "max"
-    _group(mount / "slurm" / "job_7" / "step_0", unlimited, 3_000, names)
-    _group(mount / "slurm" / "job_7", 5_000, 3_000, names)
-    _group(mount / "slurm", 90_000, 70_000, names)
-    assert planning.free_memory() == 2_000
-    (mount / "slurm" / "job_7" / "memory.stat").unlink()
-    assert planning.free_memory() == 2_000
-    _group(mount / "slurm" / "job_7", 5_000, 6_000, names)
-    assert planning.free_memory() == 0
 
 
 _MEASURE = """

@@ -18,8 +18,8 @@ from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
 from keras_unet.data import LabelRule, load_samples
+from keras_unet.data.pairs import Problem
 from keras_unet.data.pipeline import targets
-from keras_unet.data.report import Problem
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
 from pipelines.examples import DeadLetters, ExampleOptions, ImageExampleGen

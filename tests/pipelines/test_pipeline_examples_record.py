@@ -8,8 +8,8 @@ from PIL import Image
 
 from keras_unet.data import LabelRule, find_pairs, load_samples
 from keras_unet.data.pipeline import border_term
-from keras_unet.data.reading import PairReader
 from keras_unet.data.records import read_record
+from keras_unet.data.samples import PairReader
 from keras_unet.data.synthetic import write_dataset
 from pipelines.examples import ExampleOptions
 from pipelines.examples.record import make_record

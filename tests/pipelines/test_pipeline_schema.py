@@ -16,7 +16,7 @@ from tensorflow_transform.tf_metadata.schema_utils import schema_as_feature_spec
 from tfx.utils import io_utils
 
 from keras_unet.data import LabelMapping, LabelRule, find_pairs, write_dataset
-from keras_unet.data.reading import PairReader
+from keras_unet.data.samples import PairReader
 from keras_unet.errors import ConfigError
 from pipelines.checks.findings import (
     Finding,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -115,7 +116,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(folders.fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     with (
         pytest.raises(ExportError, match=r"\.lock: cannot be locked \(No locks available\)"),
         folders.unfinished(tmp_path / "unet"),

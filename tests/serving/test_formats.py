@@ -10,10 +10,10 @@ import tensorflow as tf
 from conftest import make_trained
 from typer.testing import CliRunner
 
+from keras_unet import pictures
 from keras_unet.cli.app import app
 from keras_unet.data import read_image
 from keras_unet.errors import ConfigError, DataError, ExportError
-from keras_unet.evaluation import pictures
 from keras_unet.inference import predict
 from keras_unet.models import in_float32, save_model
 from keras_unet.serving import formats

@@ -164,7 +164,7 @@ def test_damaged_proofs_give_a_message(published, tmp_path, name, content, monke
     shutil.copytree(published, folder)
     path = folder / "8" / "assets.extra" / name
     path.write_bytes(path.read_bytes()[:-30] if content is None else content)
-    monkeypatch.setattr(bundle, "answers", lambda folder: [])
+    monkeypatch.setattr(bundle, "fresh_answers", lambda folder: [])
     with pytest.raises(ExportError, match="damaged|cannot be read|expected as many|0 warm-up"):
         rollback(folder, to=8)
     assert versions(folder) == [8, 9]

@@ -9,7 +9,7 @@ import pytest
 
 from keras_unet.errors import ConfigError
 from keras_unet.serving import Client
-from keras_unet.serving.protocol import tls
+from keras_unet.serving.protocol import connection
 
 trustme = pytest.importorskip("trustme")
 
@@ -85,7 +85,7 @@ def files(tmp_path_factory, authority):
 )
 def test_what_is_wrong_with_a_pair_is_named(files, certificate, key, message):
     with pytest.raises(ConfigError, match=message):
-        tls.identity(files / certificate, files / key)
+        connection.identity(files / certificate, files / key)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions")
@@ -95,7 +95,7 @@ def test_a_key_that_may_not_be_read_is_named(files, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.read_bytes", denied)  # root may read all
     with pytest.raises(ConfigError, match=r"good.pem: cannot be read \(Permission denied"):
-        tls.identity(files / "good.pem", files / "good.key")
+        connection.identity(files / "good.pem", files / "good.key")
 
 
 def test_good_pairs_pass(files):
@@ -104,10 +104,10 @@ def test_good_pairs_pass(files):
         ("far.pem", "far.key"),
         ("both.pem", "both.pem"),
     ):
-        chain, secret = tls.identity(files / certificate, files / key)
+        chain, secret = connection.identity(files / certificate, files / key)
         assert chain == (files / certificate).read_bytes()
         assert secret == (files / key).read_bytes()
-    assert tls.authority(files / "ca.pem") == (files / "ca.pem").read_bytes()
+    assert connection.authority(files / "ca.pem") == (files / "ca.pem").read_bytes()
 
 
 @pytest.mark.parametrize(

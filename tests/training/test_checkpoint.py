@@ -8,15 +8,16 @@ import os
 import numpy as np
 import pytest
 
+from keras_unet import run_layout
 from keras_unet.errors import TrainingError
 from keras_unet.training import checkpoint as module
-from keras_unet.training.checkpoint import FOLDER, Checkpoints
+from keras_unet.training.checkpoint import Checkpoints
 
 ARRAYS = [np.arange(1000, dtype=np.float32), np.array(7, np.int64), np.zeros((2, 0), np.uint32)]
 
 
 def names(run):
-    return sorted(path.name for path in (run / FOLDER).iterdir())
+    return sorted(path.name for path in (run / run_layout.CHECKPOINTS).iterdir())
 
 
 def written(run, count):

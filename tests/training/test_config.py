@@ -133,3 +133,20 @@ def test_a_file_as_windows_writes_it(tmp_path):
     file.write_bytes(text.encode("utf-16"))
     with pytest.raises(ConfigError, match=r"train.toml: is UTF-16; expected text in UTF-8"):
         load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"augment": "papr"}, "augment: unknown augmentation preset 'papr'.*did you mean paper"),
+        (
+            {"augment_options": {"elastic_sgima": 5}},
+            "augment_options.elastic_sgima: unknown key; did you mean .*.elastic_sigma",
+        ),
+        ({"augment_options": {"noise": [-1, 1]}}, "augment_options.noise must not be negative"),
+        ({"augment_options": {"flip_vertical": 2}}, "augment_options.flip_vertical: .*, got 2"),
+    ],
+)
+def test_an_augmentation_that_does_not_exist_is_refused_at_once(tree, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config({"data": DATA, **tree})

@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError, TrainingError
-from keras_unet.models.precision import dtype_policy
+from keras_unet.machine import dtype_policy
 from keras_unet.training import load_config, train
 from keras_unet.training.build import class_names, tile_size
 from keras_unet.training.config import TrainConfig
@@ -37,6 +37,16 @@ def run(data, tmp_path, *settings):
     where = {"images": data / "train", "validation": data / "val"}
     config = load_config(None, [*SMALL, f"output={tmp_path}", *settings], data=where)
     return train(config, Console(file=io.StringIO()))
+
+
+def test_verbose_0_prints_nothing(data, tmp_path, capfd):
+    where = {"images": data / "train", "validation": data / "val"}
+    config = load_config(None, [*SMALL, f"output={tmp_path}"], data=where)
+    capfd.readouterr()
+    result = train(config, verbose=0)
+    assert result.evaluation.total["mean_dice"] >= 0
+    printed, warned = capfd.readouterr()
+    assert printed == "" and "Warning" not in warned
 
 
 def test_augmentation_in_the_step_gives_what_the_pipeline_gives(data, tmp_path):

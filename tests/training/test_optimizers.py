@@ -11,7 +11,7 @@ from rich.console import Console
 from keras_unet import load_model
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError
-from keras_unet.models.precision import dtype_policy
+from keras_unet.machine import dtype_policy
 from keras_unet.settings import to_tree
 from keras_unet.training import load_config, train
 from keras_unet.training.config import TrainConfig

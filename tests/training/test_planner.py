@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_unet import geometry
-from keras_unet.data.reading import Sample
+from keras_unet.data.samples import Sample
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.machine import Machine

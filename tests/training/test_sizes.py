@@ -78,6 +78,8 @@ def test_a_gpu_holds_the_bank_alone():
     gpu = Machine(cores=2, memory=64e9, bfloat16=True, gpu="a GPU")
     assert choose(gpu, pixels=200_000_000)["tile"] == 572
     assert choose(gpu, pixels=600_000_000)["model.padding"] == "same"
+    large = gpu.model_copy(update={"gpu_memory": 80e9})  # a GPU that tells has what it tells
+    assert choose(large, pixels=600_000_000)["tile"] == 572
 
 
 def test_a_batch_is_shared_equally_by_all_devices():

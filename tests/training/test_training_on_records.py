@@ -13,8 +13,8 @@ from rich.console import Console
 from keras_unet.data import LabelRule, Normalization
 from keras_unet.data.pairs import find_pairs
 from keras_unet.data.pipeline import border_term
-from keras_unet.data.reading import Border, PairReader
 from keras_unet.data.records import encode_example
+from keras_unet.data.samples import Border, PairReader
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.training import load_config, train

@@ -14,7 +14,6 @@ from keras_unet.data.stored_pixels import filled
 from keras_unet.data.windows import WindowedFile
 from keras_unet.data.zarr_windows import import_zarr
 from keras_unet.errors import ConfigError
-from keras_unet.evaluation.pictures import Entry, class_entries, overlay, save_png
 from keras_unet.inference.files.mask_formats import Sheet, write_tiff, write_zarr
 from keras_unet.inference.files.state import Scratch, remove
 from keras_unet.inference.inputs import Header
@@ -22,6 +21,7 @@ from keras_unet.inference.objects.object_writer import OBJECT_FORMATS
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.source import Source, missing_of
 from keras_unet.models.keras_file import ModelCard
+from keras_unet.pictures import Entry, class_entries, overlay, save_png
 
 Format = Literal["auto", "png", "tiff", "zarr"]
 ObjectFormat = Literal["labels", "csv", "geojson", "rois", "parquet"]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_unet._version import __version__
-from keras_unet.data.report import beside_images
+from keras_unet.data.pairs import beside_images
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.ensemble import Model, listed
 from keras_unet.inference.files.disk_space import need, require_room

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from keras_unet.data.stored_pixels import WHAT
+from keras_unet.data.stored_pixels import NODATA
 from keras_unet.data.windows import WindowedFile
 from keras_unet.errors import DataError
 from keras_unet.inference.files.disk_space import need, require_room
@@ -119,7 +119,7 @@ def segment(
             if missing:
                 first = label_values(card.labels)[0]
                 say(
-                    f"note: {job.path}: {missing} pixels were never measured ({WHAT}): class "
+                    f"note: {job.path}: {missing} pixels were never measured ({NODATA}): class "
                     f"{card.classes[0]}, {first} in the mask"
                 )
             results = Results(

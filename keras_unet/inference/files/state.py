@@ -18,16 +18,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from keras_unet.errors import DataError
 from keras_unet.inference.ownership import size_of
+from keras_unet.settings import Frozen
 
 
-class Identity(BaseModel):
+class Identity(Frozen):
     """What a result follows from: where it is the same, the result is the same."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str  # of this package
     model: tuple[str, ...]  # SHA-256 of each model file
@@ -42,14 +41,12 @@ class Identity(BaseModel):
         return names + [k for k in options if self.options.get(k) != other.options.get(k)]
 
 
-class Record(BaseModel):
+class Record(Frozen):
     """How far one file has come. `results` is None as long as it is unfinished.
 
     It has `results` before these are moved to their places, so that a kill in between leaves no
     file whose owner is unknown.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int = 1
     identity: Identity
@@ -60,7 +57,8 @@ class Record(BaseModel):
     row: int = 0  # of that page: rows above it are in the scratch files
     results: dict[str, int] | None = None  # name -> bytes, see `size_of`
     source: str | None = None  # where the image lies
-    earlier: dict[str, int] = {}  # results of a call before, which those of this one replace
+    # results of a call before, which those of this one replace
+    earlier: dict[str, int] = Field(default_factory=dict)
 
     def finished_in(self, folder: Path) -> bool:
         """Whether the results are there, as large as they were."""

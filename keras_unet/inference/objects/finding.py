@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.segmentation import watershed
@@ -20,7 +20,7 @@ from skimage.segmentation import watershed
 from keras_unet.data.label_rule import MOST_UNSTATED
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.objects.measurements import all_runs, row_bands
-from keras_unet.settings import validated
+from keras_unet.settings import Frozen, validated
 
 WINDOW = 2048  # pixels: components are gathered by squares of this side
 _MARGIN = 8  # pixels around them: the smoothed distance reaches 4 far, and needs 4 more
@@ -276,7 +276,7 @@ def _check_settings(
         raise ConfigError("give split or seeds, not both")
 
 
-class ObjectSettings(BaseModel):
+class ObjectSettings(Frozen):
     """The settings of `to_instances`, and what the values of a mask file mean.
 
     instances: the values are object numbers already.
@@ -284,8 +284,6 @@ class ObjectSettings(BaseModel):
     names: mask value -> class name. Without a name, 1 and 255 are "cell", 3 is "class 3".
     threshold: foreground is what exceeds it; for files of probabilities.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold: float | None = Field(None, ge=0, le=1)
     connectivity: Literal[4, 8] = 4
@@ -295,7 +293,7 @@ class ObjectSettings(BaseModel):
     seed_distance: int = Field(5, ge=1)
     border: int | None = Field(None, ge=1)
     instances: bool = False
-    names: dict[int, str] = {}
+    names: dict[int, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> ObjectSettings:
@@ -375,7 +373,7 @@ def parse_names(texts: list[str]) -> dict[int, str]:
     Raises:
         ConfigError: no number before the sign, or no sign.
     """
-    names: dict[int, str] = {}
+    names: dict[int, str] = Field(default_factory=dict)
     for text in texts:
         value, mark, name = text.partition("=")
         if not mark or not value.strip().isdecimal() or not name.strip():

@@ -2,32 +2,244 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from keras_unet.data.images import ImageFile, is_tiff, read_image
-from keras_unet.data.report import listed
+from keras_unet.data.images import ImageFile, is_zarr, open_windows
 from keras_unet.data.stored_pixels import PixelSize
-from keras_unet.data.tiff_windows import TiffWindows
-from keras_unet.data.windows import ArrayFile, WindowedFile
-from keras_unet.data.zarr_windows import ZarrWindows, is_zarr
-from keras_unet.errors import DataError
-from keras_unet.evaluation.pictures import Entry, save_png, to_rgb
+from keras_unet.data.windows import WindowedFile
+from keras_unet.disk import replacing
+from keras_unet.errors import DataError, listed
 from keras_unet.inference.inputs import find_inputs, name_of
 from keras_unet.inference.objects.finding import ObjectSettings
-from keras_unet.inference.objects.measurements import Table, to_micrometres
-from keras_unet.inference.objects.object_formats import ObjectSlice, stacked, write_csv
-from keras_unet.inference.objects.object_writer import DEFAULT_FORMATS, OBJECT_FORMATS, ObjectWriter
+from keras_unet.inference.objects.measurements import Table, to_pixel_size
+from keras_unet.inference.objects.object_formats import (
+    DEFAULT_FORMATS,
+    OBJECT_FORMATS,
+    ObjectSlice,
+    require_formats,
+    stacked,
+    write_csv,
+)
+from keras_unet.inference.objects.object_writer import ObjectWriter
 from keras_unet.inference.objects.polygons import Outline, outlines
 from keras_unet.inference.ownership import read_written, recorded, refuse_taken, require_own_names
-from keras_unet.pictures import class_color
+from keras_unet.pictures import Entry, class_color, save_png, to_rgb
 from keras_unet.remote_path import local_path
+
+_SUMMARY = "summary.csv"
+
+
+class FoundObjects(NamedTuple):
+    """What was found in all files.
+
+    images: how many, slices of stacks counted each. objects: how many. diameter_px, diameter_um:
+    medians of the equivalent diameter; None without objects, or where a pixel size is unknown.
+    paths: the files written.
+    """
+
+    images: int
+    objects: int
+    diameter_px: float | None
+    diameter_um: float | None
+    paths: list[Path]
+
+    def describe(self) -> str:
+        """One line: how many, how large."""
+        many = f"{self.objects:,} object{'s' * (self.objects != 1)}"
+        text = f"{many} in {self.images} image{'s' * (self.images != 1)}"
+        if self.diameter_px is not None:
+            text += f", median diameter {self.diameter_px:.1f} px"
+        if self.diameter_um is not None:
+            text += f" ({self.diameter_um:.3g} µm)"
+        return text
+
+
+def objects_from_masks(
+    masks: str | Path,
+    output: str | Path,
+    *,
+    images: str | Path | None = None,
+    settings: ObjectSettings | None = None,
+    pixel_size: float | tuple[float, float] | PixelSize | None = None,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> FoundObjects:
+    """Finds the objects of mask files, measures them and writes them, a set of files a mask.
+
+    For `cells_mask.png` it writes what `write_objects` lists, and `cells_objects.png`: the outlines
+    with the objects' numbers (in stacks `cells_000_objects.png`, …). For several images also
+    `summary.csv`: a line an image with the number of objects, their median diameter and the share
+    of the image that they cover.
+
+    Args:
+        masks: a mask, a stack, an OME-Zarr image, or a folder of these, as `predict` writes them;
+            files of probabilities if the settings have a threshold.
+        output: folder, made if absent.
+        images: the image or the folder of images of equal names, for intensities and pictures.
+        settings: how masks become objects.
+        pixel_size: micrometres; None: what the image or the mask states.
+        formats: see `write_objects`.
+        overwrite: replace whatever has a result's name, but no input. Otherwise only what an
+            earlier call left there, unchanged since, is replaced.
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: a file can't be read or doesn't fit; names it. What was written before stays.
+            Or, before anything is written: results would replace files of yours, or each other.
+        ConfigError: see `write_objects`.
+    """
+    settings = settings or ObjectSettings()
+    require_formats(formats)
+    given = to_pixel_size(pixel_size)
+    probable = settings.threshold is not None
+    files = find_masks(masks, probable)
+    partners = {} if images is None else _partners(files, Path(images))
+    jobs = [_job(stem, file, partners.get(stem), probable) for stem, file in files.items()]
+    total = sum(job.images for job in jobs)
+    output = local_path(output)
+    wanted = {job.stem: job.names(formats) for job in jobs}
+    if total > 1:
+        wanted["the summary"] = [_SUMMARY]
+    require_own_names(wanted)
+    names = [name for owned in wanted.values() for name in owned]
+    before = read_written(output)
+    allowed = {name: [before[name]] if name in before else [] for name in names}
+    refuse_taken(output, allowed, [*files.values(), *partners.values()], overwrite=overwrite)
+    lines: list[Table] = []
+    diameters: list[np.ndarray] = []
+    with recorded(output, names):
+        for job in jobs:
+            writer = ObjectWriter(
+                output,
+                job.stem,
+                pixel_size=given or job.pixel_size,
+                formats=formats,
+                stack=job.images > 1,
+            )
+            with writer:
+                for number, (mask, image) in enumerate(job.pages()):
+                    try:
+                        instances, classes = settings.find(mask)
+                        objects = writer.add(instances, image, classes)
+                    except DataError as error:
+                        raise DataError(f"{job.mask}: {error}") from error
+                    drawn = objects.outlines or list(outlines(instances))
+                    picture = object_picture(instances, drawn, objects.table, image)
+                    save_png(output / job.picture(number), picture, LEGEND)
+                    lines.append(_line(job.stem, number, objects))
+                    diameters.append(_diameters(objects.table))
+                    if progress is not None:
+                        progress(len(lines), total)
+        if total > 1:
+            with replacing(output / _SUMMARY) as beside:
+                write_csv(beside, stacked(lines))
+    across = np.concatenate(diameters)
+    paths = [output / name for name in names]
+    return FoundObjects(len(lines), len(across), *_medians(across), paths)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A file of masks, and what its objects are measured in.
+
+    image: of equal name, for intensities and pictures. images: how many the mask holds. planes:
+    pages of the file for each, where they are a class's probability each; None: no probabilities.
+    pixel_size: as the image states it, or else the mask.
+    """
+
+    stem: str
+    mask: Path
+    image: Path | None
+    images: int
+    planes: int | None
+    pixel_size: PixelSize | None
+
+    def picture(self, number: int) -> str:
+        """The name of the picture of an image's objects."""
+        return f"{self.stem}{f'_{number:03d}' if self.images > 1 else ''}_objects.png"
+
+    def names(self, formats: Sequence[str]) -> list[str]:
+        """The names of all files that are written."""
+        suffixes = [OBJECT_FORMATS[name].suffix for name in dict.fromkeys(formats)]
+        pictures = [self.picture(number) for number in range(self.images)]
+        return [*pictures, *(self.stem + suffix for suffix in suffixes)]
+
+    def pages(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Each mask [H, W], classes or the foreground's probability, and its image [H, W, C]."""
+        if self.planes is None:
+            masks = class_pages(self.mask)
+        else:
+            masks = foreground_pages(self.mask, self.planes)
+        with ExitStack() as opened:
+            image = None
+            if self.image is not None:
+                image = opened.enter_context(open_windows(self.image))
+            for number, mask in enumerate(masks):
+                yield mask, None if image is None else whole(image, number)
+
+
+def _job(stem: str, mask: Path, image: Path | None, probable: bool) -> _Job:
+    with open_windows(mask) as file:
+        planes = _classes_by_page(file) if probable else None
+        count, size = len(file) // (planes or 1), file.pixel_size
+    if image is not None:
+        with open_windows(image) as file:
+            if len(file) != count:
+                raise DataError(f"{image}: has {len(file)} pages; expected {count}, as in {mask}")
+            size = file.pixel_size or size
+    return _Job(stem, mask, image, count, planes, size)
+
+
+def _partners(files: dict[str, Path], images: Path) -> dict[str, Path]:
+    """The image of each mask.
+
+    Raises:
+        DataError: a mask without one; names all of them.
+    """
+    found = {name_of(path): path for path in find_inputs(images)}
+    if len(files) == len(found) == 1:
+        return dict(zip(files, found.values(), strict=True))
+    lacking = [str(path) for stem, path in files.items() if stem not in found]
+    if lacking:
+        raise DataError(
+            f"{images}: no image for {listed(lacking)}; expected names such as {next(iter(files))}"
+        )
+    return {stem: found[stem] for stem in files}
+
+
+def _diameters(table: Table) -> np.ndarray:
+    """float64 [objects, 2]: equivalent diameters in px and µm, NaN where unknown."""
+    pixels = table["equivalent_diameter_px"]
+    unknown = np.full(pixels.size, np.nan)
+    return np.stack([pixels, table.get("equivalent_diameter_um", unknown)], axis=1)
+
+
+def _medians(diameters: np.ndarray) -> tuple[float | None, float | None]:
+    if not len(diameters):
+        return None, None
+    pixels, micrometres = np.median(diameters, axis=0).tolist()  # NaN if one is
+    return pixels, None if np.isnan(micrometres) else micrometres
+
+
+def _line(stem: str, number: int, objects: ObjectSlice) -> Table:
+    pixels, micrometres = _medians(_diameters(objects.table))
+    covered = objects.table["area_px"].sum() / objects.instances.size
+    values = {"median_diameter_px": pixels, "median_diameter_um": micrometres, "covered": covered}
+    counts = {"slice": number, "objects": len(objects.table["label"])}
+    return {
+        "image": np.array([stem]),
+        **{name: np.array([count]) for name, count in counts.items()},
+        **{name: np.array([value], np.float64) for name, value in values.items()},
+    }
+
 
 _ENDS = {False: "_mask", True: "_probabilities"}
 _OTHERS = ("_mask", "_probabilities", "_overlay", "_labels", "_objects")
@@ -55,13 +267,6 @@ def find_masks(path: str | Path, probabilities: bool) -> dict[str, Path]:
     return {name_of(file).removesuffix(end): file for file in chosen}
 
 
-def open_file(path: Path) -> WindowedFile:
-    """Opens an image, a stack or a Zarr array, whatever its channels."""
-    if is_zarr(path):
-        return ZarrWindows(path)
-    return TiffWindows(path) if is_tiff(path) else ArrayFile(path, read_image)
-
-
 def whole(file: WindowedFile, page: int) -> np.ndarray:
     """A page's pixels [H, W, C]."""
     height, width, _ = file.shapes[page]
@@ -71,7 +276,7 @@ def whole(file: WindowedFile, page: int) -> np.ndarray:
 def class_pages(path: Path) -> Iterator[np.ndarray]:
     """Class values int32 [H, W] of each page of a mask file."""
     if is_zarr(path):
-        with open_file(path) as file:
+        with open_windows(path) as file:
             for page in range(len(file)):
                 pixels = whole(file, page)
                 if pixels.shape[2] != 1 or pixels.dtype.kind == "f":
@@ -92,54 +297,51 @@ def class_pages(path: Path) -> Iterator[np.ndarray]:
             yield file.labels(page)
 
 
-def foreground_pages(path: Path) -> Iterator[np.ndarray]:
+def foreground_pages(path: Path, planes: int | None = None) -> Iterator[np.ndarray]:
     """The foreground's probability, float32 [H, W], of each image in a file of probabilities.
 
     That is 1 - the background's, the first class. The classes are the channels, or else the pages:
     as many as sum up to 1. A single channel whose pages don't is the foreground's own.
     Integers are read as fractions of their largest value (255, 65,535).
 
+    Args:
+        planes: pages of the file for an image; None: as many as sum up to 1.
+
     Raises:
         DataError: values outside 0 to 1.
     """
-    with open_file(path) as file:
-        classes = _classes_by_page(file, path) if file.shapes[0][2] == 1 else 1
-        for first in range(0, len(file), classes):
-            page = _fractions(file, first, path)
-            single = page.shape[2] == 1 and classes == 1
+    with open_windows(path) as file:
+        planes = planes or _classes_by_page(file)
+        for first in range(0, len(file), planes):
+            page = _fractions(file, first)
+            single = page.shape[2] == 1 and planes == 1
             yield page[..., 0] if single else np.float32(1) - page[..., 0]
 
 
-def pages_of(path: Path, probabilities: bool) -> tuple[int, PixelSize | None]:
-    """How many images a file gives, and the pixel size if it states one."""
-    with open_file(path) as file:
-        count = len(file)
-        if probabilities and file.shapes[0][2] == 1:
-            count //= _classes_by_page(file, path)
-        return count, file.pixel_size
-
-
-def _classes_by_page(file: WindowedFile, path: Path) -> int:
+def _classes_by_page(file: WindowedFile) -> int:
     """How many pages make up an image: the fewest whose probabilities sum up to 1; else 1."""
-    total = _fractions(file, 0, path)
+    if len(file) == 1 or file.shapes[0][2] > 1:
+        return 1
+    total = _fractions(file, 0)
     for page in range(1, len(file)):
         if file.shapes[page] != file.shapes[0]:
             return 1
-        total = total + _fractions(file, page, path)
+        total = total + _fractions(file, page)
         # each class is off by half a step, of 1/255 in the coarsest kind of file
         if np.all(np.abs(total - 1) <= 0.002 * (page + 1) + 1e-3):
             return page + 1 if len(file) % (page + 1) == 0 else 1
     return 1
 
 
-def _fractions(file: WindowedFile, page: int, path: Path) -> np.ndarray:
+def _fractions(file: WindowedFile, page: int) -> np.ndarray:
     pixels = whole(file, page)
     if pixels.dtype.kind != "f":
         return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # also for NaN
         raise DataError(
-            f"{path}: holds values from {low:g} to {high:g}; expected probabilities from 0 to 1"
+            f"{file.path}: holds values from {low:g} to {high:g}; expected probabilities "
+            "from 0 to 1"
         )
     return pixels
 
@@ -217,200 +419,3 @@ def _write_numbers(draw: ImageDraw.ImageDraw, table: Table, scale: float) -> Non
 
 def _color(label: int) -> tuple[int, ...]:
     return tuple(class_color(1 + label % _BRIGHT).tolist())
-
-
-_SUMMARY = "summary.csv"
-
-
-class FoundObjects(NamedTuple):
-    """What was found in all files.
-
-    images: how many, slices of stacks counted each. objects: how many. diameter_px, diameter_um:
-    medians of the equivalent diameter; None without objects, or where a pixel size is unknown.
-    paths: the files written.
-    """
-
-    images: int
-    objects: int
-    diameter_px: float | None
-    diameter_um: float | None
-    paths: list[Path]
-
-    def describe(self) -> str:
-        """One line: how many, how large."""
-        many = f"{self.objects:,} object{'s' * (self.objects != 1)}"
-        text = f"{many} in {self.images} image{'s' * (self.images != 1)}"
-        if self.diameter_px is not None:
-            text += f", median diameter {self.diameter_px:.1f} px"
-        if self.diameter_um is not None:
-            text += f" ({self.diameter_um:.3g} µm)"
-        return text
-
-
-def objects_from_masks(
-    masks: str | Path,
-    output: str | Path,
-    *,
-    images: str | Path | None = None,
-    settings: ObjectSettings | None = None,
-    pixel_size: float | tuple[float, float] | PixelSize | None = None,
-    formats: Sequence[str] = DEFAULT_FORMATS,
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-) -> FoundObjects:
-    """Finds the objects of mask files, measures them and writes them, a set of files a mask.
-
-    For `cells_mask.png` it writes what `write_objects` lists, and `cells_objects.png`: the outlines
-    with the objects' numbers (in stacks `cells_000_objects.png`, …). For several images also
-    `summary.csv`: a line an image with the number of objects, their median diameter and the share
-    of the image that they cover.
-
-    Args:
-        masks: a mask, a stack, an OME-Zarr image, or a folder of these, as `predict` writes them;
-            files of probabilities if the settings have a threshold.
-        output: folder, made if absent.
-        images: the image or the folder of images of equal names, for intensities and pictures.
-        settings: how masks become objects.
-        pixel_size: micrometres; None: what the image or the mask states.
-        formats: see `write_objects`.
-        overwrite: replace whatever has a result's name, but no input. Otherwise only what an
-            earlier call left there, unchanged since, is replaced.
-        progress: called with (images done, images in all).
-
-    Raises:
-        DataError: a file can't be read or doesn't fit; names it. What was written before stays.
-            Or, before anything is written: results would replace files of yours, or each other.
-        ConfigError: see `write_objects`.
-    """
-    settings = settings or ObjectSettings()
-    given = to_micrometres(pixel_size)
-    probable = settings.threshold is not None
-    files = find_masks(masks, probable)
-    partners = {} if images is None else _partners(files, Path(images))
-    stated = {stem: pages_of(file, probable) for stem, file in files.items()}
-    total = sum(count for count, _ in stated.values())
-    output = local_path(output)
-    wanted = {stem: _names(stem, count, formats) for stem, (count, _) in stated.items()}
-    if total > 1:
-        wanted["the summary"] = [_SUMMARY]
-    require_own_names(wanted)
-    names = [name for owned in wanted.values() for name in owned]
-    before = read_written(output)
-    allowed = {name: [before[name]] if name in before else [] for name in names}
-    refuse_taken(output, allowed, [*files.values(), *partners.values()], overwrite=overwrite)
-    with recorded(output, names):
-        return _all_objects(files, partners, stated, output, settings, given, formats, progress)
-
-
-def _all_objects(
-    files: Mapping[str, Path],
-    partners: Mapping[str, Path],
-    stated: Mapping[str, tuple[int, PixelSize | None]],
-    output: Path,
-    settings: ObjectSettings,
-    given: tuple[float, float] | None,
-    formats: Sequence[str],
-    progress: Callable[[int, int], None] | None,
-) -> FoundObjects:
-    probable = settings.threshold is not None
-    total = sum(count for count, _ in stated.values())
-    paths: list[Path] = []
-    summary: list[Table] = []
-    diameters: list[np.ndarray] = []
-    for stem, file in files.items():
-        count, size = stated[stem]
-        masks_of = foreground_pages if probable else class_pages
-        with ExitStack() as opened:
-            image: WindowedFile | None = None
-            if stem in partners:
-                image = opened.enter_context(open_file(partners[stem]))
-                if len(image) != count:
-                    raise DataError(
-                        f"{partners[stem]}: has {len(image)} pages; expected {count}, as in {file}"
-                    )
-                size = image.pixel_size or size
-            writer = ObjectWriter(
-                output, stem, pixel_size=given or size, formats=formats, stack=count > 1
-            )
-            opened.enter_context(writer)
-            for number, mask in enumerate(masks_of(file)):
-                pixels = None if image is None else whole(image, number)
-                try:
-                    instances, classes = settings.find(mask)
-                    objects = writer.add(instances, pixels, classes)
-                except DataError as error:
-                    raise DataError(f"{file}: {error}") from error
-                paths.append(output / _picture(stem, number, count))
-                drawn = objects.outlines or list(outlines(instances))
-                picture = object_picture(instances, drawn, objects.table, pixels)
-                save_png(paths[-1], picture, LEGEND)
-                summary.append(_line(stem, number, objects))
-                diameters.append(_diameters(objects.table))
-                if progress is not None:
-                    progress(len(summary), total)
-        paths += writer.paths
-    if len(summary) > 1:
-        paths.append(output / _SUMMARY)
-        beside = paths[-1].with_name(f".{_SUMMARY}-{os.getpid()}")
-        try:
-            write_csv(beside, stacked(summary))
-            beside.replace(paths[-1])
-        finally:
-            beside.unlink(missing_ok=True)
-    across = np.concatenate(diameters)
-    return FoundObjects(len(summary), len(across), *_medians(across), paths)
-
-
-def _picture(stem: str, number: int, count: int) -> str:
-    return f"{stem}{f'_{number:03d}' if count > 1 else ''}_objects.png"
-
-
-def _names(stem: str, count: int, formats: Sequence[str]) -> list[str]:
-    """The names of a mask's files, as far as the formats are known."""
-    pictures = [_picture(stem, number, count) for number in range(count)]
-    return pictures + [
-        stem + OBJECT_FORMATS[name] for name in dict.fromkeys(formats) if name in OBJECT_FORMATS
-    ]
-
-
-def _partners(files: dict[str, Path], images: Path) -> dict[str, Path]:
-    """The image of each mask.
-
-    Raises:
-        DataError: a mask without one; names all of them.
-    """
-    found = {name_of(path): path for path in find_inputs(images)}
-    if len(files) == len(found) == 1:
-        return dict(zip(files, found.values(), strict=True))
-    lacking = [str(path) for stem, path in files.items() if stem not in found]
-    if lacking:
-        raise DataError(
-            f"{images}: no image for {listed(lacking)}; expected names such as {next(iter(files))}"
-        )
-    return {stem: found[stem] for stem in files}
-
-
-def _diameters(table: Table) -> np.ndarray:
-    """float64 [objects, 2]: equivalent diameters in px and µm, NaN where unknown."""
-    pixels = table["equivalent_diameter_px"]
-    unknown = np.full(pixels.size, np.nan)
-    return np.stack([pixels, table.get("equivalent_diameter_um", unknown)], axis=1)
-
-
-def _medians(diameters: np.ndarray) -> tuple[float | None, float | None]:
-    if not len(diameters):
-        return None, None
-    pixels, micrometres = np.median(diameters, axis=0).tolist()  # NaN if one is
-    return pixels, None if np.isnan(micrometres) else micrometres
-
-
-def _line(stem: str, number: int, objects: ObjectSlice) -> Table:
-    pixels, micrometres = _medians(_diameters(objects.table))
-    covered = objects.table["area_px"].sum() / objects.instances.size
-    values = {"median_diameter_px": pixels, "median_diameter_um": micrometres, "covered": covered}
-    counts = {"slice": number, "objects": len(objects.table["label"])}
-    return {
-        "image": np.array([stem]),
-        **{name: np.array([count]) for name, count in counts.items()},
-        **{name: np.array([value], np.float64) for name, value in values.items()},
-    }

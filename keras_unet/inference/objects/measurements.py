@@ -252,7 +252,7 @@ def measure(
         DataError: shapes or types do not fit. ConfigError: pixel_size is not positive.
     """
     instances = as_instances(instances)
-    size = to_micrometres(pixel_size)
+    size = to_pixel_size(pixel_size)
     runs = all_runs(instances)
     labels, place = np.unique(runs.label, return_inverse=True)
     count = labels.size
@@ -282,7 +282,7 @@ def measure(
         "solidity": shape.area / hull_areas(runs, place, count),
     }
     if size is not None:
-        high, wide = size
+        high, wide = size.height, size.width
         table["area_um2"] = shape.area * high * wide
         table["centroid_y_um"] = shape.y * high
         table["centroid_x_um"] = shape.x * wide
@@ -312,22 +312,18 @@ def as_instances(instances: np.ndarray) -> np.ndarray:
     return instances.view(np.uint8) if instances.dtype == bool else instances
 
 
-def to_micrometres(
-    pixel_size: float | tuple[float, float] | PixelSize | None,
-) -> tuple[float, float] | None:
-    """(height, width) of a pixel in µm, or None.
+def to_pixel_size(size: float | tuple[float, float] | PixelSize | None) -> PixelSize | None:
+    """The size of a pixel from micrometres, or (height, width) of one; None where there is none.
 
     Raises:
         ConfigError: not positive.
     """
-    if pixel_size is None:
-        return None
-    if isinstance(pixel_size, PixelSize):
-        return pixel_size.height, pixel_size.width
-    height, width = pixel_size if isinstance(pixel_size, tuple) else (pixel_size, pixel_size)
+    if size is None or isinstance(size, PixelSize):
+        return size
+    height, width = size if isinstance(size, tuple) else (size, size)
     if not (0 < height < np.inf and 0 < width < np.inf):
-        raise ConfigError(f"pixel_size must be positive, got {pixel_size}")
-    return float(height), float(width)
+        raise ConfigError(f"pixel_size must be positive, got {size}")
+    return PixelSize(height=float(height), width=float(width))
 
 
 def _intensities(

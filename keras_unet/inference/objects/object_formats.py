@@ -12,18 +12,22 @@ import csv
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import tifffile
-from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi
 
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.objects.measurements import Table
-from keras_unet.inference.objects.polygons import Outline
+
+if TYPE_CHECKING:  # what help lists must not import SciPy
+    from roifile import ImagejRoi
+
+    from keras_unet.data.stored_pixels import PixelSize
+    from keras_unet.inference.objects.measurements import Table
+    from keras_unet.inference.objects.polygons import Outline
 
 Color = tuple[int, int, int]
 
@@ -43,7 +47,7 @@ class ObjectSlice:
 
 
 class Sink(Protocol):
-    """A file of objects under construction."""
+    """A file of objects under construction, made from its path and the pixels' size."""
 
     def add(self, objects: ObjectSlice) -> None: ...
 
@@ -73,10 +77,8 @@ class _Slice(NamedTuple):
 class LabelSink:
     """uint16, or uint32 where a number exceeds 65,535; a stack has the axes ZYX."""
 
-    def __init__(
-        self, path: Path, pixel_size: tuple[float, float] | None, depth: float | None = None
-    ) -> None:
-        self._path, self._pixel_size, self._depth = path, pixel_size, depth
+    def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
+        self._path, self._pixel_size = path, pixel_size
         self._slices: list[_Slice] = []
         self._shape: tuple[int, ...] | None = None
         self._stack = False
@@ -100,18 +102,14 @@ class LabelSink:
             self._slices.append(_Slice(instances, dtype))
 
     def finish(self) -> None:
+        import tifffile
+
+        from keras_unet.data.stored_pixels import ome_size, tiff_resolution
+
         assert self._shape is not None
         dtype = max((part.dtype for part in self._slices), key=lambda kind: kind.itemsize)
         shape = (len(self._slices), *self._shape) if self._stack else self._shape
-        metadata: dict[str, Any] = {"axes": "ZYX" if self._stack else "YX"}
-        resolution: dict[str, Any] = {}
-        if self._pixel_size is not None:
-            height, width = self._pixel_size
-            metadata |= {"PhysicalSizeY": height, "PhysicalSizeX": width}
-            metadata |= {"PhysicalSizeYUnit": "µm", "PhysicalSizeXUnit": "µm"}
-            if self._stack and self._depth is not None:
-                metadata |= {"PhysicalSizeZ": self._depth, "PhysicalSizeZUnit": "µm"}
-            resolution = {"resolution": (1e4 / width, 1e4 / height), "resolutionunit": "CENTIMETER"}
+        axes = "ZYX" if self._stack else "YX"
         tiled = max(self._shape) > _TILE
         tifffile.imwrite(
             self._path,
@@ -124,8 +122,8 @@ class LabelSink:
             compression="zlib",
             predictor=False,
             tile=(_TILE, _TILE) if tiled else None,
-            metadata=metadata,
-            **resolution,
+            metadata={"axes": axes, **ome_size(self._pixel_size, axes)},
+            **tiff_resolution(self._pixel_size),
         )
 
     def close(self) -> None:
@@ -149,7 +147,13 @@ class LabelSink:
 class TableSink:
     """One table of all slices, written at the end by `write(path, table)`."""
 
-    def __init__(self, path: Path, write: Callable[[Path, Table], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        pixel_size: PixelSize | None = None,
+        *,
+        write: Callable[[Path, Table], None],
+    ) -> None:
         self._path, self._write = path, write
         self._tables: list[Table] = []
 
@@ -237,7 +241,7 @@ _NO_MEASUREMENTS = ("label", "class", "slice")
 class GeoJsonSink:
     """A FeatureCollection, one Feature a line."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
         self._file = path.open("w", encoding="utf-8")
         self._file.write('{"type":"FeatureCollection","features":[')
         self._comma = ""
@@ -300,7 +304,7 @@ _LARGEST = 60535  # ImageJ takes 16-bit numbers beyond this for negative ones
 class RoiSink:
     """A zip file of ROIs named by the object's number, in stacks "slice-number" from slice 1."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pixel_size: PixelSize | None = None) -> None:
         self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED)
 
     def add(self, objects: ObjectSlice) -> None:
@@ -333,6 +337,8 @@ def to_roi(
     Args:
         slice_number: from 0, in a stack; None: the ROI belongs to no slice.
     """
+    from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi
+
     rings = [ring for polygon in outline.polygons for ring in polygon]
     corners = np.concatenate(rings)
     left, top = corners.min(axis=0).tolist()
@@ -360,3 +366,47 @@ def _path(ring: np.ndarray) -> np.ndarray:
     steps = np.column_stack([np.full(len(ring), _LINE), ring]).astype(np.float32)
     steps[0, 0] = _MOVE
     return np.append(steps.ravel(), np.float32(_CLOSE))
+
+
+class ObjectFormat(NamedTuple):
+    """A kind of file of objects.
+
+    suffix: of its name, behind the image's. open: makes its `Sink`. outlines: it needs these.
+    usual: written unless kinds are asked for. require: raises ConfigError where a package lacks.
+    """
+
+    suffix: str
+    open: Callable[[Path, PixelSize | None], Sink]
+    outlines: bool = False
+    usual: bool = True
+    require: Callable[[], None] = lambda: None
+
+
+OBJECT_FORMATS: dict[str, ObjectFormat] = {
+    "labels": ObjectFormat("_labels.tif", LabelSink),
+    "csv": ObjectFormat("_objects.csv", partial(TableSink, write=write_csv)),
+    "geojson": ObjectFormat("_objects.geojson", GeoJsonSink, outlines=True),
+    "rois": ObjectFormat("_rois.zip", RoiSink, outlines=True),
+    "parquet": ObjectFormat(
+        "_objects.parquet",
+        partial(TableSink, write=write_parquet),
+        usual=False,
+        require=require_pyarrow,
+    ),
+}
+DEFAULT_FORMATS = tuple(name for name, kind in OBJECT_FORMATS.items() if kind.usual)
+
+
+def require_formats(names: Collection[str]) -> None:
+    """Refuses kinds of files that can't be written, before any work is done.
+
+    Raises:
+        ConfigError: one is unknown, a package that it needs is not installed, or none is given.
+    """
+    unknown = [name for name in names if name not in OBJECT_FORMATS]
+    if unknown or not names:
+        raise ConfigError(
+            f"formats are {', '.join(OBJECT_FORMATS)}; got {', '.join(unknown) or 'none'}"
+        )
+    for name in names:
+        OBJECT_FORMATS[name].require()

@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from keras_unet.data.stored_pixels import PixelSize
-from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.objects.measurements import Table, as_instances, measure, to_micrometres
+from keras_unet.disk import replacing
+from keras_unet.errors import DataError
+from keras_unet.inference.objects.measurements import Table, as_instances, measure, to_pixel_size
 from keras_unet.inference.objects.object_formats import (
+    DEFAULT_FORMATS,
+    OBJECT_FORMATS,
     Color,
-    GeoJsonSink,
-    LabelSink,
     ObjectSlice,
-    RoiSink,
     Sink,
-    TableSink,
-    require_pyarrow,
-    write_csv,
-    write_parquet,
+    require_formats,
 )
 from keras_unet.inference.objects.polygons import outlines
 from keras_unet.pictures import class_color
 
-Format = Literal["labels", "csv", "geojson", "rois", "parquet"]
-OBJECT_FORMATS: dict[str, str] = {
-    "labels": "_labels.tif",
-    "csv": "_objects.csv",
-    "geojson": "_objects.geojson",
-    "rois": "_rois.zip",
-    "parquet": "_objects.parquet",
-}
-DEFAULT_FORMATS: tuple[Format, ...] = ("labels", "csv", "geojson", "rois")
 Classes = str | Mapping[int, str]
 
 
@@ -50,7 +37,7 @@ def write_objects(
     pixel_size: float | tuple[float, float] | PixelSize | None = None,
     classes: Classes | Sequence[Classes] = "cell",
     channels: Sequence[str] | None = None,
-    formats: Sequence[Format] = DEFAULT_FORMATS,
+    formats: Sequence[str] = DEFAULT_FORMATS,
 ) -> list[Path]:
     """Writes an image's objects, or a stack's, and returns the files.
 
@@ -118,34 +105,24 @@ class ObjectWriter(AbstractContextManager["ObjectWriter"]):
         formats: Sequence[str] = DEFAULT_FORMATS,
         stack: bool = False,
     ) -> None:
-        unknown = [name for name in formats if name not in OBJECT_FORMATS]
-        if unknown or not formats:
-            raise ConfigError(
-                f"formats are {', '.join(OBJECT_FORMATS)}; got {', '.join(unknown) or 'none'}"
-            )
-        if "parquet" in formats:
-            require_pyarrow()
-        self.paths = [
-            Path(folder) / f"{stem}{OBJECT_FORMATS[name]}" for name in dict.fromkeys(formats)
-        ]
-        self._formats = list(dict.fromkeys(formats))
-        self._pixel_size = to_micrometres(pixel_size)
-        self._depth = pixel_size.depth if isinstance(pixel_size, PixelSize) else None
+        require_formats(formats)
+        self._formats = {name: OBJECT_FORMATS[name] for name in formats}
+        self.paths = [Path(folder) / f"{stem}{kind.suffix}" for kind in self._formats.values()]
+        self._pixel_size = to_pixel_size(pixel_size)
         self._channels, self._stack = channels, stack
         self._colors: dict[str, Color] = {}
         self._sinks: list[Sink] = []
-        self._cleanup = ExitStack()
+        self._files = ExitStack()
         self._slices = 0
 
     def __enter__(self) -> ObjectWriter:
-        with ExitStack() as undo:
-            for name, path in zip(self._formats, self.paths, strict=True):
+        with ExitStack() as files:
+            for kind, path in zip(self._formats.values(), self.paths, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                beside = _beside(path)
-                undo.callback(beside.unlink, missing_ok=True)
-                self._sinks.append(self._sink(name, beside))
-                undo.callback(self._sinks[-1].close)
-            self._cleanup = undo.pop_all()
+                sink = kind.open(files.enter_context(replacing(path)), self._pixel_size)
+                files.callback(sink.close)
+                self._sinks.append(sink)
+            self._files = files.pop_all()
         return self
 
     def add(
@@ -162,7 +139,8 @@ class ObjectWriter(AbstractContextManager["ObjectWriter"]):
             if kind not in self._colors:
                 red, green, blue = class_color(1 + len(self._colors)).tolist()
                 self._colors[kind] = (red, green, blue)
-        drawn = list(outlines(instances)) if {"geojson", "rois"} & set(self._formats) else []
+        wanted = any(kind.outlines for kind in self._formats.values())
+        drawn = list(outlines(instances)) if wanted else []
         objects = ObjectSlice(instances, table, drawn, self._colors, number)
         for sink in self._sinks:
             sink.add(objects)
@@ -175,28 +153,14 @@ class ObjectWriter(AbstractContextManager["ObjectWriter"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with self._cleanup:
-            if kind is not None:
-                return
+        if kind is not None:
+            self._files.__exit__(kind, error, trace)
+            return
+        with self._files:  # each takes its name as the block ends
             if not self._slices:
                 raise DataError("no image was added to the objects' files; expected one or more")
             for sink in self._sinks:
                 sink.finish()
-            for path in self.paths:
-                _beside(path).replace(path)
-
-    def _sink(self, name: str, path: Path) -> Sink:
-        if name == "labels":
-            return LabelSink(path, self._pixel_size, self._depth)
-        if name == "geojson":
-            return GeoJsonSink(path)
-        if name == "rois":
-            return RoiSink(path)
-        return TableSink(path, write_csv if name == "csv" else write_parquet)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}-{os.getpid()}")
 
 
 def _names(labels: Iterable[int], classes: Classes) -> np.ndarray:

@@ -20,44 +20,36 @@ from keras_unet.errors import DataError
 from keras_unet.serving.protocol.codes import invalid, too_large
 
 STRING = 7  # DT_STRING
-_NAMES = {
-    1: "float",
-    2: "double",
-    3: "int32",
-    4: "uint8",
-    5: "int16",
-    6: "int8",
-    7: "string",
-    9: "int64",
-    10: "bool",
-    17: "uint16",
-    19: "half",
-    22: "uint32",
-    23: "uint64",
-}
-_TYPES: dict[int, Any] = {
-    1: np.float32,
-    2: np.float64,
-    3: np.int32,
-    4: np.uint8,
-    5: np.int16,
-    6: np.int8,
-    9: np.int64,
-    10: np.bool_,
-    17: np.uint16,
-    19: np.float16,
-    22: np.uint32,
-    23: np.uint64,
+_KINDS: dict[int, tuple[str, Any]] = {  # of each DataType: its name, and NumPy's type
+    1: ("float", np.float32),
+    2: ("double", np.float64),
+    3: ("int32", np.int32),
+    4: ("uint8", np.uint8),
+    5: ("int16", np.int16),
+    6: ("int8", np.int8),
+    STRING: ("string", np.object_),
+    9: ("int64", np.int64),
+    10: ("bool", np.bool_),
+    17: ("uint16", np.uint16),
+    19: ("half", np.float16),
+    22: ("uint32", np.uint32),
+    23: ("uint64", np.uint64),
 }
 _FIELDS = {1: "float_val", 2: "double_val", 9: "int64_val", 10: "bool_val"}
 _FIELDS |= {22: "uint32_val", 23: "uint64_val", 19: "half_val", STRING: "string_val"}
-_NUMBERS: dict[Any, int] = {np.dtype(kind): number for number, kind in _TYPES.items()}
+_NUMBERS: dict[Any, int] = {np.dtype(kind): number for number, (_, kind) in _KINDS.items()}
 _PACKED = {1: b"\x2a", 2: b"\x32"}  # wire tags of float_val and double_val
 
 
 def type_name(number: int) -> str:
     """TensorFlow's name of a DataType number: 1 -> "float"."""
-    return _NAMES.get(number, f"type {number}")
+    return _KINDS[number][0] if number in _KINDS else f"type {number}"
+
+
+def dtype_name(number: int) -> str:
+    """NumPy's name of a DataType number: 1 -> "float32"; "string" for strings."""
+    known = number in _KINDS and number != STRING
+    return np.dtype(_KINDS[number][1]).name if known else type_name(number)
 
 
 def numpy_type(number: int) -> Any:
@@ -66,11 +58,9 @@ def numpy_type(number: int) -> Any:
     Raises:
         Refused: a type that this server does not carry.
     """
-    if number == STRING:
-        return np.dtype(object)
-    if number not in _TYPES:
+    if number not in _KINDS:
         raise invalid(f"tensors of {type_name(number)} are not supported")
-    return np.dtype(_TYPES[number])
+    return np.dtype(_KINDS[number][1])
 
 
 def numpy_type_of(name: str) -> Any:
@@ -79,9 +69,9 @@ def numpy_type_of(name: str) -> Any:
     Raises:
         ValueError: a type that this package does not carry.
     """
-    for number, known in _NAMES.items():
+    for known, kind in _KINDS.values():
         if name == f"DT_{known.upper()}":
-            return numpy_type(number)
+            return np.dtype(kind)
     raise ValueError(f"tensors of {name} are not supported")
 
 

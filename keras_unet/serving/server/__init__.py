@@ -1,20 +1,5 @@
-"""The embedded server: TensorFlow Serving's gRPC and REST protocol without its binary."""
+"""Server of TensorFlow Serving's gRPC and REST protocol, without its binary."""
 
-from __future__ import annotations
+from keras_unet.keras_backend import attach_stub
 
-from typing import TYPE_CHECKING
-
-from keras_unet._lazy import attach
-
-_NAMES = {
-    "EmbeddedServer": "embedded",
-    "Limits": "settings",
-    "ServerSettings": "settings",
-}
-
-__getattr__, __dir__, __all__ = attach(__name__, _NAMES)
-
-if TYPE_CHECKING:
-    from keras_unet.serving.server.embedded import EmbeddedServer as EmbeddedServer
-    from keras_unet.serving.server.settings import Limits as Limits
-    from keras_unet.serving.server.settings import ServerSettings as ServerSettings
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Joins requests of several clients into batches, and bounds what waits: one queue, few threads."""
+"""Batches of several clients' requests: one bounded queue, few threads."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ class Scheduler:
 
     Args:
         settings: sizes and times.
-        observe: told of each run: observe(rows, seconds waited by the oldest, seconds computed).
+        observe: called after each run, with its rows, the seconds that the oldest waited, and the
+            seconds computed.
     """
 
     def __init__(

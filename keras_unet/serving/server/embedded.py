@@ -1,4 +1,4 @@
-"""`EmbeddedServer`: TensorFlow Serving's protocol in this process."""
+"""Embedded server: TensorFlow Serving's protocol in this process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_unet.serving.protocol import tls
+from keras_unet.serving.protocol import connection
 from keras_unet.serving.server import observe, runtime
 from keras_unet.serving.server.batching import Scheduler
-from keras_unet.serving.server.grpc_api import GrpcApi, Tls, make_server
-from keras_unet.serving.server.health import Health
+from keras_unet.serving.server.grpc_api import GrpcApi, Health, Tls, make_server
 from keras_unet.serving.server.http import Front, HttpServer, listen
 from keras_unet.serving.server.limits import Budget, Token
 from keras_unet.serving.server.manager import Manager
@@ -45,7 +44,7 @@ class EmbeddedServer:
         self.rest_address: str | None = None
         limits = settings.limits
         self.metrics = Metrics()
-        self.budget = Budget(limits.request_bytes, limits.held_bytes)
+        self.budget = Budget(limits)
         self._models()  # a wrong folder or file ends it here
         self._tls = _read_tls(settings)
         self.scheduler = Scheduler(settings.batching, self.metrics.batch)
@@ -67,7 +66,7 @@ class EmbeddedServer:
         self._own_process = False
 
     def run(self, say: Callable[[str], None] = lambda _: None) -> None:
-        """Serves until SIGINT or SIGTERM, then drains; `say` is told where it is, for people."""
+        """Serves until SIGINT or SIGTERM, then drains; `say` gets one line: where it is."""
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a connection is a file
         self._own_process = True
@@ -121,7 +120,7 @@ class EmbeddedServer:
                 loading.result()
                 grpc_server = await self._start_grpc()
                 http = self._start_http(tasks)
-                self._say_ready()
+                self._log_ready()
                 ready()
             waiting = {stopping, *tasks}
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -133,7 +132,7 @@ class EmbeddedServer:
                 http.should_exit = True
             seconds = self.settings.drain_seconds
             if self._health is not None:
-                self._health.stop()
+                await self._health.stop()
             if grpc_server is not None:
                 await grpc_server.stop(seconds)
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -145,7 +144,7 @@ class EmbeddedServer:
     async def _start_grpc(self) -> Any:
         if self.settings.grpc_port is None:
             return None
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        host = self.settings.host
         api = GrpcApi(
             self.predictor,
             self.budget,
@@ -154,16 +153,17 @@ class EmbeddedServer:
             prefer_tensor_content=self.settings.prefer_tensor_content,
         )
         self._health = Health(self.manager.names)
+        await self._health.start()
         server, port = make_server(
             api,
             self._health,
-            f"{host}:{self.settings.grpc_port}",
+            connection.join_address(host, self.settings.grpc_port),
             limits=self.settings.limits,
             tls=self._tls,
             token=self._token(),
         )
         await server.start()
-        self.grpc_address = f"{host}:{port}"
+        self.grpc_address = connection.join_address(host, port)
         return server
 
     def _start_http(self, tasks: list[asyncio.Task[Any]]) -> Any:
@@ -183,8 +183,7 @@ class EmbeddedServer:
         socket = listen(settings.host, settings.rest_port)
         socket.listen(2048)
         tasks.append(asyncio.ensure_future(server.serve([socket])))
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.rest_address = f"{host}:{socket.getsockname()[1]}"
+        self.rest_address = connection.join_address(settings.host, socket.getsockname()[1])
         return server
 
     def _models(self) -> Any:
@@ -242,20 +241,20 @@ class EmbeddedServer:
             places.append(f"http{scheme}://{_reachable(self.rest_address)}/")
         if self.grpc_address is not None:
             places.append(f"grpc{scheme}://{_reachable(self.grpc_address)}")
-        said = f"Serving {', '.join(names) or 'no model yet'} at {' and '.join(places)}"
+        text = f"Serving {', '.join(names) or 'no model yet'} at {' and '.join(places)}"
         if names:
-            return said
+            return text
         for model in self._models():
             for number, _, _, error in self.manager.status(model.name)[:1]:
-                said += f"; {model.name}/{number} does not load: {' '.join(error.split())}"
+                text += f"; {model.name}/{number} does not load: {' '.join(error.split())}"
         if not self._models():
-            said += (
+            text += (
                 f"; none is in {folder}: keras-unet export RUN {folder}/NAME publishes one, which "
             )
-            said += "is then served"
-        return said
+            text += "is then served"
+        return text
 
-    def _say_ready(self) -> None:
+    def _log_ready(self) -> None:
         observe.log_event(
             "serving",
             grpc=self.grpc_address,
@@ -281,6 +280,6 @@ def _reachable(address: str) -> str:
 def _read_tls(settings: ServerSettings) -> Tls | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
-    certificate, key = tls.identity(settings.tls_certificate, settings.tls_key)
+    certificate, key = connection.identity(settings.tls_certificate, settings.tls_key)
     asked = settings.tls_client_authority
-    return Tls(certificate, key, None if asked is None else tls.authority(asked))
+    return Tls(certificate, key, None if asked is None else connection.authority(asked))

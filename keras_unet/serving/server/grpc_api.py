@@ -1,17 +1,17 @@
-"""PredictionService and ModelService of TensorFlow Serving over gRPC."""
+"""gRPC: PredictionService and ModelService of TensorFlow Serving, and gRPC's health service."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 from grpc import aio
-from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -22,10 +22,9 @@ from tensorflow_serving.apis import (
 from keras_unet.errors import ConfigError
 from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
 from keras_unet.serving.protocol.tensors import to_proto
-from keras_unet.serving.server.health import METHODS, Health
-from keras_unet.serving.server.limits import Budget, Token
+from keras_unet.serving.server.limits import Budget, Limits, Token
 from keras_unet.serving.server.model_files import from_proto
-from keras_unet.serving.server.observe import UNKNOWN
+from keras_unet.serving.server.observe import UNKNOWN, Record
 from keras_unet.serving.server.predictor import (
     Prediction,
     Predictor,
@@ -33,11 +32,19 @@ from keras_unet.serving.server.predictor import (
     metadata_response,
     status_response,
 )
-from keras_unet.serving.server.settings import Limits
 
 # a client that sends this metadata gets numbers as tensor_content, which it reads without a copy
 TENSOR_CONTENT = "keras-unet-tensor-content"
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
+_HEALTH = "/grpc.health.v1.Health/"
+_HEALTH_SECONDS = 0.2  # between two looks at which models are available
+_SERVICES = (
+    health.OVERALL_HEALTH,
+    "PredictionService",  # as TensorFlow Serving names them
+    "ModelService",
+    "tensorflow.serving.PredictionService",  # as gRPC does
+    "tensorflow.serving.ModelService",
+)
 
 
 class Tls(NamedTuple):
@@ -48,16 +55,13 @@ class Tls(NamedTuple):
     client_authority: bytes | None
 
 
-Record = Callable[[str, str, str, str, float], None]
-
-
 class GrpcApi:
     """The handlers; messages are parsed and written beside the event loop.
 
     Args:
         predictor: computes.
         budget: of bytes held.
-        record: told of each request: (model, "grpc", method, status, seconds).
+        record: called after each request: (model, "grpc", method, status, seconds).
         root: model folders that a client may ask for lie in it.
         prefer_tensor_content: answer with tensor_content, whoever asks.
     """
@@ -199,6 +203,56 @@ def _answer(prediction: Prediction, content: bool) -> bytes:
     return response.SerializeToString()
 
 
+class Health(health.aio.HealthServicer):
+    """grpc.health.v1, what Kubernetes' probes and load balancers ask; it needs no token.
+
+    SERVING while at least one model is available, as /healthz.
+
+    Args:
+        names: the models that are available now.
+    """
+
+    def __init__(self, names: Callable[[], Collection[str]]) -> None:
+        super().__init__()
+        self._names = names
+        self._stopping = asyncio.Event()
+        self._polling: asyncio.Future[None] | None = None
+
+    async def start(self) -> None:
+        """Looks at the models now, and again and again from now on."""
+        await self._update()
+        self._polling = asyncio.ensure_future(self._poll())
+
+    async def stop(self) -> None:
+        """Nothing is served from now on; ends the watches, which would delay a shutdown."""
+        if self._polling is not None:
+            self._polling.cancel()
+        await self.enter_graceful_shutdown()
+        self._stopping.set()
+
+    async def Watch(self, request: Any, context: Any) -> None:
+        """An answer at once and at every change, until the server stops."""
+        watching = asyncio.ensure_future(super().Watch(request, context))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({watching}, timeout=_HEALTH_SECONDS)  # the last answer is written
+        finally:
+            watching.cancel()
+            stopping.cancel()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(_HEALTH_SECONDS)
+            await self._update()
+
+    async def _update(self) -> None:
+        states = health_pb2.HealthCheckResponse
+        status = states.SERVING if self._names() else states.NOT_SERVING
+        for service in _SERVICES:
+            await self.set(service, status)
+
+
 class _Guard(aio.ServerInterceptor):
     """Refuses calls without the token."""
 
@@ -213,14 +267,14 @@ class _Guard(aio.ServerInterceptor):
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         given = dict(handler_call_details.invocation_metadata or ()).get("authorization", "")
-        free = handler_call_details.method.startswith(METHODS)  # probes have no token
+        free = handler_call_details.method.startswith(_HEALTH)  # probes have no token
         known = free or self._token(given)
         return await continuation(handler_call_details) if known else self._refusal
 
 
 def make_server(
     api: GrpcApi,
-    health: Health,
+    health_service: Health,
     address: str,
     *,
     limits: Limits,
@@ -251,7 +305,7 @@ def make_server(
         ],
     )
     server.add_generic_rpc_handlers(api.handlers())
-    add_HealthServicer_to_server(health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     try:
         if tls is None:
             port = server.add_insecure_port(address)

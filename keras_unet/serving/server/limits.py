@@ -9,17 +9,37 @@ import threading
 from collections.abc import Mapping
 
 import numpy as np
+from pydantic import Field
 
 from keras_unet.data.images import JPEG_FRAMES
 from keras_unet.serving.protocol.codes import Code, Refused, invalid, too_large
+from keras_unet.settings import Frozen
+
+MIB = 1 << 20
+
+
+class Limits(Frozen):
+    """How much one request, and all of them together, may take; above it, they are refused."""
+
+    request_bytes: int = Field(64 * MIB, ge=1024, description="Bytes of one request.")
+    held_bytes: int = Field(512 * MIB, ge=1024, description="Bytes of all requests held at once.")
+    pixels: int = Field(
+        1 << 26, ge=1, description="Pixels of one request, read from PNG and JPEG headers."
+    )
+    rows: int = Field(256, ge=1, description="Images of one request.")
+    seconds: float = Field(60.0, gt=0, description="Time for one request, queue included.")
+    slow_seconds: float = Field(
+        20.0, gt=0, description="Time for a client to send its headers, and then its body."
+    )
+    connections: int = Field(4096, ge=1, description="HTTP connections, and gRPC calls, at once.")
 
 
 class Budget:
     """Counts bytes that are held; refuses what would be too much. Thread-safe."""
 
-    def __init__(self, request_bytes: int, held_bytes: int) -> None:
-        self.each = request_bytes
-        self._all = held_bytes
+    def __init__(self, limits: Limits) -> None:
+        self.each = limits.request_bytes
+        self._all = limits.held_bytes
         self._held = 0
         self._lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""Keeps the wanted versions of each model loaded: polls folders, loads the new, drains the old."""
+"""Manager of the served models: polls folders, loads new versions, drains the old."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 from keras_unet.errors import ConfigError
 from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
 from keras_unet.serving.server.model_files import ServedModel
-from keras_unet.serving.server.servable import Servable
-from keras_unet.serving.server.versions import State, Version
+from keras_unet.serving.server.servable import Servable, State, Version
 
-REMEMBERED = 100  # ended versions whose status is still told, a model
+REMEMBERED = 100  # ended versions whose status is still known, a model
 
 Event = Callable[..., None]
 
@@ -27,7 +26,7 @@ class Manager:
     Args:
         models: called at every poll for the models that should be served.
         load: makes a `Servable` of a version's folder, warmed up.
-        event: told what happens: event(name, **fields).
+        event: called with what happens: event(name, **fields).
         poll_seconds, retries, retry_seconds: see `ServerSettings`.
     """
 
@@ -49,7 +48,7 @@ class Manager:
         self._retry_seconds = retry_seconds
         self._configured: dict[str, ServedModel] = {}
         self._versions: dict[str, dict[int, Version]] = {}
-        self._complaints: dict[str, str] = {}  # of the last poll
+        self._problems: dict[str, str] = {}  # of the last poll
         self._lock = threading.RLock()  # the dictionaries
         self._polling = threading.Lock()  # one poll at a time
         self._stopped = threading.Event()
@@ -179,29 +178,29 @@ class Manager:
             try:
                 models = {model.name: model for model in self._models()}
             except (ConfigError, OSError) as error:
-                self._complain("", error)
+                self._log_problem("", error)
                 return
-            self._complaints.pop("", None)
+            self._problems.pop("", None)
             with self._lock:
                 self._configured = models
                 gone = [name for name in self._versions if name not in models]
             for name in gone:
                 for version in self._of(name):
-                    version.pardon()
+                    version.reset_failures()
                     self._retire(version)
             for model in models.values():
                 try:
                     wanted = model.wanted()
                 except OSError as error:
-                    self._complain(model.name, error)
+                    self._log_problem(model.name, error)
                     continue
-                self._complaints.pop(model.name, None)
+                self._problems.pop(model.name, None)
                 self._update(model, wanted)
 
-    def _complain(self, about: str, error: Exception) -> None:
-        """Tells what is wrong once, not at every poll."""
-        if self._complaints.get(about) != str(error):
-            self._complaints[about] = str(error)
+    def _log_problem(self, about: str, error: Exception) -> None:
+        """Logs what is wrong once, not at every poll."""
+        if self._problems.get(about) != str(error):
+            self._problems[about] = str(error)
             self._event("poll_failed", level="error", error=str(error))
 
     def _labelled(self, name: str, label: str) -> int:
@@ -223,7 +222,7 @@ class Manager:
         for version in self._of(model.name):
             if version.number in wanted:
                 continue
-            version.pardon()
+            version.reset_failures()
             if serving or not wanted:  # the old one stays until something has taken its place
                 self._retire(version)
         self._forget(model.name, wanted)
@@ -288,9 +287,9 @@ class Manager:
             try:
                 self.poll()
             except Exception as error:  # whatever it is, the next version must be found
-                self._complain("*", error)
+                self._log_problem("*", error)
             else:
-                self._complaints.pop("*", None)
+                self._problems.pop("*", None)
 
 
 def _has_versions(model: ServedModel) -> bool:

@@ -9,27 +9,26 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-from keras_unet.disk import read_text
+from keras_unet.disk import read_text, replacing
 from keras_unet.errors import ConfigError, RemoteError
 from keras_unet.remote_path import RemotePath, local_path, remote_uri
-from keras_unet.serving.folders import UNFINISHED, complete, numbered
+from keras_unet.serving.folders import SAVED_MODEL, complete, numbered
+from keras_unet.serving.protocol.messages import message_type
 from keras_unet.serving.server import observe
 from keras_unet.serving.server.settings import Batching
-from keras_unet.settings import validated
+from keras_unet.settings import Frozen, validated
 
 
-class ServedModel(BaseModel):
+class ServedModel(Frozen):
     """A model: its folder, which of its versions are served, and their labels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     base_path: Path
     latest: int | None = 1  # so many of the newest; None: all
     specific: tuple[int, ...] = ()  # these, and no others
-    labels: dict[str, int] = {}
+    labels: dict[str, int] = Field(default_factory=dict)
 
     def wanted(self) -> dict[int, Path]:
         """The versions that should be served now: {number: folder}.
@@ -80,7 +79,7 @@ def _refuse_other(folder: Path) -> None:
             return
     except OSError:  # it may come
         return
-    if (folder / "saved_model.pb").is_file():
+    if (folder / SAVED_MODEL).is_file():
         own, above = folder.resolve().name, folder.resolve().parent
         cure = f"keras-unet serve {above}" if own.isdigit() else f"move it to {folder}/1"
         raise ConfigError(
@@ -95,11 +94,8 @@ def _refuse_other(folder: Path) -> None:
         )
 
 
-def read_config(file: Path, *, remote: bool = False) -> list[ServedModel]:
+def read_config(file: Path) -> list[ServedModel]:
     """Reads a ModelServerConfig text file; relative paths start at the file's folder.
-
-    Args:
-        remote: see `from_proto`.
 
     Raises:
         ConfigError: not such a file, or it asks for something else than SavedModels.
@@ -113,16 +109,13 @@ def read_config(file: Path, *, remote: bool = False) -> list[ServedModel]:
     except (OSError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a model config file ({error})") from error
     try:
-        return from_proto(config, file.parent, remote=remote)
+        return from_proto(config, file.parent)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 
 
-def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[ServedModel]:
+def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
     """A ModelServerConfig as models.
-
-    Args:
-        remote: leave out those on object stores, which TensorFlow Serving's own server reads.
 
     Raises:
         ConfigError: names that repeat or are empty, another platform, a custom config, a folder
@@ -137,8 +130,6 @@ def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[
         if one.name in models:
             raise ConfigError(f"model {one.name!r} is named twice")
         if remote_uri(one.base_path):
-            if remote:
-                continue
             raise ConfigError(
                 f"model {one.name!r}: base_path is {one.base_path}; expected a folder of this "
                 "machine, where it is mounted (TensorFlow Serving's own server reads some such; "
@@ -168,15 +159,8 @@ def from_proto(config: Any, relative_to: Path, *, remote: bool = False) -> list[
     return list(models.values())
 
 
-# number and name of each field in session_bundle_config.proto; its Python code is not packaged
-_WRAPPED = {
-    1: "max_batch_size",
-    2: "batch_timeout_micros",
-    3: "max_enqueued_batches",
-    4: "num_batch_threads",
-}
+_WRAPPED = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
 _UNBOUNDED = 1 << 62
-_FILE = "keras_unet/batching_parameters.proto"
 
 
 def read_batching(file: Path) -> Batching:
@@ -190,66 +174,17 @@ def read_batching(file: Path) -> Batching:
     from google.protobuf import text_format
 
     try:
-        parameters = text_format.Parse(read_text(file), _message())
+        parameters = text_format.Parse(read_text(file), message_type("BatchingParameters")())
     except (OSError, text_format.ParseError) as error:
         raise ConfigError(f"{file}: not a batching parameters file ({error})") from error
     if parameters.pad_variable_length_inputs:
         raise ConfigError(f"{file}: pad_variable_length_inputs would change the masks at borders")
     given: dict[str, Any] = {"max_batch_pixels": _UNBOUNDED} | {
-        name: getattr(parameters, name).value
-        for name in _WRAPPED.values()
-        if parameters.HasField(name)
+        name: getattr(parameters, name).value for name in _WRAPPED if parameters.HasField(name)
     }
     if parameters.allowed_batch_sizes:
         given["allowed_batch_sizes"] = tuple(parameters.allowed_batch_sizes)
     return validated(Batching, given, str(file))
-
-
-def _message() -> Any:
-    from google.protobuf import (
-        descriptor_pb2,
-        descriptor_pool,
-        message_factory,
-        wrappers_pb2,  # noqa: F401  registers the wrapper types
-    )
-
-    pool = descriptor_pool.Default()
-    try:
-        descriptor = pool.FindMessageTypeByName("keras_unet.BatchingParameters")
-    except KeyError:
-        field = descriptor_pb2.FieldDescriptorProto
-        kinds = {number: (name, "Int64Value") for number, name in _WRAPPED.items()}
-        kinds[5] = ("thread_pool_name", "StringValue")
-        proto = descriptor_pb2.FileDescriptorProto(
-            name=_FILE,
-            package="keras_unet",
-            syntax="proto3",
-            dependency=["google/protobuf/wrappers.proto"],
-        )
-        message = proto.message_type.add(name="BatchingParameters")
-        for number, (name, kind) in kinds.items():
-            message.field.add(
-                name=name,
-                number=number,
-                label=field.LABEL_OPTIONAL,
-                type=field.TYPE_MESSAGE,
-                type_name=f".google.protobuf.{kind}",
-            )
-        message.field.add(
-            name="allowed_batch_sizes",
-            number=6,
-            label=field.LABEL_REPEATED,
-            type=field.TYPE_INT64,
-        )
-        message.field.add(
-            name="pad_variable_length_inputs",
-            number=7,
-            label=field.LABEL_OPTIONAL,
-            type=field.TYPE_BOOL,
-        )
-        pool.Add(proto)
-        descriptor = pool.FindMessageTypeByName("keras_unet.BatchingParameters")
-    return message_factory.GetMessageClass(descriptor)()
 
 
 class Mirror:
@@ -263,7 +198,7 @@ class Mirror:
         self._remote, self._poll_seconds = remote, poll_seconds
         self._work = tempfile.TemporaryDirectory(prefix="keras-unet-serve-")  # for this process
         self.folder = Path(self._work.name)
-        self._said = ""
+        self._logged = ""  # the last poll's error
 
     def start(self) -> Path:
         """Fetches what is there, and looks again now and then from now on; returns `folder`.
@@ -277,7 +212,7 @@ class Mirror:
                 f"{self._remote}: no such folder; expected one that holds published models"
             )
         self.poll()
-        threading.Thread(target=self._follow, name="mirror", daemon=True).start()
+        threading.Thread(target=self._run, name="mirror", daemon=True).start()
         return self.folder
 
     def poll(self) -> None:
@@ -293,13 +228,13 @@ class Mirror:
         failed: RemoteError | None = None
         for name, versions in models.items():
             try:
-                self._follow_model(name, versions)
+                self._fetch_newest(name, versions)
             except RemoteError as error:
                 failed = failed or error
         if failed is not None:
             raise failed
 
-    def _follow_model(self, name: str, versions: dict[int, RemotePath]) -> None:
+    def _fetch_newest(self, name: str, versions: dict[int, RemotePath]) -> None:
         newest, local = max(versions), self.folder / name
         local.mkdir(exist_ok=True)
         here = numbered(local)
@@ -307,10 +242,8 @@ class Mirror:
             for number in here.keys() - {newest}:
                 shutil.rmtree(here[number], ignore_errors=True)
             return
-        beside = local / f"{UNFINISHED}{newest}"
-        shutil.rmtree(beside, ignore_errors=True)
-        versions[newest].get(beside)
-        beside.rename(local / str(newest))
+        with replacing(local / str(newest)) as beside:
+            versions[newest].get(beside)
         observe.log_event("fetched", model=name, version=newest, source=str(versions[newest]))
 
     def _models(self) -> dict[str, dict[int, RemotePath]]:
@@ -321,14 +254,14 @@ class Mirror:
         found = {model.name: complete(model) for model in below}
         return {name: versions for name, versions in found.items() if versions}
 
-    def _follow(self) -> None:
+    def _run(self) -> None:
         pause = threading.Event()
         while not pause.wait(self._poll_seconds):
             try:
                 self.poll()
-                self._said = ""
+                self._logged = ""
             except (RemoteError, OSError) as error:  # what is served stays
-                if str(error) != self._said:
+                if str(error) != self._logged:
                     with contextlib.suppress(OSError):
                         observe.log_event("poll_failed", level="error", error=str(error))
-                self._said = str(error)
+                self._logged = str(error)

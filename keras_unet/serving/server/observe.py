@@ -33,7 +33,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class Seldom(logging.Filter):
+class RateLimit(logging.Filter):
     """Lets a message pass once a minute: what any client can cause must not fill a disk."""
 
     def __init__(self, seconds: float = 60.0) -> None:
@@ -63,7 +63,7 @@ def log_to_stderr() -> None:
         one, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonLines())
         if one is not logger:
-            handler.addFilter(Seldom())
+            handler.addFilter(RateLimit())
         one.handlers[:] = [handler]
         one.propagate = False
         one.setLevel(logging.INFO if one is logger else logging.WARNING)
@@ -71,6 +71,8 @@ def log_to_stderr() -> None:
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
+# called after each request: (model, protocol, method, status, seconds)
+Record = Callable[[str, str, str, str, float], None]
 UNKNOWN = "(unknown)"  # the model label of requests that name no model: clients cannot add labels
 
 

@@ -16,10 +16,9 @@ from keras_unet.serving.protocol.codes import Code, Refused, invalid, too_large
 from keras_unet.serving.protocol.tensors import to_array, type_name
 from keras_unet.serving.server import limits as pixels
 from keras_unet.serving.server.batching import Scheduler, Task
+from keras_unet.serving.server.limits import Limits
 from keras_unet.serving.server.manager import Manager
-from keras_unet.serving.server.servable import Servable
-from keras_unet.serving.server.settings import Limits
-from keras_unet.serving.server.versions import Version
+from keras_unet.serving.server.servable import Servable, Version
 
 DEFAULT = "serving_default"
 _THREADS = 4  # that read requests and write answers; the scheduler's compute

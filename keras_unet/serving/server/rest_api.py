@@ -1,4 +1,4 @@
-"""TensorFlow Serving's REST routes, and beside them the page, /healthz and /metrics."""
+"""REST routes of TensorFlow Serving, and beside them the page, /healthz and /metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from keras_unet.serving.protocol import json_tensors
 from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
 from keras_unet.serving.server.http import Lingering, index_page, unless_gone, unpacked
 from keras_unet.serving.server.limits import Budget, Token
-from keras_unet.serving.server.observe import UNKNOWN
+from keras_unet.serving.server.observe import UNKNOWN, Record
 from keras_unet.serving.server.predictor import (
     DEFAULT,
     Predictor,
@@ -41,8 +41,6 @@ _CORS = {
     "Access-Control-Allow-Headers": "Content-Type, Content-Encoding, Authorization",
 }
 
-Record = Callable[[str, str, str, str, float], None]
-
 
 class RestApi:
     """The routes of one server.
@@ -50,7 +48,7 @@ class RestApi:
     Args:
         predictor: computes.
         budget: of bytes held.
-        record: told of each request: (model, "rest", method, HTTP status, seconds).
+        record: called after each request: (model, "rest", method, HTTP status, seconds).
         metrics: the page of /metrics.
         slow_seconds: time for a body to arrive.
         token: what a client must send, except for the page and /healthz.

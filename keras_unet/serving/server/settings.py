@@ -1,43 +1,25 @@
-"""What the embedded server is started with: addresses, limits, batching, encryption."""
+"""Settings of the embedded server: addresses, limits, batching, encryption."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-MIB = 1 << 20
+from keras_unet.serving.protocol.connection import is_loopback
+from keras_unet.serving.server.limits import Limits
+from keras_unet.settings import Frozen
+
 _NAME = re.compile(r"[\w.-]+")
 
 
-class Limits(BaseModel):
-    """How much one request, and all of them together, may take; above it, they are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    request_bytes: int = Field(64 * MIB, ge=1024, description="Bytes of one request.")
-    held_bytes: int = Field(512 * MIB, ge=1024, description="Bytes of all requests held at once.")
-    pixels: int = Field(
-        1 << 26, ge=1, description="Pixels of one request, read from PNG and JPEG headers."
-    )
-    rows: int = Field(256, ge=1, description="Images of one request.")
-    seconds: float = Field(60.0, gt=0, description="Time for one request, queue included.")
-    slow_seconds: float = Field(
-        20.0, gt=0, description="Time for a client to send its headers, and then its body."
-    )
-    connections: int = Field(4096, ge=1, description="HTTP connections, and gRPC calls, at once.")
-
-
-class Batching(BaseModel):
+class Batching(Frozen):
     """TensorFlow Serving's batching parameters, with defaults for a CPU.
 
     A batch is made of what waits while the last one is computed, so an idle server adds no
     delay; `batch_timeout_micros` > 0 waits for more.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_batch_size: int = Field(16, ge=1)
     batch_timeout_micros: int = Field(0, ge=0)
@@ -61,10 +43,8 @@ class Batching(BaseModel):
         return self
 
 
-class ServerSettings(BaseModel):
+class ServerSettings(Frozen):
     """One embedded server. Port 0 takes a free one; None leaves that protocol out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path
     model_config_file: Path | None = None
@@ -123,11 +103,3 @@ class ServerSettings(BaseModel):
     def loopback(self) -> bool:
         """Whether only this machine can connect."""
         return is_loopback(self.host)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address leads to this machine, whatever the network."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: 127.example.org is anybody's
-        return host == "localhost"

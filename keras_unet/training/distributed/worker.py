@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from keras_unet import run_layout
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.record import Evaluation
 from keras_unet.models.keras_file import TrainedModel, load_model
@@ -45,7 +46,7 @@ def follow(team: Team) -> tuple[Path, TrainedModel, Evaluation, bool]:
 
 def _steps(task: Task, team: Team) -> None:
     config, quiet = task.config, Console(quiet=True)
-    cache = config.output / ".cache" / "weight_maps"
+    cache = config.output / run_layout.WEIGHT_MAPS
     prepared = prepare(config, task.source, task.policy, cache, quiet, team)
     model = prepared.model
     average = build.weight_average(config, model, prepared.network)
@@ -139,7 +140,7 @@ def tell_end(team: Team, folder: Path, evaluation: Evaluation | None, interrupte
     text = "null" if evaluation is None else evaluation.model_dump_json()
     head = json.dumps({"folder": str(folder), "interrupted": interrupted, "evaluation": text})
     team.share(head.encode())
-    team.share(b"" if evaluation is None else (folder / "best.keras").read_bytes())
+    team.share(b"" if evaluation is None else (folder / run_layout.BEST).read_bytes())
     team.part()
 
 
@@ -149,7 +150,7 @@ def hear_end(team: Team) -> tuple[Path, TrainedModel, Evaluation, bool] | None:
     if not model:
         return None
     with tempfile.TemporaryDirectory() as beside:
-        Path(beside, "best.keras").write_bytes(model)
+        Path(beside, run_layout.BEST).write_bytes(model)
         loaded = load_model(beside)
     evaluation = Evaluation.model_validate_json(head["evaluation"])
     return Path(head["folder"]), loaded, evaluation, head["interrupted"]

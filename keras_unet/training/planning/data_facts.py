@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
-from keras_unet.data.reading import Sample
-from keras_unet.data.report import DataSummary
+from keras_unet.data.check import DataSummary
+from keras_unet.data.samples import Sample
+from keras_unet.settings import Frozen
 from keras_unet.training.splits import classes_of
 
 LOOKED_AT = 40  # images whose objects are measured
@@ -18,10 +18,8 @@ NEAR = 5  # pixels between objects that count as close together
 SPECK = 5  # pixels: smaller objects are not measured
 
 
-class DataFacts(BaseModel):
+class DataFacts(Frozen):
     """Measured on the labelled images of a data set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     images: int
     short: int  # median of the images' shorter sides, pixels

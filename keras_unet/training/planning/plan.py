@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import BaseModel, PositiveInt, TypeAdapter, ValidationError
 
 from keras_unet.data.check import load_samples
-from keras_unet.data.label_rule import Kind
+from keras_unet.data.label_rule import LabelKind
 from keras_unet.machine import Machine, this_machine
 from keras_unet.settings import flat, merged, nested, to_tree
 from keras_unet.training.config import TrainConfig, make_config, with_preset
@@ -44,7 +44,7 @@ def plan(
     *,
     validation: str | Path | None = None,
     validation_labels: str | Path | None = None,
-    label_kind: Kind | None = None,
+    label_kind: LabelKind | None = None,
     minutes: float | None = None,
     settings: Mapping[str, Any] | None = None,
     machine: Machine | None = None,

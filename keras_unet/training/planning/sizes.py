@@ -20,7 +20,7 @@ PIXELS = 2 * PAPER_OUTPUT**2  # of output a step: two of the paper's tiles
 STEPS = ((64, 6000), (32, 3000), (16, 300))  # filters, and the steps that they need
 NARROW = 8  # filters, where memory or time is short
 MEMORY_SHARE = 0.8  # of what is free
-GPU_MEMORY = 8e9  # bytes that are counted on: TensorFlow does not tell what a GPU has free
+UNKNOWN_GPU = 8e9  # bytes that are counted on where a GPU does not tell
 
 
 class Size(NamedTuple):
@@ -62,7 +62,9 @@ class Sizing:
 
         steps: those of the whole run, which decide on the width; None: what suits a CPU.
         """
-        room = MEMORY_SHARE * (GPU_MEMORY if self.machine.gpu else self.machine.memory)
+        machine = self.machine
+        memory = (machine.gpu_memory or UNKNOWN_GPU) if machine.gpu else machine.memory
+        room = MEMORY_SHARE * memory
         wished = self._wished(steps)
         size = wished
         if self._data() < room:
@@ -239,21 +241,14 @@ def network_weights(network: Network) -> float:
 
 def _convolutions(tile: int, network: Network) -> Iterator[tuple[int, int, int, int, float]]:
     """(incoming channels, outgoing, kernel, of it for one output pixel, output side) of each."""
-    shrink = 2 if network.padding == "valid" else 0
-    side, incoming = float(tile), network.channels
-    for level in range(network.depth + 1):
-        own = network.filters * 2**level
-        for source in (incoming, own):
-            side -= shrink
-            yield source, own, 9, 9, side
-        incoming = own
-        if level < network.depth:
+    side = float(tile)
+    for step in geometry.walk(network.depth, network.filters, network.channels, network.classes):
+        taps = step.kernel**2
+        if step.kind == "pool":
             side /= 2
-    for level in reversed(range(network.depth)):
-        own = network.filters * 2**level
-        side *= 2
-        yield 2 * own, own, 4, 1, side  # the up-convolution
-        for source in (2 * own, own):
-            side -= shrink
-            yield source, own, 9, 9, side
-    yield network.filters, network.classes, 1, 1, side
+        elif step.kind == "up":
+            side *= 2
+            yield step.incoming, step.outgoing, taps, 1, side
+        elif step.kernel:
+            side -= step.kernel - 1 if network.padding == "valid" else 0
+            yield step.incoming, step.outgoing, taps, taps, side

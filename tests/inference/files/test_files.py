@@ -12,14 +12,15 @@ import tifffile
 from PIL import Image
 
 from keras_unet.data.images import read_image
-from keras_unet.data.stored_pixels import PixelSize, read_pixel_size
+from keras_unet.data.stored_pixels import PixelSize
+from keras_unet.data.tiff_windows import read_pixel_size
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.pictures import without_legend
 from keras_unet.inference import predict, predict_files
 from keras_unet.inference.files import run, state
 from keras_unet.inference.files.state import Workplace
 from keras_unet.inference.inputs import find_inputs
 from keras_unet.inference.objects.finding import to_objects
+from keras_unet.pictures import without_legend
 
 TILE = 60  # of a network of depth 1: 52 pixels of output
 

@@ -10,7 +10,6 @@ from scipy import ndimage
 
 from keras_unet.data.images import read_labels
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.pictures import save_png, without_legend
 from keras_unet.inference.objects.finding import (
     ObjectSettings,
     make_settings,
@@ -26,6 +25,7 @@ from keras_unet.inference.objects.mask_objects import (
 from keras_unet.inference.objects.measurements import measure
 from keras_unet.inference.objects.polygons import outlines
 from keras_unet.inference.ownership import WRITTEN, recorded
+from keras_unet.pictures import save_png, without_legend
 
 
 def blobs(seed, size=(60, 70)):

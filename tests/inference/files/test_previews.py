@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from keras_unet.evaluation.pictures import overlay
 from keras_unet.inference.files import outputs
 from keras_unet.inference.files.state import Scratch
 from keras_unet.inference.source import ArraySource
+from keras_unet.pictures import overlay
 
 
 @pytest.mark.parametrize("shape", [(61, 90, 1), (90, 61, 3), (5, 500, 1), (30, 30, 1)])

@@ -15,7 +15,8 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from keras_unet.data.images import read_labels
-from keras_unet.data.stored_pixels import PixelSize, read_pixel_size
+from keras_unet.data.stored_pixels import PixelSize
+from keras_unet.data.tiff_windows import read_pixel_size
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.objects.measurements import measure
 from keras_unet.inference.objects.object_formats import to_roi, write_csv

@@ -12,7 +12,7 @@ from keras_unet.serving.folders import numbered
 from keras_unet.serving.protocol.codes import Code, Refused
 from keras_unet.serving.server.manager import Manager
 from keras_unet.serving.server.model_files import ServedModel, discover, read_config
-from keras_unet.serving.server.versions import State
+from keras_unet.serving.server.servable import State
 
 
 class Loaded:

@@ -46,7 +46,7 @@ def test_what_clients_can_repeat_is_said_once_a_minute(said):
 
 
 def test_a_message_comes_again_later():
-    seldom = observe.Seldom(60)
+    seldom = observe.RateLimit(60)
     record = logging.LogRecord("a", logging.WARNING, "", 0, "Invalid request", None, None)
     passed = []
     for seconds in (0, 59, 61, 62, 130):

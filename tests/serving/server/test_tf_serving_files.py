@@ -17,7 +17,6 @@ import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from keras_unet.serving.folders import write_configs
-from keras_unet.serving.server import ServerSettings, binary
 from keras_unet.serving.server.model_files import read_batching
 
 ROOT = Path(__file__).parents[3]
@@ -122,25 +121,6 @@ def test_all_files_name_the_same_image():
         assert image["name"] == container(resources()["Deployment"])["image"]
         tags.add(image["newTag"].removesuffix("-gpu"))
     assert len(tags) == 1, tags
-
-
-def test_flags_of_the_binary_that_we_start(tmp_path):
-    tls = {"tls_certificate": tmp_path / "cert", "tls_key": tmp_path / "key"}
-    for path in tls.values():
-        path.write_text("-----BEGIN X-----\n")
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    settings = ServerSettings(
-        folder=tmp_path,
-        host="0.0.0.0",
-        rest_port=None,
-        intra_op_threads=1,
-        inter_op_threads=1,
-        prefer_tensor_content=True,
-        **tls,
-    )
-    given = binary.command("server", settings, tmp_path, batching=True)[1:]
-    assert len(given) > 12
-    assert {one.removeprefix("--").split("=")[0] for one in given} <= FLAGS
 
 
 def monitoring(text):

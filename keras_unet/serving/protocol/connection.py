@@ -1,7 +1,11 @@
-"""TLS files (PEM), checked before anyone connects: a handshake that fails does not say why."""
+"""Connections: addresses, and TLS files (PEM) checked before anyone connects.
+
+A handshake that fails does not say why.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import ssl
 from datetime import datetime, timezone
@@ -67,6 +71,19 @@ def authority(path: Path) -> bytes:
     if datetime.now(timezone.utc) > last:
         raise ConfigError(f"TLS certificate {path}: has expired, on {_shown(last)}")
     return text.encode()
+
+
+def join_address(host: str, port: int) -> str:
+    """ "host:port", with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address leads to this machine, whatever the network."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: 127.example.org is anybody's
+        return host == "localhost"
 
 
 def _read(path: Path, what: str) -> str:

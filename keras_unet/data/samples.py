@@ -8,15 +8,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
 from keras_unet.data.images import ImageFile
 from keras_unet.data.label_rule import IGNORED, LabelMapping, LabelRule
-from keras_unet.data.pairs import Pair
-from keras_unet.data.report import Problem
-from keras_unet.data.stored_pixels import WHAT, as_nan, filled
+from keras_unet.data.pairs import Pair, Problem
+from keras_unet.data.stored_pixels import NODATA, as_nan, filled
 from keras_unet.errors import DataError
 
 
@@ -75,10 +73,8 @@ class RawPair:
     colours: Mapping[int, tuple[int, ...]] = field(default_factory=dict)  # of values, by a palette
     inverted: bool = False  # labels of one bit, see `ImageFile.inverted`
     turned_apart: bool = False  # image and labels state different orientations
-
-    @property
-    def share_missing(self) -> float:
-        return 0.0 if self.missing is None else float(self.missing.mean())
+    share_missing: float = 0.0  # of the pixels
+    regions: int | None = None  # of equal labels, where they were counted; see `count_regions`
 
     def sample(self, mapping: LabelMapping | None) -> Sample | None:
         """The sample whose labels mean what `mapping` says; None if the image is unfit.
@@ -106,12 +102,7 @@ class PairReader(AbstractContextManager["PairReader"]):
     def __init__(self) -> None:
         self._open: dict[str, ImageFile] = {}
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *unused: object) -> None:
         for file in self._open.values():
             file.close()
         self._open.clear()
@@ -180,7 +171,7 @@ def check_pair(
     try:
         image, missing = read_image()
         if missing is not None and missing.all():
-            raise DataError(f"holds no measured pixel, all are {WHAT}; expected some")
+            raise DataError(f"holds no measured pixel, all are {NODATA}; expected some")
         measured = image if missing is None else image[~missing]
         if image.dtype.kind == "f" and not np.all(np.isfinite(measured)):
             bad = np.count_nonzero(~np.isfinite(measured))
@@ -220,6 +211,7 @@ def check_pair(
         border,
         contrast,
         missing=missing,
+        share_missing=0.0 if missing is None else float(missing.mean()),
     )
 
 

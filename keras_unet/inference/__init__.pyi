@@ -1,0 +1,10 @@
+from .files.run import predict_files as predict_files
+from .objects.finding import to_instances as to_instances
+from .objects.finding import to_objects as to_objects
+from .objects.measurements import measure as measure
+from .objects.object_writer import write_objects as write_objects
+from .objects.polygons import outlines as outlines
+from .options import PredictOptions as PredictOptions
+from .predictor import Predictor as Predictor
+from .predictor import predict as predict
+from .predictor import to_classes as to_classes

@@ -1,0 +1,9 @@
+from .bundle import write_bundle as write_bundle
+from .card import CardFields as CardFields
+from .client import Client as Client
+from .folders import versions as versions
+from .folders import write_configs as write_configs
+from .graph import write_saved_model as write_saved_model
+from .publish import export as export
+from .publish import publish_bundle as publish_bundle
+from .publish import rollback as rollback
