@@ -163,6 +163,8 @@ class Activations:
     def shown_channel(self, name: str) -> int:
         """The channel that stands for a stage: the one whose values differ most."""
         m = self.stage(name)
+        if m.kind == "logits":
+            return min(1, m.channels[0] - 1)  # the first class that is no background
         step = max(1, min(m.size) // _COARSE)
         parts = [self.skip(m), self.raised(m)] if m.kind == "concatenation" else [self.array(name)]
         spread = [part[::step, ::step].std(axis=(0, 1)) for part in parts]

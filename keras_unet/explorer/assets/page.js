@@ -53,6 +53,7 @@ function latest(work) {
 
 function number(value, digits = 3) {
   const size = Math.abs(value);
+  if (size < 1e-6) return (0).toFixed(digits);
   if (size && (size < 0.001 || size >= 1e5)) return value.toExponential(1).replace("-", "−");
   return value.toFixed(size >= 100 ? 1 : digits).replace("-", "−");
 }
@@ -316,9 +317,10 @@ function products(found, single) {
     if (single) return line(`channel ${t.channel}: ${number(t.patch[0][0])} × ${number(t.kernel[0][0])} = `, strong(number(t.sum)));
     return make("div", { class: "grids" }, grid(t.patch, `input channel ${t.channel}${from}`), "×", grid(t.kernel, "kernel"), "=", strong(number(t.sum)));
   });
-  if (found.rest.count) parts.push(line(`the other ${found.rest.count} input channel${found.rest.count > 1 ? "s" : ""} together: `, strong(number(found.rest.sum))));
-  const added = [...found.terms.map((t) => number(t.sum)), ...(found.rest.count ? [number(found.rest.sum)] : [])];
-  parts.push(line(`${added.join(" + ")} + bias ${number(found.bias)} = `, strong(number(found.sum))));
+  if (found.rest.count) parts.push(line(found.rest.count > 1 ? `the other ${found.rest.count} input channels together: ` : "the other input channel: ", strong(number(found.rest.sum))));
+  const added = [...found.terms.map((t) => t.sum), ...(found.rest.count ? [found.rest.sum] : [])];
+  const signed = added.map((v, i) => i === 0 ? number(v) : v < 0 ? ` − ${number(-v)}` : ` + ${number(v)}`).join("");
+  parts.push(line(`${signed} + bias ${number(found.bias)} = `, strong(number(found.sum))));
   return parts;
 }
 
