@@ -192,7 +192,8 @@ def test_text_can_be_read_in_light_and_dark(opened, page, scheme):
 
 def test_everything_that_is_pressed_has_a_name(opened):
     nameless = opened.execute_script(
-        "return [...document.querySelectorAll('button, select, input, a, [role=button], svg[role]')]"
+        "return [...document.querySelectorAll('button, select, input, a, [role=button],"
+        " svg[role]')]"
         ".filter((e) => !(e.ariaLabel || e.innerText || e.textContent || e.labels?.length"
         " || e.getAttribute('aria-labelledby'))).map((e) => e.outerHTML.slice(0, 80))"
     )
