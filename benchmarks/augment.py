@@ -63,7 +63,7 @@ def bank_of(image: np.ndarray, label: np.ndarray, weight: np.ndarray | None = No
 
 def called(layer: Augment, bank: ImageBank, batch: int = BATCH) -> Callable[[], float]:
     """Seconds of one compiled call on a batch."""
-    index, seeds = tf.range(batch) % len(bank), sample_seeds(0, 0, tf.range(batch))
+    index, seeds = tf.range(batch) % len(bank.height), sample_seeds(0, 0, tf.range(batch))
 
     def seconds() -> float:
         start = time.perf_counter()
@@ -78,7 +78,7 @@ def piped(layer: Augment, bank: ImageBank, batches: int = 4) -> Callable[[], flo
 
     def draw(first: tf.Tensor) -> tuple:
         number = first * BATCH + tf.range(BATCH, dtype=tf.int64)
-        return layer.sample(bank, number % len(bank), sample_seeds(0, 0, number))
+        return layer.sample(bank, number % len(bank.height), sample_seeds(0, 0, number))
 
     data = tf.data.Dataset.counter().map(draw, num_parallel_calls=2).prefetch(1)
     iterator = iter(data)

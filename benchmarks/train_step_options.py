@@ -113,7 +113,7 @@ def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
     if variant.keras_crops:
         unet.Cropping2D = keras.layers.Cropping2D
     if variant.keras_adamw:
-        build.AdamW = lambda rate, decay, **options: keras.optimizers.AdamW(
+        build.FusedAdamW = lambda rate, decay, **options: keras.optimizers.AdamW(
             rate, weight_decay=decay, **options
         )
     config = make_config(

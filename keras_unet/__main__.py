@@ -1,4 +1,4 @@
-"""`python -m keras_unet` is `keras-unet`."""
+"""Entry point: `python -m keras_unet` is `keras-unet`."""
 
 from keras_unet.cli import main
 

@@ -1,4 +1,4 @@
-"""Makes Keras find this package's classes in saved models, whichever of the two is imported first.
+"""Registration: Keras finds this package's classes in saved models, in whatever order of imports.
 
 Keras looks a saved class up by its registered name and never imports a module for it. To import
 ours with `import keras_unet` would cost TensorFlow's import, so that a stand-in is registered for
@@ -18,14 +18,14 @@ from keras_unet.keras_backend import around_import
 
 # Registered name -> module and class: what the decorators say of modules that are not imported yet.
 CLASSES = {
-    "AdamW": "training.step.AdamW",
+    "AdamW": "training.step.FusedAdamW",  # its name until 0.3
     "Attention": "diffusion.attention.Attention",
     "Augment": "augment.augment.Augment",
     "Autoencoder": "diffusion.autoencoder.Autoencoder",
-    "BatchNormalization": "models.blocks.BatchNormalization",
+    "BatchNormalization": "models.blocks.FusedBatchNormalization",
     "BilinearUpSampling2D": "models.blocks.BilinearUpSampling2D",
     "CropLike": "models.blocks.CropLike",
-    "Cropping2D": "models.blocks.Cropping2D",
+    "Cropping2D": "models.blocks.SlicedCropping2D",
     "DiceLoss": "losses.dice.Dice",
     "DiceScore": "metrics.Dice",
     "DiffusionModel": "diffusion.model.DiffusionModel",
@@ -33,6 +33,7 @@ CLASSES = {
     "Downsample": "diffusion.blocks.Downsample",
     "EmbeddingMLP": "diffusion.blocks.EmbeddingMLP",
     "FocalLoss": "losses.cross_entropy.Focal",
+    "FusedAdamW": "training.step.FusedAdamW",
     "GroupNorm": "diffusion.blocks.GroupNorm",
     "IoU": "metrics.IoU",
     "JoinAdded": "diffusion.unet.JoinAdded",

@@ -119,6 +119,11 @@ def locked(
         yield
 
 
+def shown_size(count: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
 def read_text(path: str | Path) -> str:
     """The text of a file that a person wrote: UTF-8, with a byte-order mark or without.
 

@@ -2,8 +2,8 @@
 
 Targets are integers [B, H, W] or [B, H, W, 1], predictions [B, H, W, K]. The predicted class is the
 largest of the K; with K = 1 it is 1 where the logit is above 0 (the probability above 0.5).
-Importing this module registers the metrics, so that saved models load. In `compile`, use objects:
-`metrics=[PixelError(), IoU(class_id=1)]`; as `weighted_metrics` they honour the sample weight.
+In `compile`, use objects: `metrics=[PixelError(), IoU(class_id=1)]`; as `weighted_metrics` they
+honour the sample weight.
 
 A class that is neither in truth nor in the prediction has IoU and Dice NaN and is left out of the
 means; one that is in either of them counts. Before any pixel is counted, every result is NaN.
@@ -50,6 +50,11 @@ class ConfusionMetric(keras.metrics.Metric):
         name: str | None = None,
         dtype: Any = None,
     ):
+        if name is not None and not isinstance(name, str):
+            raise ConfigError(
+                f"the name of a metric must be a text, got {name!r}; the number of classes is "
+                "given as num_classes=…"
+            )
         # Counts need float32 whatever the policy: bfloat16 stops counting at 256.
         super().__init__(name=name, dtype=dtype or "float32")
         _check("num_classes", num_classes, least=2)

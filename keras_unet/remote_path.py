@@ -1,4 +1,4 @@
-"""Places that are no local files: gs://, s3://, az://, hdfs:// and others, on object stores mostly.
+"""Remote paths: gs://, s3://, az://, hdfs:// and others, on object stores mostly.
 
 They are read and written by fsspec with the library of their scheme (gcsfs, s3fs, adlfs, …), or,
 where that is not installed, by TensorFlow, which has gs:// built in. Credentials are found as those

@@ -10,7 +10,7 @@ from tfx.dsl.input_resolution.strategies.latest_blessed_model_strategy import (
 )
 from tfx.types import Artifact
 
-from keras_unet.serving.lineage import served_origin
+from keras_unet.serving import served_origin
 
 
 class ServedOrLatestBlessed(LatestBlessedModelStrategy):

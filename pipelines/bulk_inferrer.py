@@ -33,19 +33,12 @@ from tfx.dsl.io import fileio
 from tfx.types import system_executions
 from tfx.types.standard_artifacts import InferenceResult, Model, ModelBlessing
 
-from keras_unet import __version__
 from keras_unet.data import natural_key
 from keras_unet.disk import replacing
 from keras_unet.errors import DataError
-from keras_unet.inference.files.outputs import FileOptions
-from keras_unet.inference.files.segmentation import Job, segment
-from keras_unet.inference.files.state import Identity, Workplace, digest
-from keras_unet.inference.files.state import fingerprint as fingerprint_of
-from keras_unet.inference.inputs import find_inputs, name_of
-from keras_unet.inference.objects.finding import to_instances
-from keras_unet.inference.objects.mask_objects import class_pages
-from keras_unet.inference.options import make_options
-from keras_unet.serving.graph import mask_values
+from keras_unet.inference import FileOptions, FilePredictor, class_pages, find_inputs, to_instances
+from keras_unet.serving import mask_values
+from keras_unet.settings import validated
 from pipelines import models
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -87,7 +80,7 @@ def MaskInferrer(
         return
     if fingerprint and images_fingerprint(images) != fingerprint:
         raise DataError(f"{images}: changed since the pipeline was defined; run it again")
-    make_options(json.loads(options), FileOptions)
+    validated(FileOptions, json.loads(options))
     files = [str(path) for path in find_inputs(images)]
     output = models.mounted(masks.uri)
     with beam_pipeline as pipeline:
@@ -138,48 +131,28 @@ class Segment(beam.DoFn):
 
     def __init__(self, uri: str, output: str, options: str) -> None:
         self._uri, self._output, self._options = uri, output, options
-        self._model: Any = None
+        self._predictor: Any = None
 
     def setup(self) -> None:
         """Loads the model."""
-        from keras_unet.inference.predictor import Predictor
-
-        self._chosen = make_options(json.loads(self._options), FileOptions)
-        self._model = models.load(self._uri)
         with models.local_copy(f"{self._uri}/{models.KERAS}") as folder:
-            self._digest = digest(folder / models.FILE)
-        self._predictor = Predictor(self._model, self._chosen.prediction())
+            options = json.loads(self._options)
+            self._predictor = FilePredictor(folder / models.FILE, **options).load()
 
     def process(self, file: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """Segments a file; see `predict_files` for what is written."""
         path = Path(file)
-        identity = Identity(  # what a mask tells of where it comes from, as predict's do
-            version=__version__,
-            model=(self._digest,),
-            input=fingerprint_of(path),
-            options=self._chosen.identity(),
-        )
-        with tempfile.TemporaryDirectory() as folder, Workplace(Path(folder)) as place:
-            job = Job(path, name_of(path), identity)
-            card = self._model.card
+        with tempfile.TemporaryDirectory() as folder:
             try:
-                mask = segment(
-                    job,
-                    self._predictor,
-                    card,
-                    self._chosen,
-                    place,
-                    lambda _: None,
-                    logging.getLogger("absl").info,
-                )
+                (mask,) = self._predictor(path, folder, say=logging.getLogger("absl").info).written
             except DataError as error:
                 yield "failed", (path.name, str(error))
                 return
-            for page, row in enumerate(_measured(mask, int(mask_values(card)[0]))):
+            background = int(mask_values(self._predictor.card)[0])
+            for page, row in enumerate(_measured(mask, background)):
                 yield "summary", (path.name, page, mask.name, *row)
-            shutil.rmtree(place.folder)
             with models.local_output(self._output) as output:
-                for made in Path(folder).iterdir():
+                for made in Path(folder).glob("[!.]*"):
                     _move(made, output)
 
 

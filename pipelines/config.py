@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from keras_unet.settings import Section, merged, nested_error, read_tree, source_of, validated
-from keras_unet.training.config import LISTING as TRAIN_LISTING
-from keras_unet.training.config import TrainConfig
+from keras_unet.training import LISTING as TRAIN_LISTING
+from keras_unet.training import TrainConfig
 from pipelines.sections import (
     BeamSettings,
     BulkSettings,

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,13 +27,15 @@ from tfx.types.standard_artifacts import Examples, InfraBlessing, Model
 
 from keras_unet.data import encode_example, read_record
 from keras_unet.errors import DataError, KerasUnetError, ServingError
-from keras_unet.models.keras_file import TrainedModel
-from keras_unet.models.unet import structure
-from keras_unet.serving import bundle as golden
-from keras_unet.serving.bundle import rounded
-from keras_unet.serving.card import read_served_card
-from keras_unet.serving.client import Client
-from keras_unet.serving.graph import Precision
+from keras_unet.models import TrainedModel, structure
+from keras_unet.serving import (
+    GOLDEN_TOLERANCE,
+    Client,
+    GoldenRequest,
+    golden_differences,
+    golden_requests,
+    read_served_card,
+)
 from pipelines import models
 from pipelines.server_process import Addresses, NoServer, serving, tail
 
@@ -72,7 +74,7 @@ def ServerInfraValidator(
     deadline = time.monotonic() + seconds
     trained = models.load(model.uri)
     with models.local_copy(records) as source:
-        requests = [*golden.golden_requests(trained), *real_requests(trained, source, number)]
+        requests = [*golden_requests(trained), *real_requests(trained, source, number)]
     with models.local_output(blessing.uri) as folder:
         try:
             found = _validate(model.uri, trained, requests, folder / "server.log", deadline)
@@ -127,7 +129,7 @@ def docker_infra_validator(
 
 
 def _validate(
-    uri: str, trained: TrainedModel, requests: list[golden.Request], log: Path, deadline: float
+    uri: str, trained: TrainedModel, requests: list[GoldenRequest], log: Path, deadline: float
 ) -> dict[str, Any]:
     """Requests and largest differences by signature; see `ServerInfraValidator` for errors."""
     log.touch()
@@ -138,19 +140,18 @@ def _validate(
         with serving(Path(root), log, deadline - time.monotonic()) as addresses:
             _wait(addresses, log, deadline)
             answers = _ask(addresses, requests, deadline)
-    same = rounded(trained, cast(Precision, card.precision))  # weights as they were exported
-    differences = golden.difference(same, requests, answers)
-    wrong = [f"{k} by {v:.2e}" for k, v in differences.items() if not v <= golden.TOLERANCE]
+    differences = golden_differences(trained, requests, answers, card.precision)
+    wrong = [f"{k} by {v:.2e}" for k, v in differences.items() if not v <= GOLDEN_TOLERANCE]
     if wrong:
         raise ServingError(
             f"the served model differs from the Keras model: {', '.join(wrong)}; at most "
-            f"{golden.TOLERANCE:.0e} was expected"
+            f"{GOLDEN_TOLERANCE:.0e} was expected"
         )
     counts = {name: sum(r.signature == name for r in requests) for name in differences}
     return {"requests": counts, "differences": differences}
 
 
-def real_requests(model: TrainedModel, records: Path, number: int) -> list[golden.Request]:
+def real_requests(model: TrainedModel, records: Path, number: int) -> list[GoldenRequest]:
     """Requests of each signature, made of the first `number` records in a folder.
 
     Raises:
@@ -158,7 +159,7 @@ def real_requests(model: TrainedModel, records: Path, number: int) -> list[golde
     """
     files = sorted(str(path) for path in records.iterdir() if path.is_file())
     dataset = tf.data.TFRecordDataset(files, "GZIP" if files and files[0].endswith("gz") else "")
-    found: list[golden.Request] = []
+    found: list[GoldenRequest] = []
     channels = structure(model.network).channels
     for i, data in enumerate(itertools.islice(dataset.as_numpy_iterator(), number)):
         pair = read_record(data, records, i, model.card.labels.as_rule())
@@ -168,12 +169,12 @@ def real_requests(model: TrainedModel, records: Path, number: int) -> list[golde
         if image.shape != pair.image.shape or pair.missing is not None:  # NaN is refused
             data = encode_example(pair.pair.name, image)
         pixels = image.astype(np.float32)
-        found.append(golden.Request("serving_default", "images", pixels[None], [pixels]))
-        found.append(golden.Request("segment_examples", "examples", _strings([data]), [image]))
+        found.append(GoldenRequest("serving_default", "images", pixels[None], [pixels]))
+        found.append(GoldenRequest("segment_examples", "examples", _strings([data]), [image]))
         if channels in (1, 3) and image.dtype in (np.uint8, np.uint16):
             png = _strings([tf.io.encode_png(image).numpy()])
             for name in ("segment_bytes", "segment_bytes_probabilities"):
-                found.append(golden.Request(name, "image_bytes", png, [image]))
+                found.append(GoldenRequest(name, "image_bytes", png, [image]))
     if not found:
         raise DataError(f"{records}: no records; expected images to try the server with")
     return found
@@ -197,7 +198,7 @@ def _wait(addresses: Addresses, log: Path, deadline: float) -> None:
 
 
 def _ask(
-    addresses: Addresses, requests: list[golden.Request], deadline: float
+    addresses: Addresses, requests: list[GoldenRequest], deadline: float
 ) -> list[dict[str, np.ndarray]]:
     answers = []
     with Client(f"grpc://{addresses.grpc}", seconds=max(1.0, deadline - time.monotonic())) as grpc:

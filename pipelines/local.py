@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keras_unet.errors import ConfigError
 from keras_unet.remote_path import RemotePath, as_path
-from keras_unet.training.run_folder import RunLock
+from keras_unet.training import locked_run
 from pipelines.config import PipelineConfig
 from pipelines.executions import Step, open_store, runs, steps, tidy
 from pipelines.progress import Progress
@@ -42,7 +42,7 @@ def run_local(config: PipelineConfig, say: Callable[[str], None]) -> list[Step]:
     config.metadata_path.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     log = root / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    with RunLock(root, "running a pipeline"), log_to(log):
+    with locked_run(root, "running a pipeline"), log_to(log):
         say(f"Log of TFX and Beam: {log}")
         config = settled(config, say)
         from tfx.orchestration.local.local_dag_runner import LocalDagRunner

@@ -12,7 +12,7 @@ from tfx.utils import io_utils, path_utils
 
 from keras_unet import run_layout
 from keras_unet.errors import DataError
-from keras_unet.models.keras_file import TrainedModel, load_model
+from keras_unet.models import TrainedModel, load_model
 
 KERAS = "Format-Keras"  # beside TFX's Format-Serving and Format-TFMA
 FILE = run_layout.BEST

@@ -13,8 +13,7 @@ from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing
 
 from keras_unet.errors import ConfigError
 from keras_unet.settings import merged
-from keras_unet.training.build import class_names
-from keras_unet.training.config import make_config
+from keras_unet.training import class_names, make_config
 from pipelines.blessed import ServedOrLatestBlessed
 from pipelines.bulk_inferrer import MaskInferrer, images_fingerprint
 from pipelines.checks.nodes import DataChecks, data_checks, transform

@@ -16,9 +16,7 @@ from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArti
 from tfx.types import system_executions
 from tfx.types.standard_artifacts import InfraBlessing, Model, ModelBlessing, PushedModel
 
-from keras_unet.serving.bundle import fingerprint
-from keras_unet.serving.card import LINEAGE, Origin
-from keras_unet.serving.publish import publish_bundle
+from keras_unet.serving import Origin, fingerprint, publish_bundle
 from pipelines import models
 
 REASON = "reason"  # why a model was not pushed
@@ -66,7 +64,7 @@ def VersionPusher(
             bundle,
             destination,
             keep=keep or None,
-            files={LINEAGE.name: origin.model_dump_json(indent=1) + "\n"},
+            files=origin.as_file(),
         )
     pushed_model.set_int_custom_property("pushed", 1)
     pushed_model.set_string_custom_property("pushed_destination", str(version.resolve()))

@@ -22,7 +22,7 @@ from keras_unet import run_layout
 from keras_unet.data import Normalization
 from keras_unet.errors import ConfigError
 from keras_unet.settings import merged, nested, to_tree
-from keras_unet.training.config import TrainConfig, make_config
+from keras_unet.training import TrainConfig, make_config
 
 CODE = "code.json"  # of a run: which code it was begun with
 FORGET_DAYS = 30.0  # a killed run that nobody went on with
@@ -70,8 +70,7 @@ def run_fn(fn_args: Any) -> None:
         DataError, TrainingError: see `keras_unet.train`. ExportError: see `write_bundle`.
     """
     from keras_unet import train
-    from keras_unet.serving import write_bundle
-    from keras_unet.serving.card import CardFields
+    from keras_unet.serving import CardFields, write_bundle
     from pipelines import models
 
     options = fn_args.custom_config or {}
@@ -155,13 +154,13 @@ def local_runs(place: str) -> Path:
 
 def forget(runs: Path, besides: Path, record: str = run_layout.RECORD) -> None:
     """Deletes runs that were killed long ago and are not gone on with."""
-    from keras_unet.training.run_folder import RunLock
+    from keras_unet.training import locked_run
 
     for found in runs.glob(f"*/{record}"):
         folder = found.parent
         newest = max(path.stat().st_mtime for path in folder.iterdir())
         if folder != besides and time.time() - newest > FORGET_DAYS * 86400:
-            with RunLock(folder):
+            with locked_run(folder):
                 shutil.rmtree(folder)
 
 
@@ -183,9 +182,9 @@ def code() -> dict[str, str]:
     """
     from tfx.version import __version__ as tfx_version
 
-    from keras_unet.models.keras_file import versions
+    from keras_unet.models import library_versions
 
-    found = {**versions(), "tfx": tfx_version}
+    found = {**library_versions(), "tfx": tfx_version}
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)
         found["commit"] = _git("rev-parse", "HEAD").strip()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.settings import merged, nested, to_tree
-from keras_unet.training.config import TrainConfig, make_config
+from keras_unet.training import TrainConfig, make_config
 from pipelines.trainer import forget, local_runs, run_config, trainer_config
 from pipelines.trouble import message
 

@@ -249,6 +249,7 @@ def test_bad_arguments_say_what_was_received():
         (lambda: IoU(class_id=-1), "class_id .*-1"),
         (lambda: IoU(class_id=3, num_classes=3), "class_id 3 .*3 classes"),
         (lambda: MeanIoU(class_id=1), "IoU"),
+        (lambda: MeanIoU(2), "name of a metric must be a text, got 2.* num_classes="),
     ):
         with pytest.raises(ConfigError, match=message):
             call()

@@ -16,7 +16,7 @@ from keras_unet import diffusion, losses, metrics
 from keras_unet._registration import CLASSES, PACKAGE, StandIn
 from keras_unet.augment import Augment
 from keras_unet.models import build_unet
-from keras_unet.training.step import AdamW
+from keras_unet.training.step import FusedAdamW
 
 # Each opens the files in a process of its own: compiled, in safe mode, in another order.
 ORDERS = {
@@ -51,7 +51,8 @@ def files(tmp_path_factory):
     valid = build_unet(filters=2, depth=1, normalization="batch")
     same = build_unet(filters=2, depth=1, padding="same", upsampling="bilinear")
     mean_iou = metrics.MeanIoU(num_classes=2)
-    valid.compile(AdamW(1e-3, decay=1e-4), losses.WeightedCrossEntropy(), metrics=[mean_iou])
+    adam = FusedAdamW(1e-3, weight_decay=1e-4)
+    valid.compile(adam, losses.WeightedCrossEntropy(), metrics=[mean_iou])
     same.compile("adam", losses.Sum([losses.Focal(), losses.Dice()]), metrics=[metrics.Dice()])
     valid.fit(np.ones((1, 20, 20, 1)), np.ones((1, 4, 4)), verbose=0)
     same.fit(np.ones((1, 9, 9, 1)), np.ones((1, 9, 9)), verbose=0)
@@ -70,7 +71,7 @@ def test_a_fresh_process_opens_the_files(order, files):
 def test_each_class_has_a_stand_in_and_takes_its_place():
     """None is forgotten, and none is there that no longer exists."""
     keras_unet.build_unet(filters=2, depth=1, upsampling="bilinear")
-    assert {losses.Focal, metrics.IoU, AdamW, Augment}  # all modules are imported
+    assert {losses.Focal, metrics.IoU, FusedAdamW, Augment}  # all modules are imported
     for module in pkgutil.iter_modules(diffusion.__path__):
         importlib.import_module(f"keras_unet.diffusion.{module.name}")
     known = {k: v for k, v in keras.saving.get_custom_objects().items() if k.startswith("keras_un")}
@@ -78,4 +79,4 @@ def test_each_class_has_a_stand_in_and_takes_its_place():
     for name, path in CLASSES.items():
         found = known[f"{PACKAGE}>{name}"]
         assert not isinstance(found, StandIn)
-        assert f"{found.__module__}.{found.__name__}" == f"{PACKAGE}.{path}"
+        assert f"{found.__module__}.{found.__qualname__}" == f"{PACKAGE}.{path}"

@@ -159,7 +159,7 @@ def test_settings_in_a_file_are_local_paths(tmp_path):
         ("keras_unet.data.pairs", "find_pairs", ["cells", "URI"]),
         ("keras_unet.data.synthetic", "write_dataset", ["URI"]),
         ("keras_unet.inference.inputs", "find_inputs", ["URI"]),
-        ("keras_unet.inference.files.run", "predict_files", ["run", "images", "URI"]),
+        ("keras_unet.inference.files.file_predictor", "predict_files", ["run", "images", "URI"]),
         ("keras_unet.models.keras_file", "save_model", [None, "URI"]),
         ("keras_unet.serving.formats", "convert", [None, [[[0.0]]], "URI", []]),
         ("keras_unet.serving.client", "segment_files", [None, "cells", "images", "URI"]),

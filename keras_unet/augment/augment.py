@@ -206,7 +206,7 @@ class Augment(keras.layers.Layer):
         index = tf.reshape(tf.cast(index, tf.int32), [-1])
         seeds = self._seeds(seeds, tf.shape(index)[0], training)
         compiled = self._compiled[bool(training)]
-        return given(compiled(bank.tensors(), None, None, seeds, index, centre))
+        return given(compiled(bank, None, None, seeds, index, centre))
 
     def _seeds(self, seeds: Tensor | None, batch: Tensor, training: Any) -> Tensor:
         if seeds is not None:

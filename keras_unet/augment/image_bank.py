@@ -1,9 +1,8 @@
-"""A whole data set in memory as one flat run of pixels, from which tiles are read at any place."""
+"""Image bank: a data set in memory as one flat run of pixels; tiles are read at any place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,24 +12,7 @@ from keras_unet.errors import DataError
 Tensor = Any
 
 
-class BankTensors(NamedTuple):
-    """The bank's tensors; see `ImageBank` for shapes."""
-
-    image: Tensor
-    label: Tensor | None
-    weight: Tensor | None
-    offset: Tensor
-    height: Tensor
-    width: Tensor
-    shift: Tensor
-    scale: Tensor
-    statistics: tuple[Tensor, Tensor, Tensor, Tensor]
-    pitch: int
-    small: bool
-
-
-@dataclass(frozen=True, eq=False)
-class ImageBank:
+class ImageBank(NamedTuple):
     """Images of any sizes, packed into one run of pixels, in their stored dtype.
 
     Reading a tile is arithmetic on a flat index, so images of different sizes need one compilation,
@@ -115,13 +97,6 @@ class ImageBank:
             pitch=shelves.pitch,
             small=bool(sizes[:, 0].max() * shelves.pitch < 2**23 and kind == np.int32),
         )
-
-    def __len__(self) -> int:
-        return int(self.height.shape[0])
-
-    def tensors(self) -> BankTensors:
-        """All tensors, in the form in which a compiled function takes them."""
-        return BankTensors(**{name: getattr(self, name) for name in BankTensors._fields})
 
 
 def _check_images(images: list[np.ndarray]) -> None:

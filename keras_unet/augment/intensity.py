@@ -16,7 +16,7 @@ from keras_unet.augment.resample import cubic_weights
 from keras_unet.augment.settings import AugmentSettings
 
 if TYPE_CHECKING:
-    from keras_unet.augment.image_bank import BankTensors
+    from keras_unet.augment.image_bank import ImageBank
 
 Tensor = Any
 
@@ -45,7 +45,7 @@ def batch_statistics(image: Tensor) -> Statistics:
     return Statistics(mean, tf.sqrt(square), low, high)
 
 
-def bank_statistics(bank: BankTensors, index: Tensor) -> Statistics:
+def bank_statistics(bank: ImageBank, index: Tensor) -> Statistics:
     """Statistics of the images `index` of a bank, in normalised units."""
     mean, std, low, high = (tf.gather(values, index) for values in bank.statistics)
     shift, scale = tf.gather(bank.shift, index), tf.gather(bank.scale, index)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_unet.errors import DataError
 
 if TYPE_CHECKING:
-    from keras_unet.augment.image_bank import BankTensors
+    from keras_unet.augment.image_bank import ImageBank
 
 Tensor = Any
 
@@ -64,7 +64,7 @@ def batch_source(
     return source, (height, width)
 
 
-def bank_source(bank: BankTensors, index: Tensor) -> tuple[Source, tuple[Tensor, Tensor]]:
+def bank_source(bank: ImageBank, index: Tensor) -> tuple[Source, tuple[Tensor, Tensor]]:
     """The images `index` (int32 [batch]) of a bank, and their shift and scale [batch, channels]."""
     offset, height, width, shift, scale = (
         tf.gather(values, index)

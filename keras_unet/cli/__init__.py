@@ -1,4 +1,4 @@
-"""The command line `keras-unet`: one small file a command, no logic of its own.
+"""Command line `keras-unet`: one small file a command, no logic of its own.
 
 TensorFlow is imported inside the commands, so that `--help` answers at once.
 """

@@ -1,4 +1,4 @@
-"""Collects the commands and turns this package's errors into one readable message."""
+"""Application `keras-unet`: all its commands."""
 
 from __future__ import annotations
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.options import command
-from keras_unet.training.interruption import ended_by_sigterm
+from keras_unet.cli.options import command, ended_by_sigterm
 
 diffusion = typer.Typer(
     name="diffusion",

@@ -144,7 +144,7 @@ def predict(
         )
     from keras_unet.console import progress, say
     from keras_unet.errors import ConfigError
-    from keras_unet.inference.files.run import predict_files
+    from keras_unet.inference.files.file_predictor import predict_files
 
     if memory is not None and not (isfinite(memory) and memory > 0):
         raise ConfigError(f"--memory: expected gigabytes above 0, got {memory}")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from keras_unet import run_layout
-from keras_unet.training.interruption import ended_by_sigterm
+from keras_unet.cli.options import ended_by_sigterm
 
 
 @ended_by_sigterm()
@@ -71,7 +71,7 @@ def train(
     from keras_unet.evaluation.descriptions import show_evaluation, show_folds
 
     folded = folds is not None or (resume is not None and (resume / run_layout.SPLITS).is_file())
-    checked, files = None, {}
+    checked, files, loaded = None, {}, None
     tree = read_tree(config, settings or (), data=given)
     if resume is None and os.environ.get("TF_CONFIG") and tree.get("devices") != "one":
         from keras_unet.training.distributed.cluster import join
@@ -82,6 +82,7 @@ def train(
 
         planned = plan_tree(tree, folded=folded)
         checked, files = planned.config, {run_layout.PLAN: planned.to_toml()}
+        loaded = planned.loaded
         say(planned.to_text())
     elif resume is None:
         checked = load_config(config, settings or (), data=given)
@@ -97,7 +98,9 @@ def train(
     if folded:
         from keras_unet.training.cross_validation import cross_validate
 
-        found = cross_validate(checked, folds or 0, TERMINAL, resume=resume, files=files)
+        found = cross_validate(
+            checked, folds or 0, TERMINAL, resume=resume, files=files, loaded=loaded
+        )
         if found.report is None:
             raise typer.Exit(130)
         show_folds(found.report)
@@ -106,7 +109,7 @@ def train(
 
     from keras_unet.training.run import train as run
 
-    result = run(checked, TERMINAL, resume=resume, files=files)
+    result = run(checked, TERMINAL, resume=resume, files=files, loaded=loaded)
     show_evaluation(result.evaluation)
     folder, published = result.folder, Path("saved_models", result.folder.name)
     say(f"Open     {folder}/report.html (scores, errors in colour) and {folder}/curves.png")

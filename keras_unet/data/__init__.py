@@ -1,4 +1,4 @@
-"""Reading images and labels, checking them, normalisation, and the synthetic data set.
+"""Images and labels: read, checked, normalised, stored as records; the synthetic data set.
 
 Names are imported when they are first used: a label rule costs no image library.
 """

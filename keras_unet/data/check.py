@@ -1,10 +1,11 @@
-"""Check of a data set before training: everything that is wrong, told at once; the samples read."""
+"""Check of a data set before training: all that is wrong reported at once, and the samples."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,16 @@ from keras_unet.errors import DataError, listed
 from keras_unet.settings import Frozen
 
 
+class Loaded(NamedTuple):
+    """A data set as it was read: its samples, and the report on them."""
+
+    samples: list[Sample]
+    report: DataReport
+
+    def __repr__(self) -> str:
+        return f"Loaded({len(self.samples)} samples)"
+
+
 def load_samples(
     images: str | Path,
     labels: str | Path | None = None,
@@ -30,7 +41,7 @@ def load_samples(
     *,
     need_labels: bool = False,
     for_scoring: bool = False,
-) -> tuple[list[Sample], DataReport]:
+) -> Loaded:
     """Finds, reads and checks a data set; each file is read once.
 
     Args:
@@ -51,7 +62,36 @@ def load_samples(
         find_source(images, labels), rule, need_labels=need_labels, for_scoring=for_scoring
     )
     report.raise_if_bad()
-    return samples, report
+    return Loaded(samples, report)
+
+
+Source = Pairs | Records
+
+
+def find_source(images: str | Path, labels: str | Path | None = None) -> Source:
+    """The records where `images` is such, if there are any; else `find_pairs`.
+
+    Raises:
+      DataError: see `find_pairs`; also records with labels beside them.
+    """
+    records = find_records(images)
+    if records is None:
+        return find_pairs(images, labels)
+    if labels is not None:
+        raise DataError(
+            f"{images}: records hold their labels; expected no labels beside ({labels})"
+        )
+    return records
+
+
+def read_source(source: Source | Iterable[Pair], rule: LabelRule) -> Iterator[RawPair]:
+    """Every image and its labels, in turn; what fails is in their `problems`."""
+    if isinstance(source, Records):
+        yield from read_records(source, rule)
+        return
+    with PairReader() as reader:
+        for pair in source:
+            yield reader.read(pair, rule)
 
 
 def check_data(
@@ -227,35 +267,6 @@ def _spread(numbers: Sequence[float]) -> Spread | None:
     return Spread(
         min=round(float(low), 2), median=round(float(middle), 2), max=round(float(high), 2)
     )
-
-
-Source = Pairs | Records
-
-
-def find_source(images: str | Path, labels: str | Path | None = None) -> Source:
-    """The records where `images` is such, as `find_records` tells; else `find_pairs`.
-
-    Raises:
-      DataError: see `find_pairs`; also records with labels beside them.
-    """
-    records = find_records(images)
-    if records is None:
-        return find_pairs(images, labels)
-    if labels is not None:
-        raise DataError(
-            f"{images}: records hold their labels; expected no labels beside ({labels})"
-        )
-    return records
-
-
-def read_source(source: Source | Iterable[Pair], rule: LabelRule) -> Iterator[RawPair]:
-    """Every image and its labels, in turn; what fails is told in their `problems`."""
-    if isinstance(source, Records):
-        yield from read_records(source, rule)
-        return
-    with PairReader() as reader:
-        for pair in source:
-            yield reader.read(pair, rule)
 
 
 class Spread(Frozen):

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_unet.data.images import JPEG_COMPONENTS, JPEG_EXPECTED, JPEG_FRAMES, JPEG_READABLE
 
-MAX_PIXELS = 2**26  # 8192 x 8192: what is decoded unless told otherwise
+MAX_PIXELS = 2**26  # 8192 x 8192: what is decoded by default
 OF_SIZE = "image of {} x {} pixels; expected 1 to {} in all"
 _OF_JPEG = f"JPEG of {{}} bits and {{}} components, kind SOF{{}}; expected {JPEG_EXPECTED}"
 _INKS = 4
@@ -25,7 +25,7 @@ _HEADER = 26  # bytes: signature, length and name of the first chunk, size, dept
 PNG_START, JPEG_START = 8, 2  # where the first chunk and the first segment are
 PAD = 16  # zeros beyond the end, so that a header may be read anywhere in the file
 MARK = 0xFF
-_SCAN, _END = 0xDA, 0xD9  # markers after which nothing is told
+_SCAN, _END = 0xDA, 0xD9  # markers after which no header comes
 _UPRIGHT = 1
 _ORIENTATION = 0x0112  # tag
 _SHORT, _LONG = (3, 8), (4, 9, 13)  # the types that a number may have, of two and four bytes
@@ -56,7 +56,7 @@ def header(data: Any) -> tuple[Any, Any, Any]:
         kind, bits, components = tf.unstack(frame(data))
         known = tf.reduce_any(kind == JPEG_READABLE) & (bits == 8)
         known &= tf.reduce_any(components == JPEG_COMPONENTS)
-        known |= kind == 0  # damaged, as the decoder will say
+        known |= kind == 0  # damaged, the decoder refuses it
         whole = checked_tensor(data, known, _OF_JPEG, bits, components, kind - 0xC0)
         height, width, _ = tf.unstack(tf.image.extract_jpeg_shape(whole, tf.int64), num=3)
         return tf.stack([height, width, tf.constant(8, tf.int64)])
@@ -160,7 +160,7 @@ def _png_exif(data: Any, codes: Any, size: Any) -> tuple[Any, Any]:
     tail = tf.strings.substr(data, -tf.minimum(tf.strings.length(data), _TAIL), _TAIL)
     after = tf.strings.regex_full_match(tail, r"\C*eXIf\C*")
 
-    def told(at: Any) -> Any:
+    def more(at: Any) -> Any:
         at = tf.minimum(at, size)
         pixels = tf.reduce_all(codes[at + 4 : at + 8] == list(b"IDAT"))
         return (at + 12 <= size) & (after | ~pixels)
@@ -173,7 +173,7 @@ def _png_exif(data: Any, codes: Any, size: Any) -> tuple[Any, Any]:
         first = at + tf.where(named, tf.constant(14, tf.int64), 8)
         return at + 12 + length, *choose(here, (first, at + 8 + length), (start, end))
 
-    return walk(step, told, PNG_START)
+    return walk(step, more, PNG_START)
 
 
 def _jpeg_exif(codes: Any, size: Any) -> tuple[Any, Any]:
@@ -240,7 +240,7 @@ def jpeg_segment(
         skipped: how many bytes after the marker's first one `start` is.
     """
 
-    def told(at: Any) -> Any:
+    def more(at: Any) -> Any:
         at = tf.minimum(at, size)  # a length may point beyond the file
         marker = codes[at + 1]
         return (at + 4 <= size) & (codes[at] == MARK) & (marker != _SCAN) & (marker != _END)
@@ -252,11 +252,11 @@ def jpeg_segment(
         beyond = tf.where(fills, at + 1, at + 2 + length)
         return beyond, *choose(here, (at + skipped, at + 2 + length), (start, end))
 
-    return walk(step, told, JPEG_START)
+    return walk(step, more, JPEG_START)
 
 
 def frame(data: Any) -> Any:
-    """Marker, bits a component, and components of a JPEG file: int64 [3], zeros if not told."""
+    """Marker, bits a component, and components of a JPEG file: int64 [3], zeros if it has none."""
     with tf.device("CPU:0"):
         codes, size = codes_of(data)
         start, end = jpeg_segment(

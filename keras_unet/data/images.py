@@ -359,7 +359,7 @@ class Picture:
         Raises:
           DataError: neither PNG nor JPEG, damaged, or too large.
         """
-        with self._telling(), self._picture() as picture:
+        with self._as_data_errors(), self._picture() as picture:
             width, height = picture.size
             channels = 1 if picture.mode in _GREY_MODES else 3
         return upright_shape((height, width, channels), self.orientation)
@@ -376,12 +376,12 @@ class Picture:
             decompression bombs), or of a kind that would lose bits.
         """
         if self._bits == 16 and self._colours != _GREY:
-            # Pillow would return 8 bits of these without a word.
+            # Pillow would silently return 8 bits of these.
             raise DataError(
                 f"{self._path}: is a PNG with 16 bits in each of several channels, which would "
                 "lose bits when read; expected 16-bit grey, or TIFF for 16-bit colour"
             )
-        with self._telling(), self._picture() as picture:
+        with self._as_data_errors(), self._picture() as picture:
             picture.load()
             array, opacity = self._pixels(picture, stored)
         return upright(array, self.orientation), opacity
@@ -397,7 +397,7 @@ class Picture:
         return Image.open(io.BytesIO(self._data), formats=("PNG", "JPEG"))
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _as_data_errors(self) -> Iterator[None]:
         """Every error that Pillow has, as a DataError."""
         try:
             with warnings.catch_warnings():

@@ -193,18 +193,18 @@ def _nodata_notes(shares: Mapping[str, float]) -> list[str]:
 
 
 def _palette_notes(raws: Sequence[RawPair], ignore: int | None) -> list[str]:
-    """Where labels are shown otherwise than their numbers say: numbers count, colours may not."""
+    """Notes on palettes under which the numbers do not look like what they mean."""
     shown = [raw for raw in raws if raw.colours]
     notes = _inverted_notes(raws)
     white = [raw for raw in shown if _background_elsewhere(raw.colours, ignore)]
     if white:
         colours = white[0].colours
         order = sorted(set(colours) - {ignore}, key=lambda value: colours[value])
-        said = ", ".join(f"{value} {_named(colours[value])}" for value in sorted(colours)[:4])
+        examples = ", ".join(f"{value} {_named(colours[value])}" for value in sorted(colours)[:4])
         cure = f": if bright is foreground, set data.label_values = {order}" * (len(order) == 2)
         notes.append(
             f"labels are the numbers stored, but by their palette or MinIsWhite {len(white)} of "
-            f"{len(raws)} label images show {said} "
+            f"{len(raws)} label images show {examples} "
             f"({listed(raw.pair.label_shown for raw in white)}){cure}"
         )
     first: dict[int, RawPair] = {}

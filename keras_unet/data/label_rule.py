@@ -1,6 +1,6 @@
-"""What the numbers in a label image mean: classes, or one number for each object.
+"""Label rule: what the numbers in a label image mean, classes or one number for each object.
 
-Nothing in the pixels tells the two apart for certain, so it is a setting, whose default (classes)
+Pixels alone do not distinguish the two for certain, so it is a setting, whose default (classes)
 refuses what looks like objects rather than train on it.
 """
 
@@ -19,7 +19,7 @@ from keras_unet.settings import Frozen
 LabelKind = Literal["semantic", "instances"]
 IGNORED = -1  # the class of pixels that count neither in the loss nor in a score
 INSTANCES = 'data.label_kind = "instances" (--instances)'
-MOST_UNSTATED = 5  # so many classes are believed without being told; beyond, objects are likelier
+MOST_UNSTATED = 5  # up to so many classes are accepted unstated; beyond, objects are likelier
 
 
 class LabelMapping(Frozen):
@@ -81,10 +81,10 @@ class LabelMapping(Frozen):
 
 
 class LabelRule(Frozen):
-    """What the user says about the labels; `resolve` settles the rest from the values found.
+    """What the user states of the labels; `resolve` settles the rest from the values found.
 
     kind "semantic" (default): each number is a class. 0…K-1 are taken as they are up to five
-    classes, 0 and 255 become 0 and 1 (and it is said); anything else needs `values` (the stored
+    classes, 0 and 255 become 0 and 1 (with a note); anything else needs `values` (the stored
     value of class 0, of class 1, …) or `num_classes` (the values are 0…num_classes-1).
     kind "instances": each number above 0 is one object; classes are background and cell.
     `ignore`: the stored value of pixels that shall not count.
@@ -129,7 +129,7 @@ class LabelRule(Frozen):
         """Settles the mapping for a set in which the distinct label values `found` occur.
 
         Raises:
-          DataError: the values do not fit the rule, or need one; the message tells the ways out.
+          DataError: the values do not fit the rule, or need one; the message lists the ways out.
         """
         present = sorted({int(v) for v in found} - {self.ignore})
         return self._instances(present) if self.kind == "instances" else self._semantic(present)

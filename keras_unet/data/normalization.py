@@ -1,4 +1,4 @@
-"""Grey values to the numbers that the network sees: fixed in training, stored, never guessed."""
+"""Normalization of grey values: fixed in training, stored with the model, never guessed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Normalization(Frozen):
     - "range": divided by the full range of the training images' dtype (255, 65535; floating
       point images are expected in [0, 1] and are left as they are).
     - "none": the grey values of the files, as they are: what a network in a script got, unless its
-      owner says otherwise.
+      owner states otherwise.
 
     Pixels that were never measured, NaN in any channel, count in none of the numbers and become 0.
 

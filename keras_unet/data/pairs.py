@@ -16,7 +16,7 @@ from keras_unet.remote_path import local_path
 from keras_unet.settings import Frozen
 
 NAMED = 8  # of what is left out, so many are named
-# images that are not read: worth a word more than other files
+# images that are not read: named before other files
 _OTHER_KINDS = re.compile(
     r"\.("
     r"bmp|gif|webp|jp2|j2k|jpx|jxl|jxr|avif|heic|heif|tga|ppm|pgm|pnm|exr|"
@@ -258,7 +258,7 @@ def _by_stem(
             ignored.append(path)
             continue
         stem = stem_of(path)
-        if _printable(path.name) != path.name:  # no file or terminal could be told of it
+        if _printable(path.name) != path.name:  # neither files nor terminals could hold it
             problems.append(_problem(path, "has a name that is not UTF-8", "another name"))
         elif stem in found:
             other = found[stem].name

@@ -1,6 +1,6 @@
-"""What the stored samples of a TIFF page mean: grey levels, inverted or not, palettes, inks.
+"""Photometric interpretation of a TIFF page: grey levels, inverted or not, palettes, inks.
 
-Compression has no say in it: samples come as they were before the writer compressed them.
+Compression does not matter: samples come as they were before the writer compressed them.
 Source: TIFF 6.0, section 8 (tag 262, PhotometricInterpretation) and sections 16, 21.
 """
 
@@ -133,7 +133,7 @@ def _is_ycbcr(page: Any) -> bool:
 def _is_ycbcr_of_jpeg(page: Any) -> bool:
     """Whether 8-bit YCbCr is on the scale of JFIF (BT.601, all of 0 to 255)."""
 
-    def told(item: tuple[int, tuple[float, ...]]) -> bool:
+    def as_jfif(item: tuple[int, tuple[float, ...]]) -> bool:
         tag, expected = item
         found = np.asarray(page.tags.valueof(tag, expected), np.float64)
         if found.size == 2 * len(expected):  # fractions
@@ -141,4 +141,4 @@ def _is_ycbcr_of_jpeg(page: Any) -> bool:
         return found.shape == np.shape(expected) and np.allclose(found, expected, atol=1e-3)
 
     eight = page.bitspersample == 8 and page.samplesperpixel >= 3
-    return eight and not page.is_subsampled and all(map(told, _YCBCR_OF_JPEG.items()))
+    return eight and not page.is_subsampled and all(map(as_jfif, _YCBCR_OF_JPEG.items()))

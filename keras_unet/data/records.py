@@ -128,48 +128,6 @@ def encode_example(
     return example.SerializeToString(deterministic=True)
 
 
-def decode_example(serialized: Any, channels: int) -> dict[str, Any]:
-    """A record as tensors, in a graph: `image` float32 [H, W, C], `labels` int32 [H, W], `name`.
-
-    Args:
-        serialized: string scalar, one record.
-        channels: C, the model's; a record of another number is refused.
-
-    `labels` has shape [0, 0] where the record has none. Raises InvalidArgumentError, when it runs,
-    for a record that is damaged or of another shape than it says.
-    """
-    import tensorflow as tf
-
-    from keras_unet.data.graph_images import checked_tensor, decode
-
-    record = tf.io.parse_single_example(serialized, features())
-    image, _ = decode_image(record, channels)
-    data, kind = record["label/encoded"], record["label/format"]
-    size = tf.shape(image, tf.int64)[:2]
-
-    def png() -> Any:  # 2 and 4 bits are numbers, as `read_labels` has them, not grey levels
-        levels, bits = decode(data, 1)
-        spread = tf.where((bits == 2) | (bits == 4), 255 // (2**bits - 1), 1)
-        return tf.cast(levels[..., 0], tf.int32) // tf.cast(spread, tf.int32)
-
-    labels = tf.case(
-        [
-            (kind == "", lambda: tf.zeros([0, 0], tf.int32)),
-            (kind == "raw", lambda: _decode_raw(data, tf.int32, size)),
-        ],
-        default=png,
-    )
-    labels = checked_tensor(
-        labels,
-        (kind == "") | tf.reduce_all(tf.shape(labels, tf.int64) == size),
-        "labels of shape {} for an image of {}",
-        tf.shape(labels),
-        size,
-    )
-    labels = tf.ensure_shape(labels, [None, None])
-    return {"image": image, "labels": labels, "name": record["image/name"]}
-
-
 def decode_image(
     record: Mapping[str, Any], channels: int, max_pixels: int | None = None
 ) -> tuple[Any, Any]:
@@ -265,7 +223,7 @@ def _png(pixels: np.ndarray) -> bytes:
 
 @dataclass(frozen=True)
 class Records:
-    """The files of a data set, in natural order; whether they are whole, reading them tells."""
+    """The files of a data set, in natural order; reading them shows whether they are whole."""
 
     files: tuple[Path, ...]
     problems: tuple[Problem, ...] = ()
@@ -320,7 +278,7 @@ def find_records(source: str | Path) -> Records | None:
 
 
 def read_records(records: Records, rule: LabelRule) -> Iterator[RawPair]:
-    """The records in turn; what fails is told in their `problems`, never raised.
+    """The records in turn; what fails is in their `problems`, never raised.
 
     Problems are those of `PairReader`, a damaged record or file, and a name that came before.
     """
@@ -339,7 +297,7 @@ def read_records(records: Records, rule: LabelRule) -> Iterator[RawPair]:
 
 
 def read_record(data: bytes, file: Path, number: int, rule: LabelRule) -> RawPair:
-    """One serialised record; `file` and `number` say where it is from."""
+    """One serialised record; `file` and `number`: where it is from."""
     import tensorflow as tf
 
     try:
@@ -439,12 +397,12 @@ def _serialized(file: Path) -> Iterator[bytes | DataError]:
             kind = "GZIP" if opened.read(2) == _GZIP else ""
         yield from tf.data.TFRecordDataset(str(file), kind).as_numpy_iterator()
     except (OSError, tf.errors.OpError) as error:
-        said = getattr(error, "message", None) or str(error)
-        yield DataError(f"is truncated or damaged ({said.splitlines()[0]:.120})")
+        reason = getattr(error, "message", None) or str(error)
+        yield DataError(f"is truncated or damaged ({reason.splitlines()[0]:.120})")
 
 
 def _holds_records(file: Path) -> bool:
-    """Whether a file begins as one of tf.Example records does, or has none and says so by name."""
+    """Whether a file begins as one of tf.Example records does; of an empty one, its name counts."""
     try:
         with file.open("rb") as opened:
             zipped = opened.read(2) == _GZIP

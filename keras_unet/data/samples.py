@@ -1,4 +1,4 @@
-"""A pair of files read once, with what is wrong with it."""
+"""Samples: an image and its labels, read once, with what is wrong with them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Sample:
 
     image: [H, W, C] in the dtype it was stored in; classes: int32 [H, W], -1 where pixels do not
     count, None without labels; instances: int32 [H, W] object numbers, 0 = none, for labels of
-    kind "instances" (touching objects keep their numbers and touch). A record may say which group
+    kind "instances" (touching objects keep their numbers and touch). A record may state which group
     (animal, plate …) it is of, "" if none, and hold the border term. missing: bool [H, W], pixels
     that were never measured (see `stored_pixels`), None without any: in `image` they have the
     mean of the others, to be looked at, in `measured` they are NaN; their class is -1.
@@ -77,7 +77,7 @@ class RawPair:
     regions: int | None = None  # of equal labels, where they were counted; see `count_regions`
 
     def sample(self, mapping: LabelMapping | None) -> Sample | None:
-        """The sample whose labels mean what `mapping` says; None if the image is unfit.
+        """The sample whose labels mean what `mapping` states; None if the image is unfit.
 
         Raises:
           DataError: a label value that is no class.
@@ -108,7 +108,7 @@ class PairReader(AbstractContextManager["PairReader"]):
         self._open.clear()
 
     def read(self, pair: Pair, rule: LabelRule) -> RawPair:
-        """Reads the image and the labels; what fails is told in `problems`, never raised."""
+        """Reads the image and the labels; what fails is in `problems`, never raised."""
         image = partial(self._image, pair.image, pair.image_page)
         labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
         raw = check_pair(pair, image, labels, rule)
@@ -157,7 +157,7 @@ def check_pair(
     rule: LabelRule,
     border: Border | None = None,
 ) -> RawPair:
-    """Reads and checks one pair; what fails is told in `problems`, never raised.
+    """Reads and checks one pair; what fails is in `problems`, never raised.
 
     Args:
       read_image: gives [H, W, C] in its stored dtype and which pixels were never measured (bool

@@ -1,6 +1,6 @@
-"""A synthetic data set that needs no download: touching cells as a microscope shows them.
+"""Synthetic data set that needs no download: touching cells as a microscope shows them.
 
-The picture is made of the difficulties that the U-Net is for: cells that touch and are told apart
+The picture is made of the difficulties that the U-Net is for: cells that touch and are parted
 only by thin dark membranes, light that falls off across the field, texture, out-of-focus haze
 and noise. A single threshold does badly on it; a small U-Net does well.
 """

@@ -277,8 +277,8 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             raise DataError(f"{self.path}: holds no image")
         if all(series.kind == "generic" for series in self.series) and own is None:
             slots.sort(key=self._place)  # a series is of pages alike, wherever they are
-        told = count == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
-        self.axes = tuple(outer) if told else (("Z", len(slots)),) if len(slots) > 1 else ()
+        named = count == 1 and {axis for axis, _ in outer} <= {"T", "Z"}
+        self.axes = tuple(outer) if named else (("Z", len(slots)),) if len(slots) > 1 else ()
         return tuple(slots)
 
     def _place(self, slot: Slot) -> tuple[int, ...]:
@@ -342,7 +342,7 @@ class TiffStack(AbstractContextManager["TiffStack"]):
         found = []
         for image in own_images(self.file.ome_metadata or "", self.path) or ():
             if not all(ifd in places for ifd in image.planes.values()):
-                return None  # what it says of itself is wrong
+                return None  # its metadata are wrong
             there = sorted(image.planes)
             along = [sorted({place[k] for place in there}) for k in range(len(OME_AXES))]
             shape = tuple(map(len, along))
@@ -474,7 +474,7 @@ class OwnImage(NamedTuple):
 def own_images(xml: str, path: Path) -> list[OwnImage] | None:
     """What of an OME-TIFF set lies in the file `path`, whose OME-XML this is.
 
-    None where the XML doesn't say: it is damaged, leaves everything to a companion that isn't
+    None where the XML leaves it open: it is damaged, leaves everything to a companion that isn't
     there, or knows no file by this UUID or name. A renamed file whose XML speaks of one file only
     is that file.
     """

@@ -259,7 +259,7 @@ def read_pixel_size(path: str | Path) -> PixelSize | None:
 
     Height and width are those of the image as displayed (Orientation).
     Plain TIFF resolutions are not taken: most writers put a printer's 72 or 96 dots an inch there.
-    Files of other kinds, and damaged ones, give None: reading their pixels will say more.
+    Files of other kinds, and damaged ones, give None: reading their pixels raises the error.
     """
     try:
         with tifffile.TiffFile(path) as file:

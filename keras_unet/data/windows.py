@@ -24,7 +24,7 @@ from keras_unet.errors import DataError
 class WindowedImage:
     """An image [H, W, C] cut into blocks, which are loaded when a window needs them.
 
-    The blocks of the last window are kept: whoever reads from top to bottom in strips that
+    The blocks of the last window are kept: reading from top to bottom in strips that
     overlap loads each block once.
 
     Args:
@@ -125,8 +125,8 @@ class WindowedFile(AbstractContextManager["WindowedFile"]):
         path: of the file.
         shapes: (H, W, C) of each image, in order.
         axes: what the images are counted by, outermost first: (("T", 3), ("Z", 10)); empty for a
-            single image; ("Z", n) where the file doesn't say.
-        pixel_size: None if the file doesn't say.
+            single image; ("Z", n) where the file leaves it open.
+        pixel_size: None if the file states none.
         left_out: what a TIFF holds beside its images, see `TiffStack`.
     """
 
@@ -141,7 +141,7 @@ class WindowedFile(AbstractContextManager["WindowedFile"]):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Nothing to close, unless a kind of file says otherwise."""
+        """Nothing to close, unless a kind of file needs it."""
 
     def __len__(self) -> int:
         return len(self.shapes)

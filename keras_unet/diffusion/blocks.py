@@ -1,4 +1,4 @@
-"""The building blocks of the diffusion networks: Keras layers over [B, H, W, C].
+"""Blocks of the diffusion networks: Keras layers over [B, H, W, C].
 
 Residual blocks, resampling, group normalization and the embedding of a time step, as in Ho et al.
 2020 (2006.11239), Dhariwal and Nichol 2021 (2105.05233, scale-shift) and Rombach et al. 2022

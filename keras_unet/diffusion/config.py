@@ -1,4 +1,4 @@
-"""What a diffusion run does: frozen, validated settings that reject unknown keys."""
+"""Configuration of a diffusion run: frozen, validated settings that reject unknown keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `config.json` of diffusers and transformers as options of our builders, and back.
+"""Configuration files of diffusers and transformers as options of our builders, and back.
 
 An option that we do not know, or a value that we cannot compute, is refused by name: a network
 that ignores it would give other numbers without a word.

@@ -1,4 +1,4 @@
-"""`synthesize`: a trained diffusion model draws a data set of images and their labels."""
+"""Synthesis of a data set: a trained diffusion model draws images for labels, see `synthesize`."""
 
 from __future__ import annotations
 

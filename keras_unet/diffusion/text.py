@@ -1,4 +1,4 @@
-"""Text as CLIP has it: a byte-pair tokenizer, and the transformer that encodes its tokens.
+"""Text encoding as CLIP has it: a byte-pair tokenizer, and the transformer that encodes its tokens.
 
 Tokenizer (Sennrich et al. 2016; Radford et al. 2021): texts to token numbers, by the files of a
 `tokenizer/` folder: `vocab.json` and `merges.txt`, or `tokenizer.json`. Text encoder (Radford et

@@ -1,4 +1,4 @@
-"""`train_diffusion`: from a folder of images, with labels or without, to a model that draws more.
+"""Training of a diffusion model: from a folder of images to a model that draws more of them.
 
 The loop, the checkpoints and the run folder are those of `keras_unet.train`: a run that was killed
 goes on to the same bits.
@@ -7,7 +7,6 @@ goes on to the same bits.
 from __future__ import annotations
 
 import csv
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -39,17 +38,15 @@ from keras_unet.diffusion.noise import NoiseSchedule
 from keras_unet.diffusion.unet import build_diffusion_unet
 from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.machine import dtype_policy
-from keras_unet.models.keras_file import versions, write_with_card
+from keras_unet.models.keras_file import library_versions, write_with_card
 from keras_unet.pictures import COLORS, save_png
 from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
 from keras_unet.training.build import environment
 from keras_unet.training.callbacks import Budget, History, ShowProgress, StopWhereNotFinite
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
-from keras_unet.training.distributed.cluster import Team
-from keras_unet.training.interruption import Interrupted, StopRequest
-from keras_unet.training.loop import Position, restore, run_loop, snapshot
-from keras_unet.training.step import AdamW
+from keras_unet.training.loop import run_steps
+from keras_unet.training.step import FusedAdamW
 
 COMMAND = "keras-unet diffusion train"
 OBJECTS = ("background", "inside", "outline")
@@ -111,12 +108,12 @@ def train_diffusion(
         config=to_tree(config),
         directory=str(Path.cwd()),
         policy=policy,
-        environment=environment(Team()),
+        environment=environment(),
         training=run_folder.digests(material.samples),
         validation={},
     )
     folder = run_folder.create(config, record, {}, COMMAND)
-    with run_folder.RunLock(folder):
+    with run_folder.locked_run(folder):
         return _run(folder, config, record, material, None, console)
 
 
@@ -128,15 +125,8 @@ def _resume(folder: Path, config: DiffusionConfig | None, console: Console) -> P
         say(f"{folder}: this run is finished", console=console)
         return folder
     config = make_diffusion_config(record.config)
-    with run_folder.RunLock(folder):
-        checkpoints = Checkpoints(folder)
-        checkpoints.tidy()
-        checkpoint = checkpoints.read()
-        now = environment(Team())
-        for name, begun in record.environment.items():
-            if begun != now.get(name):
-                said = f"{name}: begun with {begun}, now {now.get(name)}: not the same bits"
-                say(said, "yellow", console)
+    with run_folder.locked_run(folder):
+        checkpoint = run_folder.resumed(folder, record, environment(), console)
         material = read_material(run_folder.rooted(config, record.directory), console)
         run_folder.require_same_data(folder, record, run_folder.digests(material.samples), {})
         return _run(folder, config, record, material, checkpoint, console)
@@ -276,7 +266,7 @@ def _build(config: DiffusionConfig, material: Material, policy: str) -> Diffusio
         average=config.ema_decay,
         seed=config.seed,
     )
-    optimizer = AdamW(
+    optimizer = FusedAdamW(
         config.learning_rate, config.weight_decay, global_clipnorm=config.gradient_clip
     )
     # XLA's convolutions are several times slower than oneDNN's on a CPU
@@ -298,62 +288,38 @@ def _run(
     data, names = _batches(config, material)
     checkpoints = Checkpoints(folder)
     budget = Budget(config.learning_rate, config.steps, config.time_limit, "cosine")
-    history = History(folder)
-    progress = ShowProgress(budget, console)
-    grids = Grids(folder / run_layout.SAMPLES, budget, config, material)
     callbacks: list[keras.callbacks.Callback] = [
         budget,
-        StopWhereNotFinite(names, lambda: budget.done, lambda: _kept(checkpoints)),
-        history,
-        progress,
-        grids,
+        StopWhereNotFinite(names, lambda: budget.done, checkpoints.last_good),
+        History(folder),
+        ShowProgress(budget, console),
+        Grids(folder / run_layout.SAMPLES, budget, config, material),
     ]
-    position = Position()
-    if checkpoint is not None:
-        position = restore(model, callbacks, checkpoint.arrays, checkpoint.state)
-        checkpoints.good = [checkpoint.path]
-        console.print(f"Going on at step {budget.done}")
 
-    def write() -> None:
-        checkpoints.write(budget.done, *snapshot(model, position, callbacks))
-
-    def at_rest() -> None:
-        stop.check()
-        over = position.step == 0 and model.stop_training
-        if over or checkpoints.due(0.0 if position.step == 0 else 60 * config.checkpoint_minutes):
-            write()
-
-    number: int | None = None
-    stop = StopRequest()
-    with stop:
-        try:
-            run_loop(
-                model,
-                iter(data(budget.done)),
-                callbacks,
-                steps_per_epoch=config.steps_per_epoch,
-                position=position,
-                at_rest=at_rest,
-            )
-        except Interrupted as asked:
-            number = asked.number
-            write()
-        finally:
-            progress.close()
-            history.close()
+    def keep() -> None:
         card = _card(folder.name, config, material, {"step": float(budget.done)})
         try:
             write_with_card(model, card, folder / run_layout.DIFFUSION_MODEL)
             curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written ({error})") from error
+
+    number = run_steps(
+        model,
+        data,
+        callbacks,
+        budget,
+        checkpoints,
+        checkpoint,
+        steps_per_epoch=config.steps_per_epoch,
+        checkpoint_minutes=config.checkpoint_minutes,
+        keep=keep,
+        how_to_resume=run_folder.how_to_resume(folder, COMMAND),
+        console=console,
+    )
     if number is not None:
-        command = run_folder.how_to_resume(folder, COMMAND)
-        said = f"Stopped at step {budget.done} ({signal.Signals(number).name}); to go on: {command}"
-        say(said, console=console)
         raise SystemExit(128 + number)
-    run_folder.write_record(folder, record.model_copy(update={"finished": True}))
-    checkpoints.remove()
+    run_folder.finish(folder, record)
     return folder
 
 
@@ -370,14 +336,10 @@ def _card(
         image_dtype=str(material.samples[0].image.dtype),
         tile=config.tile,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        versions=versions(),
+        versions=library_versions(),
         config=to_tree(config),
         metrics=metrics,
     )
-
-
-def _kept(checkpoints: Checkpoints) -> str:
-    return f"The last good checkpoint is {checkpoints.newest or 'none: the run had just begun'}"
 
 
 class Grids(keras.callbacks.Callback):

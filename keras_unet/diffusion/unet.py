@@ -1,4 +1,4 @@
-"""`build_diffusion_unet`: the U-Net that predicts what was added to an image, as a Keras model.
+"""U-Net of diffusion: it predicts what noise was added to an image, see `build_diffusion_unet`.
 
 Ho et al. 2020 (2006.11239), Dhariwal and Nichol 2021 (2105.05233), Rombach et al. 2022
 (2112.10752), Podell et al. 2023 (2307.01952). Compared with the U-Net of 2015: padded convolutions,

@@ -1,4 +1,4 @@
-"""How far the outlines of a segmentation are from the true ones, class by class."""
+"""Boundary scores: how far outlines are from the true ones, class by class."""
 
 from __future__ import annotations
 

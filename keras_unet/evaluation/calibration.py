@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say? Histograms that add up over images, and what they tell.
+"""Calibration of probabilities, in histograms that add up over images; precision and recall.
 
 Only histograms are kept, so memory does not grow with the number of pixels or images.
 """

@@ -266,7 +266,7 @@ def _table(comparison: Comparison) -> Html:
     rows = []
     for one in comparison.differences:
         if (one.a or 0) == (one.b or 0) == 0 and not describe(one.score).better:
-            continue  # nothing to tell
+            continue  # nothing to show
         if one.score == ("objects", "rq"):  # F1 by another name
             continue
         counted = bool(describe(one.score).better)

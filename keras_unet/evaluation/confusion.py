@@ -117,7 +117,7 @@ def overlap_table(truth: np.ndarray, predicted: np.ndarray) -> csr_array:
 
 
 def check_labels(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays, or a DataError that says what does not fit: integers >= 0 of one shape."""
+    """Both as arrays, or a DataError that names what does not fit: integers >= 0 of one shape."""
     truth, predicted = integers_of_one_shape(truth, predicted)
     for name, labels in (("truth", truth), ("prediction", predicted)):
         if labels.size and int(labels.min()) < 0:

@@ -24,7 +24,7 @@ from keras_unet.inference.objects.finding import to_instances
 Counts = dict[str, np.ndarray]
 
 MOST_FOR_BCA = 1000  # images; the jackknife of BCa takes the square of them
-FEW = 10  # images: with fewer, it is said that intervals mean little
+FEW = 10  # images: with fewer, a note states that intervals mean little
 _AT_ONCE = 2_000_000  # drawn numbers held in memory
 
 
@@ -224,8 +224,8 @@ def intervals(
     defined (equal scores in all draws, or a draw without the class), it is the percentiles of the
     draws in which the score is defined.
 
-    It says how much the choice of images matters, not what another training would give. With a
-    handful of images it is wide, and still narrower than it should be: fewer than about ten say
+    It shows how much the choice of images matters, not what another training would give. With a
+    handful of images it is wide, and still narrower than it should be: fewer than about ten mean
     little.
 
     Args:

@@ -199,7 +199,7 @@ def sortable(
 
     Args:
         columns: title and first direction ("ascending" or "descending") of each.
-        rows: by the name of the image that they speak of.
+        rows: by the name of the image that they belong to.
         gallery: id of the element that holds the images' pictures.
     """
     heads = [

@@ -109,7 +109,7 @@ def object_scores(
 
     A match needs an IoU above the threshold, not equal to it; above 0.5 an object has at most one.
 
-    NaN where a score has nothing to speak of: `seg` and `recall` without true objects, `precision`
+    NaN where a score is not defined: `seg` and `recall` without true objects, `precision`
     without predicted ones, `sq` without matches, the others without either. In `map_dsb2018`
     images without any object are left out; one with only false objects counts as 0.
 

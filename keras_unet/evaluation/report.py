@@ -16,7 +16,7 @@ from keras_unet.evaluation.record import Evaluation, counts_as_arrays, flat
 
 Pictures = Mapping[str, Thumbnail]
 
-MANY = 0.05  # share of the objects that makes merging or splitting worth a word
+MANY = 0.05  # share of the objects that makes merging or splitting worth a line
 GAIN = 0.005  # of Dice, by another threshold
 GAP = 0.05  # calibration error
 
@@ -159,7 +159,7 @@ def by_class(evaluation: Evaluation) -> Html:
 
 
 def score_list(evaluation: Evaluation, paths: Sequence[ScorePath]) -> Html:
-    """One line a score: its value, interval, and what it says."""
+    """One line a score: its value, interval, and what it means."""
     scores, intervals = flat(evaluation.total), flat(evaluation.intervals)
     rows = [
         tag(
@@ -281,7 +281,7 @@ def challenge_chart(evaluation: Evaluation) -> list[Html] | None:
 
 
 def advise(evaluation: Evaluation) -> list[str]:
-    """Sentences, the most telling first; each rests on a number that it names."""
+    """Sentences, the most important first; each names the number that it follows from."""
     matrix = sum(counts_as_arrays(c)["confusion"] for c in evaluation.counts.values())
     rules = (_worst, _kind_of_error, _where, _confused, _objects, _threshold, _calibration)
     return [text for rule in rules if (text := rule(evaluation, np.asarray(matrix)))]

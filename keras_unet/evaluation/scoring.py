@@ -39,7 +39,7 @@ from keras_unet.evaluation.gallery import Gallery, longest_side, thumbnail
 from keras_unet.evaluation.record import Evaluation, ScoreSettings
 from keras_unet.evaluation.report import write_report
 from keras_unet.inference.ensemble import Model, members
-from keras_unet.inference.options import make_options
+from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
 from keras_unet.pictures import error_entries, overlay, save_png
@@ -136,7 +136,8 @@ def evaluate_samples(
     Args:
         notes: on the images, for the evaluation's own.
     """
-    predictor = Predictor(model, make_options({**(prediction or {}), "dtype": "float32"}))
+    options = validated(PredictOptions, {**(prediction or {}), "dtype": "float32"})
+    predictor = Predictor(model, options)
     folder = None if output is None else local_path(output)
     chosen = _checked(settings)
     scorer = Scorer(predictor.cards, chosen, len(samples), folder, data, notes)
@@ -234,7 +235,7 @@ class Scorer:
     """Takes predictions image by image; memory holds counts, and the pictures of the worst.
 
     Args:
-        cards: of the models that predict; the first says how labels are scored.
+        cards: of the models that predict; the first states how labels are scored.
         settings: what is scored.
         images: how many will come, for the size of pictures.
         folder: for overlays, `evaluation.json` and `report.html`; None writes nothing.
@@ -364,7 +365,7 @@ def both_classes(probabilities: np.ndarray) -> np.ndarray:
 
 def _exchanged(matrix: np.ndarray) -> tuple[str, ...]:
     """A note where labels of two classes would fit the prediction better the other way round."""
-    if len(matrix) != 2 or not matrix.sum(axis=1).all():  # a class alone says nothing of it
+    if len(matrix) != 2 or not matrix.sum(axis=1).all():  # a class alone shows nothing of it
         return ()
     as_they_are, exchanged = (float(np.trace(m) / m.sum()) for m in (matrix, matrix[::-1]))
     worse = confusion.rates(matrix)["mean_dice"] < confusion.rates(matrix[::-1])["mean_dice"]

@@ -1,6 +1,10 @@
-from .files.run import predict_files as predict_files
+from .files.file_predictor import FilePredictor as FilePredictor
+from .files.file_predictor import predict_files as predict_files
+from .files.jobs import FileOptions as FileOptions
+from .inputs import find_inputs as find_inputs
 from .objects.finding import to_instances as to_instances
 from .objects.finding import to_objects as to_objects
+from .objects.mask_objects import class_pages as class_pages
 from .objects.measurements import measure as measure
 from .objects.object_writer import write_objects as write_objects
 from .objects.polygons import outlines as outlines

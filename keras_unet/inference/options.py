@@ -1,13 +1,12 @@
-"""What `predict` can be told: a frozen, validated object."""
+"""Options of `predict`, frozen and validated."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from keras_unet.settings import Frozen, validated
+from keras_unet.settings import Section
 
 Symmetries = Literal["none", "flips", "all", "rotations7"]
 Average = Literal["probabilities", "logits"]
@@ -17,7 +16,7 @@ Stored = Literal["float32", "float16", "uint8"]
 Pixels = Annotated[int, Field(ge=1)]
 
 
-class PredictOptions(Frozen):
+class PredictOptions(Section):
     """Options of a prediction; the default is the paper's overlap-tile, once, in float32.
 
     tile: largest input tile, pixels a side or (height, width). None: the fastest that memory
@@ -42,8 +41,6 @@ class PredictOptions(Frozen):
     dtype: of the probabilities given; "uint8" is round(255 p).
     """
 
-    model_config = ConfigDict(allow_inf_nan=False)
-
     tile: Pixels | tuple[Pixels, Pixels] | None = None
     batch_size: Pixels | None = None
     memory: Pixels | None = None
@@ -62,18 +59,3 @@ class PredictOptions(Frozen):
                 "tiles do not overlap evenly"
             )
         return self
-
-
-Options = TypeVar("Options", bound=PredictOptions)
-
-
-def make_options(
-    values: Mapping[str, Any],
-    kind: type[Options] = PredictOptions,  # type: ignore[assignment]
-) -> Options:
-    """Options of a kind from keyword arguments.
-
-    Raises:
-        ConfigError: an unknown name or a value out of range; names each.
-    """
-    return validated(kind, values)

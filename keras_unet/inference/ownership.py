@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
 from pydantic import Field, ValidationError
 
 from keras_unet.disk import write_text
@@ -14,6 +15,7 @@ from keras_unet.errors import DataError
 from keras_unet.settings import Frozen
 
 WRITTEN = ".objects.json"
+_BEGINNING = 4096  # bytes
 
 
 class Written(Frozen):
@@ -28,6 +30,34 @@ def size_of(path: Path) -> int | None:
     if path.is_dir():
         return sum(part.stat().st_size for part in path.rglob("*") if part.is_file())
     return path.stat().st_size if path.is_file() else None
+
+
+def broken(path: Path) -> str | None:
+    """What is wrong with a result that no program can open: nobody corrected it.
+
+    So a power failure leaves files that had not reached the disk.
+    """
+    if not size_of(path):
+        return "is empty"
+    if path.is_dir():
+        return None
+    with path.open("rb") as file:
+        if not any(file.read(_BEGINNING)):
+            return "holds nothing but zeros"
+    try:
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                picture.load()
+        elif path.suffix == ".tif":
+            from tifffile import TiffFile
+
+            with TiffFile(path) as tiff:
+                tiff.pages.first.shape  # noqa: B018  # reads its tags
+    except Image.DecompressionBombError:
+        return None
+    except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error; as tifffile
+        return "is damaged"
+    return None
 
 
 def require_own_names(wanted: Mapping[str, Iterable[str]]) -> None:
@@ -54,7 +84,7 @@ def refuse_taken(
     Args:
         folder: of the results.
         wanted: names to be written -> the sizes in bytes with which earlier calls left them there;
-            None among them: any.
+            None among them: any. What is `broken` since is no loss.
         inputs: files (or Zarr folders) that are read.
         overwrite: only the inputs are kept.
 
@@ -70,6 +100,8 @@ def refuse_taken(
         if any(one == real or one.startswith(real + os.sep) for one in read):
             lost.append(f"\n  {path}: is one of the images")
         elif not overwrite and size is not None and size not in sizes and None not in sizes:
+            if sizes and broken(path):
+                continue
             why = "was changed since it was written" if sizes else "was there before"
             lost.append(f"\n  {path}: {why}")
             others = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,13 +24,14 @@ from keras_unet.inference.ensemble import (
     over_symmetries,
 )
 from keras_unet.inference.ensemble import probabilities_of as probabilities_of
-from keras_unet.inference.options import PredictOptions, Stored, make_options
+from keras_unet.inference.options import PredictOptions, Stored
 from keras_unet.inference.planning import SHARE, Plan, layout_for, make_plan, smallest
 from keras_unet.inference.source import ArraySource, Source, check_source, read_rows
 from keras_unet.inference.tiles import Axis, Layout, axis_weights, mirrored
 from keras_unet.machine import free_memory
 from keras_unet.models.keras_file import ModelCard, Stated
 from keras_unet.models.unet import whole_image_statistics
+from keras_unet.settings import validated
 
 Networks = Sequence[tuple[Prepare, Forward]]
 _VERSIONS = {"none": (symmetries.IDENTITY,), "flips": symmetries.FLIPS, "all": symmetries.ALL}
@@ -166,6 +168,12 @@ class Predictor:
         tile = self.options.tile
         self._tile = (tile, tile) if isinstance(tile, int) else tile
         self._batch = self.options.batch_size
+
+    def with_tiles(self, tile: tuple[int, int], batch: int | None) -> Predictor:
+        """The same networks on input tiles of a given size, `batch` of them together."""
+        other = copy.copy(self)
+        other._tile, other._batch = tile, batch
+        return other
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
@@ -385,7 +393,8 @@ def predict(
         ConfigError: an option is unknown, out of range or does not fit the model, or a
             normalisation is given for a trained model.
     """
-    chosen: PredictOptions = make_options({"tile": tile, "batch_size": batch_size, **options})
+    given = {"tile": tile, "batch_size": batch_size, **options}
+    chosen = validated(PredictOptions, given)
     return Predictor(model, chosen, normalization)(image, progress)
 
 

@@ -3,6 +3,7 @@ from .keras_file import ModelDescription as ModelDescription
 from .keras_file import TrainedModel as TrainedModel
 from .keras_file import describe_model as describe_model
 from .keras_file import in_float32 as in_float32
+from .keras_file import library_versions as library_versions
 from .keras_file import load_model as load_model
 from .keras_file import save_model as save_model
 from .keras_file import trained_model as trained_model

@@ -59,7 +59,7 @@ def convolution(
     if normalization is None:
         return x
     if normalization == "batch":
-        norm = BatchNormalization(momentum=BATCH_MOMENTUM, dtype=dtype, name=f"{name}_norm")
+        norm = FusedBatchNormalization(momentum=BATCH_MOMENTUM, dtype=dtype, name=f"{name}_norm")
     elif normalization == "group":
         norm = layers.GroupNormalization(math.gcd(32, filters), dtype=dtype, name=f"{name}_norm")
     else:  # over the channels of each pixel: the same for a tile as for a whole image
@@ -101,7 +101,7 @@ def up_convolution(
 def join(skip: Any, x: Any, *, name: str, crop: int, padding: str, dtype: Any = None) -> Any:
     """The skip connection, cut by `crop` on each side, and what comes from below, side by side."""
     if padding == "valid":
-        skip = Cropping2D(crop, data_format=CHANNELS, dtype=dtype, name=f"{name}_crop")(skip)
+        skip = SlicedCropping2D(crop, data_format=CHANNELS, dtype=dtype, name=f"{name}_crop")(skip)
     elif any(size is None or size % 2 for size in skip.shape[1:3]):
         x = CropLike(dtype=dtype, name=f"{name}_crop")([x, skip])
     return layers.Concatenate(dtype=dtype, name=f"{name}_concat")([skip, x])
@@ -146,8 +146,8 @@ class BilinearUpSampling2D(layers.Layer):
         return (batch, height and 2 * height, width and 2 * width, channels)
 
 
-@keras.saving.register_keras_serializable(package="keras_unet")
-class BatchNormalization(layers.BatchNormalization):
+@keras.saving.register_keras_serializable(package="keras_unet", name="BatchNormalization")
+class FusedBatchNormalization(layers.BatchNormalization):
     """Keras's layer, same weights and numbers; in training by TensorFlow's FusedBatchNormV3.
 
     Keras 3 spells it out as a dozen operations, each a pass over the tensor in float32, which on a
@@ -182,6 +182,10 @@ class BatchNormalization(layers.BatchNormalization):
         return outputs
 
 
+# Keras's files name a layer's weights after its class: what was saved before is found by this name.
+FusedBatchNormalization.__name__ = "BatchNormalization"
+
+
 def cut(x: Any, top: int, left: int, height: Any, width: Any) -> Any:
     """The part of [B, H, W, C] that begins at (top, left) and has the given height and width.
 
@@ -198,8 +202,8 @@ def cut(x: Any, top: int, left: int, height: Any, width: Any) -> Any:
     return part
 
 
-@keras.saving.register_keras_serializable(package="keras_unet")
-class Cropping2D(layers.Cropping2D):
+@keras.saving.register_keras_serializable(package="keras_unet", name="Cropping2D")
+class SlicedCropping2D(layers.Cropping2D):
     """Keras's layer with a fast gradient, for channels last."""
 
     def call(self, inputs: Any) -> Any:

@@ -25,7 +25,7 @@ from keras_unet import geometry, run_layout
 from keras_unet._version import __version__
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
-from keras_unet.disk import rename, sync_file
+from keras_unet.disk import rename, shown_size, sync_file
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.models.model_card import ModelCard as ModelCard
 from keras_unet.models.model_card import default_classes
@@ -227,7 +227,7 @@ def in_float32(network: keras.Model) -> keras.Model:
     return twin
 
 
-def versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """Of this package and what it computes with."""
     backend = keras.backend.backend()
     return {
@@ -249,7 +249,7 @@ def _plain_card(name: str, form: Structure) -> ModelCard:
         labels=LabelMapping(kind="semantic", values=tuple(range(len(classes)))),
         image_dtype="float32",
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        versions=versions(),
+        versions=library_versions(),
         config={},
         data={},
         metrics={},
@@ -299,6 +299,27 @@ class ModelDescription(Frozen):
     network: Structure
     sizes: tuple[tuple[int, int], ...]  # the first legal inputs and their outputs; (): any
     card: ModelCard
+
+    def to_text(self) -> str:
+        """What it takes and gives, its classes and its training, for a person."""
+        network = self.network
+        legal = ", ".join(f"{size} -> {given}" for size, given in self.sizes)
+        sizes = f"{legal} …; keras_unet.predict takes any" if legal else "any"
+        ends = network.output or ("logits" if network.num_classes > 1 else "a logit")
+        lines = [
+            f"{shown_size(self.bytes or 0)}, {self.parameters:,} parameters",
+            "",
+            f"U-Net of depth {network.depth}, padding {network.padding}, "
+            f"upsampling {network.upsampling}",
+            f"  takes         float32 [?, ?, ?, {network.channels}]",
+            f"  gives         float32 [?, ?, ?, {network.num_classes}], {ends}",
+            f"  sizes         {sizes}",
+            "",
+            f"Model {self.card.name}",
+            f"  classes       {', '.join(self.card.classes)}",
+            *self.card.lines(),
+        ]
+        return "\n".join(lines)
 
 
 def describe_model(model: Model, *, normalization: Stated = None) -> ModelDescription:

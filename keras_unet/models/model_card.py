@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from keras_unet.data.label_rule import LabelMapping
@@ -36,9 +37,34 @@ class ModelCard(Frozen):
         """Whether anybody has said what the classes are."""
         return self.source == "train" or self.classes != default_classes(len(self.classes))
 
+    def lines(self) -> list[str]:
+        """How its input is prepared, what it was trained on and its scores, for a person."""
+        grey = self.normalization.model_dump(exclude_none=True)
+        rule = ", ".join(f"{k} {v}" for k, v in grey.items())
+        kept = self.normalization.method == "none"
+        made = "training run " if self.source == "train" else "from a script"
+        lines = [
+            f"  grey values   {'as they are' if kept else rule}",
+            f"  {made} {self.name}, {self.created}",
+            f"  versions      {_pairs(self.versions)}",
+        ]
+        if self.metrics:
+            lines.append(f"  metrics       {_pairs(self.metrics)}")
+        if self.data:
+            lines.append(f"  data check    {_pairs(self.data)}")
+        return lines
+
 
 def default_classes(count: int) -> tuple[str, ...]:
     """Names for `count` classes of which nobody has said what they are."""
     if count == 2:
         return ("background", "foreground")
     return ("background", *(f"class{i}" for i in range(1, count)))
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(
+        f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in values.items()
+        if v is not None
+    )

@@ -12,7 +12,7 @@ from keras import layers
 from keras_unet import geometry
 from keras_unet.errors import ConfigError
 from keras_unet.models import blocks
-from keras_unet.models.blocks import CropLike, Cropping2D, LegalSize
+from keras_unet.models.blocks import CropLike, LegalSize, SlicedCropping2D
 
 
 def build_unet(
@@ -39,7 +39,7 @@ def build_unet(
         filters: feature channels of the first level; each level below has twice as many.
         depth: number of poolings and of up-convolutions.
         padding: "valid" as in the paper: the output is 2 * 92 pixels smaller at depth 4, and a
-            `Cropping2D` cuts each skip; or "same": any size, the output as large as the input.
+            cropping cuts each skip; or "same": any size, the output as large as the input.
         upsampling: "transpose", the paper's 2x2 up-convolution, or "bilinear" or "nearest"
             upsampling followed by a 2x2 convolution.
         normalization: None (the paper), "batch", "group" or "layer" (over the channels of each
@@ -295,5 +295,5 @@ def _cut_to_output(x: Any, like: Any, level: int, padding: str) -> Any:
             for step in geometry.walk(level - 1)
             if step.kind == "convolution" and step.name.startswith("up")
         )
-        return Cropping2D(crop, data_format=blocks.CHANNELS, dtype="float32", name=name)(x)
+        return SlicedCropping2D(crop, data_format=blocks.CHANNELS, dtype="float32", name=name)(x)
     return CropLike(dtype="float32", name=name)([x, like])

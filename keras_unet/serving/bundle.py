@@ -41,12 +41,45 @@ from keras_unet.serving.card import (
     LINEAGE,
     ROLLBACK,
     CardFields,
+    WeightPrecision,
     read_served_card,
     served_card,
     write_card,
 )
 from keras_unet.serving.folders import SAVED_MODEL, WARMUP
-from keras_unet.serving.graph import Precision, mask_values, stored, tiling, write_saved_model
+from keras_unet.serving.graph import mask_values, stored, tiling, write_saved_model
+
+EXPECTED = Path("assets.extra", "golden.npz")
+GOLDEN_TOLERANCE = 1e-5
+_DAMAGED = (zipfile.BadZipFile, zlib.error)  # beside what np.load and zipfile raise in general
+# Runs without keras_unet: what a server will see.
+_ANSWER = """
+import sys
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+served = tf.saved_model.load(sys.argv[1]).signatures
+with tf.io.TFRecordWriter(sys.argv[3]) as answers:
+    for record in tf.data.TFRecordDataset(sys.argv[2]).as_numpy_iterator():
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        request = log.predict_log.request
+        inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
+        inputs = {k: tf.constant(v) for k, v in inputs.items()}
+        answer = predict_pb2.PredictResponse()
+        for name, value in served[request.model_spec.signature_name](**inputs).items():
+            answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        answers.write(answer.SerializeToString())
+assert "keras_unet" not in sys.modules
+"""
+
+
+class GoldenRequest(NamedTuple):
+    """One request, and the images in it as `predict` takes them."""
+
+    signature: str
+    name: str  # of the input
+    value: np.ndarray  # float32 [B, H, W, C], or bytes [B]
+    images: list[np.ndarray]
 
 
 def write_bundle(
@@ -54,7 +87,7 @@ def write_bundle(
     folder: str | Path,
     *,
     name: str,
-    precision: Precision = "float32",
+    precision: WeightPrecision = "float32",
     tile: int | None = None,
     max_pixels: int = MAX_PIXELS,
     fields: CardFields | None = None,
@@ -117,10 +150,10 @@ def check_bundle(folder: Path) -> None:
             f"{folder / EXPECTED}: does not fit the warm-up requests ({error})"
         ) from error
     for signature, largest in found.items():
-        if not largest <= TOLERANCE:
+        if not largest <= GOLDEN_TOLERANCE:
             raise ExportError(
                 f"the SavedModel's {signature} differs from the Keras model by {largest:.2e}; "
-                f"at most {TOLERANCE:.0e} was expected; not published"
+                f"at most {GOLDEN_TOLERANCE:.0e} was expected; not published"
             )
 
 
@@ -158,7 +191,7 @@ def fingerprint(folder: str | Path) -> str:
     return found.hexdigest()
 
 
-def rounded(model: TrainedModel, precision: Precision) -> TrainedModel:
+def rounded(model: TrainedModel, precision: WeightPrecision) -> TrainedModel:
     """The Keras model with the weights as a bundle of that precision stores them."""
     if precision == "float32":
         return model
@@ -167,41 +200,7 @@ def rounded(model: TrainedModel, precision: Precision) -> TrainedModel:
     return model._replace(network=twin)
 
 
-EXPECTED = Path("assets.extra", "golden.npz")
-TOLERANCE = 1e-5
-_DAMAGED = (zipfile.BadZipFile, zlib.error)  # beside what np.load and zipfile raise in general
-
-# Runs without keras_unet: what a server will see.
-_ANSWER = """
-import sys
-import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
-served = tf.saved_model.load(sys.argv[1]).signatures
-with tf.io.TFRecordWriter(sys.argv[3]) as answers:
-    for record in tf.data.TFRecordDataset(sys.argv[2]).as_numpy_iterator():
-        log = prediction_log_pb2.PredictionLog.FromString(record)
-        request = log.predict_log.request
-        inputs = {k: tf.make_ndarray(v) for k, v in request.inputs.items()}
-        inputs = {k: tf.constant(v) for k, v in inputs.items()}
-        answer = predict_pb2.PredictResponse()
-        for name, value in served[request.model_spec.signature_name](**inputs).items():
-            answer.outputs[name].CopyFrom(tf.make_tensor_proto(value))
-        answers.write(answer.SerializeToString())
-assert "keras_unet" not in sys.modules
-"""
-
-
-class Request(NamedTuple):
-    """One request, and the images in it as `predict` takes them."""
-
-    signature: str
-    name: str  # of the input
-    value: np.ndarray  # float32 [B, H, W, C], or bytes [B]
-    images: list[np.ndarray]
-
-
-def golden_requests(model: TrainedModel, tile: int | None = None) -> list[Request]:
+def golden_requests(model: TrainedModel, tile: int | None = None) -> list[GoldenRequest]:
     """Seeded requests for each signature: odd sizes, unequal in a batch, larger than a tile."""
     form = structure(model.network)
     tiles = tiling(form, tile)
@@ -210,10 +209,10 @@ def golden_requests(model: TrainedModel, tile: int | None = None) -> list[Reques
     sizes = [(61, 83), (7, tiles.largest - tiles.form.lost + 30)]
     if whole_image_statistics(model.network):
         del sizes[1]  # its statistics are a tile's: several tiles give what their places make of it
-    # An untouched input is small: of large ones a network's rounding is more than `TOLERANCE`.
+    # An untouched input is small: of large ones a network rounds by more than `GOLDEN_TOLERANCE`.
     brightest = normalization.scale or (1.0 if normalization.method == "none" else 255.0)
     given = [rng.uniform(0, brightest, (*size, form.channels)).astype(np.float32) for size in sizes]
-    found = [Request("serving_default", "images", x[None], [x]) for x in given]
+    found = [GoldenRequest("serving_default", "images", x[None], [x]) for x in given]
     kind = np.uint16 if trained == np.uint16 else np.uint8
     most = min(
         np.iinfo(kind).max, brightest if normalization.method in ("range", "none") else np.inf
@@ -226,12 +225,14 @@ def golden_requests(model: TrainedModel, tile: int | None = None) -> list[Reques
     if form.channels in (1, 3):
         pngs = _strings(tf.io.encode_png(x).numpy() for x in files)
         for name in ("segment_bytes", "segment_bytes_probabilities"):
-            found.append(Request(name, "image_bytes", pngs, files))
-    found.append(Request("segment_examples", "examples", _strings(examples), [files[0], given[0]]))
+            found.append(GoldenRequest(name, "image_bytes", pngs, files))
+    found.append(
+        GoldenRequest("segment_examples", "examples", _strings(examples), [files[0], given[0]])
+    )
     return found
 
 
-def write_warmup(found: Sequence[Request], model_name: str, folder: Path) -> None:
+def write_warmup(found: Sequence[GoldenRequest], model_name: str, folder: Path) -> None:
     """Stores the requests in the SavedModel in `folder`, where TF Serving looks for them."""
     path = folder / WARMUP
     path.parent.mkdir(exist_ok=True)
@@ -279,7 +280,9 @@ def fresh_answers(folder: Path) -> list[dict[str, np.ndarray]]:
     return found
 
 
-def expected_probabilities(model: TrainedModel, found: Sequence[Request]) -> list[list[np.ndarray]]:
+def expected_probabilities(
+    model: TrainedModel, found: Sequence[GoldenRequest]
+) -> list[list[np.ndarray]]:
     """The probabilities that `predict` gives, float32 [H, W, K], for each image of each request."""
     known: dict[int, np.ndarray] = {}  # several signatures are asked about the same image
     with _full_products():
@@ -292,7 +295,7 @@ def expected_probabilities(model: TrainedModel, found: Sequence[Request]) -> lis
 
 @contextlib.contextmanager
 def _full_products() -> Iterator[None]:
-    """Without TF32: a GPU would round factors to 11 bits, and differ by more than `TOLERANCE`."""
+    """Without TF32, by which a GPU rounds factors to 11 bits: more than `GOLDEN_TOLERANCE`."""
     before = tf.config.experimental.tensor_float_32_execution_enabled()
     tf.config.experimental.enable_tensor_float_32_execution(False)
     try:
@@ -342,14 +345,22 @@ def warmup_signatures(folder: Path) -> list[str]:
     return [log.predict_log.request.model_spec.signature_name for log in parsed]
 
 
-def difference(
-    model: TrainedModel, found: Sequence[Request], given: Sequence[dict[str, np.ndarray]]
+def golden_differences(
+    model: TrainedModel,
+    found: Sequence[GoldenRequest],
+    given: Sequence[dict[str, np.ndarray]],
+    precision: WeightPrecision = "float32",
 ) -> dict[str, float]:
-    """`differences` of the answers to requests from `predict`."""
-    values = mask_values(model.card)
-    return differences(
-        [r.signature for r in found], expected_probabilities(model, found), values, given
-    )
+    """`differences` of the answers to requests from `predict`.
+
+    Args:
+        model: whose bundle was asked.
+        found: the requests.
+        given: each request's outputs.
+        precision: of the weights in the bundle.
+    """
+    wanted = expected_probabilities(rounded(model, precision), found)
+    return differences([r.signature for r in found], wanted, mask_values(model.card), given)
 
 
 def differences(
@@ -386,10 +397,10 @@ def _masks_differ(mask: np.ndarray, expected: np.ndarray, values: np.ndarray) ->
     if mask.shape != expected.shape[:2] or mask.dtype != values.dtype:
         return np.inf
     if expected.shape[-1] == 1:
-        sure = np.abs(expected[..., 0] - 0.5) > TOLERANCE
+        sure = np.abs(expected[..., 0] - 0.5) > GOLDEN_TOLERANCE
     else:
         first, second = np.sort(expected, -1)[..., :-3:-1].transpose(2, 0, 1)
-        sure = first - second > 2 * TOLERANCE
+        sure = first - second > 2 * GOLDEN_TOLERANCE
     return float(np.any(mask[sure] != values[to_classes(expected)][sure]))
 
 

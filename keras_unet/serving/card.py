@@ -11,12 +11,13 @@ import struct
 from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel, Field, ValidationError
 
 from keras_unet._version import __version__
+from keras_unet.disk import shown_size
 from keras_unet.errors import ExportError
 from keras_unet.models.model_card import ModelCard
 from keras_unet.pictures import COLORS, class_color
@@ -26,6 +27,7 @@ from keras_unet.serving.protocol.messages import message_type
 from keras_unet.serving.protocol.tensors import dtype_name
 from keras_unet.settings import Frozen
 
+WeightPrecision = Literal["float32", "bfloat16", "float16"]  # of the stored weights
 CARD = Path("assets", "model_card.json")
 ROLLBACK = Path("assets.extra", "rollback.json")
 LINEAGE = Path("assets.extra", "lineage.json")
@@ -61,12 +63,31 @@ class ServedCard(Frozen):
     name: str
     classes: tuple[ServedClass, ...]
     fields: CardFields
-    precision: str  # of the stored weights
+    precision: WeightPrecision
     tile: int  # largest input tile, pixels a side
     max_pixels: int  # of one image
     exported: str
     exported_by: str
     model: ModelCard
+
+    def lines(self) -> list[str]:
+        """What it is and who made it, its classes and its training, for a person."""
+        fields = self.fields
+        size = "unknown" if fields.pixel_size is None else f"{fields.pixel_size:g} µm"
+        return [
+            f"Model {self.name}, exported {self.exported} by {self.exported_by}",
+            *([f"  {fields.description}"] if fields.description else []),
+            *([f"  authors       {', '.join(fields.authors)}"] if fields.authors else []),
+            *([f"  citation      {fields.citation}"] if fields.citation else []),
+            f"  licence       {fields.licence or 'not stated'}; "
+            f"training data {fields.data_licence or 'not stated'}",
+            "  classes       "
+            + ", ".join(f"{c.name} (mask {c.value}, {c.colour})" for c in self.classes),
+            f"  images        {self.model.image_dtype}, pixel size {size}; at most "
+            f"{self.max_pixels:,} pixels, in tiles of at most {self.tile}",
+            f"  weights       {self.precision}",
+            *self.model.lines(),
+        ]
 
 
 def served_card(
@@ -75,7 +96,7 @@ def served_card(
     fields: CardFields,
     *,
     values: tuple[int, ...],
-    precision: str,
+    precision: WeightPrecision,
     tile: int,
     max_pixels: int,
 ) -> ServedCard:
@@ -150,6 +171,10 @@ class Origin(Frozen):
     uri: str
     fingerprint: str
 
+    def as_file(self) -> dict[str, str]:
+        """{name: text} for `publish_bundle`, which keeps it in the version."""
+        return {LINEAGE.name: self.model_dump_json(indent=1) + "\n"}
+
 
 def read_rollback(version: Path | RemotePath) -> Rollback | None:
     """None: it is no copy.
@@ -196,6 +221,12 @@ class TensorForm(Frozen):
     dtype: str
     shape: tuple[int | None, ...] | None
 
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.name}: {self.dtype} of any shape"
+        sizes = ", ".join("?" if n is None else str(n) for n in self.shape)
+        return f"{self.name}: {self.dtype} [{sizes}]"
+
 
 class SignatureForm(Frozen):
     """What one signature takes and gives."""
@@ -215,6 +246,25 @@ class Description(Frozen):
     signatures: tuple[SignatureForm, ...]
     warmup: dict[str, int]  # signature -> requests
     card: ServedCard | None
+
+    def to_text(self) -> str:
+        """Its signatures, and its card with the training of its model, for a person."""
+        lines = [
+            f"{self.folder}: {shown_size(self.bytes)}, {shown_size(self.weight_bytes)} of them "
+            f"weights; TensorFlow {self.tensorflow}",
+            "",
+            "Signatures",
+        ]
+        for signature in self.signatures:
+            taken, given = (
+                ", ".join(map(str, tensors)) for tensors in (signature.inputs, signature.outputs)
+            )
+            count = self.warmup.get(signature.name, 0)
+            lines.append(f"  {signature.name}({taken})")
+            lines.append(f"    -> {given}; {count} warm-up request{'s' * (count != 1)}")
+        if self.card is None:
+            return "\n".join([*lines, "", "No model card: not exported by keras_unet."])
+        return "\n".join([*lines, "", *self.card.lines()])
 
 
 def describe(version: str | Path | RemotePath) -> Description:

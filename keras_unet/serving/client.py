@@ -19,6 +19,7 @@ from PIL import Image
 from keras_unet.data.images import ImageFile, count_pages
 from keras_unet.data.pairs import match_files
 from keras_unet.data.stored_pixels import NODATA
+from keras_unet.disk import replacing
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import tiles
 from keras_unet.inference.ownership import read_written, recorded, refuse_taken
@@ -335,7 +336,7 @@ def segment_files(
         images: a PNG, JPEG or TIFF file, or a folder of them; 8 bits, or 16 bits grey.
         overwrite: replace whatever has a mask's name, but no input; otherwise only masks that an
             earlier call left there, unchanged since.
-
+        progress: called with (masks done, masks in all).
         say: called with what is left out of a folder.
 
     Returns:
@@ -377,9 +378,8 @@ def segment_files(
                     "knows nothing of; predict without --server"
                 )
             (mask,) = client.segment(model, [pixels])
-            beside = output / f".{name}"
-            Image.fromarray(mask).save(beside)
-            beside.replace(output / name)
+            with replacing(output / name) as beside:
+                Image.fromarray(mask).save(beside)
             if progress is not None:
                 progress(done, len(jobs))
     return [output / name for name in names]

@@ -50,6 +50,27 @@ _TRIES = 20
 _STAMP = "%Y%m%dT%H%M%S"
 _LEFT = re.compile(r"\.(?:claim-(?P<number>\d+)|unfinished)-(?P<stamp>\d{8}T\d{6})-[0-9a-f]+")
 _ABANDONED = timedelta(days=1)  # no publication takes as long
+MODELS_CONFIG = "models.config"
+_HEAD = """\
+# Which models TF Serving serves (--model_config_file); keras-unet export adds new ones.
+# Paths are those that the server sees: absolute, here as in its container image; or gs://, s3://.
+"""
+_FILES = {
+    "batching.config": """\
+# How TF Serving joins requests (--enable_batching --batching_parameters_file): on a CPU a batch
+# gains little, so few requests wait for each other, and briefly. `serving_default` fails for
+# requests that were joined and differ in image size: leave batching off where sizes vary, or send
+# encoded images to `segment_bytes`.
+max_batch_size { value: 8 }
+batch_timeout_micros { value: 2000 }
+num_batch_threads { value: 2 }
+max_enqueued_batches { value: 64 }
+""",
+    "monitoring.config": """\
+# Metrics for Prometheus on the REST port (--monitoring_config_file).
+prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
+""",
+}
 
 
 def versions(folder: str | Path) -> list[int]:
@@ -329,29 +350,6 @@ def _compare(local: Path, aside: RemotePath) -> None:
             (aside / name).get(back)
             if back.read_bytes() != file.read_bytes():
                 raise ExportError(f"{aside / name}: is not what was uploaded; not published")
-
-
-MODELS_CONFIG = "models.config"
-_HEAD = """\
-# Which models TF Serving serves (--model_config_file); keras-unet export adds new ones.
-# Paths are those that the server sees: absolute, here as in its container image; or gs://, s3://.
-"""
-_FILES = {
-    "batching.config": """\
-# How TF Serving joins requests (--enable_batching --batching_parameters_file): on a CPU a batch
-# gains little, so few requests wait for each other, and briefly. `serving_default` fails for
-# requests that were joined and differ in image size: leave batching off where sizes vary, or send
-# encoded images to `segment_bytes`.
-max_batch_size { value: 8 }
-batch_timeout_micros { value: 2000 }
-num_batch_threads { value: 2 }
-max_enqueued_batches { value: 64 }
-""",
-    "monitoring.config": """\
-# Metrics for Prometheus on the REST port (--monitoring_config_file).
-prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }
-""",
-}
 
 
 def write_configs(

@@ -28,12 +28,12 @@ from keras_unet.keras_backend import require_tensorflow, without_notices
 from keras_unet.models.keras_file import Model, Stated, TrainedModel, trained_model
 from keras_unet.models.unet import structure
 from keras_unet.remote_path import local_path
-from keras_unet.serving.card import CardFields
-from keras_unet.serving.graph import Precision, mirrored_whole, write_saved_model
+from keras_unet.serving.card import CardFields, WeightPrecision
+from keras_unet.serving.graph import mirrored_whole, write_saved_model
 
 OPSET = 17  # ONNX's, of 2022: read by every runtime that is in use
 TFLITE_KINDS = ("tflite-float32", "tflite-float16", "tflite-int8")
-FORMATS = (*(f"saved-model-{name}" for name in get_args(Precision)), "onnx", *TFLITE_KINDS)
+FORMATS = (*(f"saved-model-{name}" for name in get_args(WeightPrecision)), "onnx", *TFLITE_KINDS)
 LARGEST = 512  # pixels a side of what is compared, and of a TFLite model's images by default
 PAPER = ("Ronneberger, Fischer, Brox 2015: U-Net", "10.1007/978-3-319-24574-4_28")
 

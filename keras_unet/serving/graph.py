@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,21 +18,23 @@ from keras_unet.data import graph_images, records
 from keras_unet.data.graph_images import checked_tensor
 from keras_unet.data.normalization import STD_FLOOR, Normalization
 from keras_unet.errors import ConfigError
-from keras_unet.inference.files.outputs import to_label_values
+from keras_unet.inference.files.mask_formats import label_values
 from keras_unet.inference.predictor import probabilities_of
 from keras_unet.inference.tiles import Layout, fitting, layout
 from keras_unet.models.keras_file import ModelCard, TrainedModel
 from keras_unet.models.unet import Structure, structure, whole_image_statistics
+from keras_unet.serving.card import WeightPrecision
 from keras_unet.serving.client import TILING
 
-Precision = Literal["float32", "bfloat16", "float16"]
+USUAL_TILE = 828  # input pixels a side: at depth 4, 644 of output, 60 percent of the tile
+_BAND = 2**20  # numbers of an image that are turned into float64 at a time
 
 
 def write_saved_model(
     model: TrainedModel,
     folder: str | Path,
     *,
-    precision: Precision = "float32",
+    precision: WeightPrecision = "float32",
     tile: int | None = None,
     max_pixels: int = graph_images.MAX_PIXELS,
 ) -> None:
@@ -149,13 +151,15 @@ def mask_values(card: ModelCard) -> np.ndarray:
     Label values that a PNG cannot hold (negative, or above 65535) give way to class numbers.
     """
     count = len(card.classes)
-    values = to_label_values(np.arange(count), card.labels)
+    values = label_values(card.labels)[:count]
     if values.min() < 0 or values.max() > 65535:
         values = np.arange(count)
     return values.astype(np.uint8 if values.max() < 256 else np.uint16)
 
 
-def _stored(model: TrainedModel, precision: Precision, module: tf.Module) -> Callable[[Any], Any]:
+def _stored(
+    model: TrainedModel, precision: WeightPrecision, module: tf.Module
+) -> Callable[[Any], Any]:
     """The network with its activation, reading weights of `precision` that belong to `module`."""
     if precision not in ("float32", "bfloat16", "float16"):
         raise ConfigError(
@@ -176,7 +180,7 @@ def _stored(model: TrainedModel, precision: Precision, module: tf.Module) -> Cal
     return forward
 
 
-def stored(weights: np.ndarray, precision: Precision) -> np.ndarray:
+def stored(weights: np.ndarray, precision: WeightPrecision) -> np.ndarray:
     """Weights in the type in which they are kept: kernels in `precision`, vectors in float32.
 
     Vectors (biases, normalisation) are a thousandth of the weights, and a variance may be beyond
@@ -193,7 +197,7 @@ def _segmenter(
     """(images [B, H, W, C], finish, dtype) -> finish(probabilities), of dtype, [B, H, W, …]."""
 
     def segment(images: Any, finish: Callable[[Any], Any], dtype: Any) -> Any:
-        shift, scale = parameters(images, normalization)
+        shift, scale = normalization_parameters(images, normalization)
 
         def compute(x: Any) -> Any:
             return finish(network((tf.cast(x, tf.float32) - shift) * scale))
@@ -225,9 +229,6 @@ def _decoded(data: Any, channels: int, max_pixels: int, card: ModelCard) -> Any:
     return same_depth(image, bits, card)
 
 
-_BAND = 2**20  # numbers of an image that are turned into float64 at a time
-
-
 def same_depth(image: Any, bits: Any, card: ModelCard) -> Any:
     """Grey values of another depth mean something else, unless each image is normalised alone."""
     trained = np.dtype(card.image_dtype)
@@ -242,7 +243,7 @@ def same_depth(image: Any, bits: Any, card: ModelCard) -> Any:
     )
 
 
-def parameters(images: Any, normalization: Normalization) -> tuple[Any, Any]:
+def normalization_parameters(images: Any, normalization: Normalization) -> tuple[Any, Any]:
     """`Normalization.parameters` of each image: (shift, scale), float32 [B or 1, 1, 1, C]."""
     if normalization.method == "image":  # in float64: a constant image must come out as zeros
         exact = tf.float64
@@ -280,9 +281,6 @@ def _sum_of_bands(images: Any, function: Callable[[Any], Any]) -> Any:
     zero = tf.zeros(tf.stack([shape[0], 1, 1, shape[3]]), tf.float64)
     start = (tf.constant(0), tf.ensure_shape(zero, [None, 1, 1, images.shape[-1]]))
     return tf.while_loop(lambda top, _: top < shape[1], add, start, parallel_iterations=1)[1]
-
-
-USUAL_TILE = 828  # input pixels a side: at depth 4, 644 of output, 60 percent of the tile
 
 
 class Tiling(NamedTuple):

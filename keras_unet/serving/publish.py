@@ -24,6 +24,7 @@ from keras_unet.serving.card import (
     CARD,
     CardFields,
     Rollback,
+    WeightPrecision,
     read_rollback,
     read_served_card,
     write_rollback,
@@ -37,7 +38,6 @@ from keras_unet.serving.folders import (
     numbered,
     pinned_versions,
 )
-from keras_unet.serving.graph import Precision
 
 
 def export(
@@ -46,7 +46,7 @@ def export(
     *,
     normalization: Stated = None,
     class_names: str | Sequence[str] | None = None,
-    precision: Precision = "float32",
+    precision: WeightPrecision = "float32",
     tile: int | None = None,
     max_pixels: int = MAX_PIXELS,
     keep: int | None = None,

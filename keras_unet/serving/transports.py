@@ -15,16 +15,14 @@ import numpy as np
 
 from keras_unet.errors import ConfigError, ServingError
 from keras_unet.serving.protocol import connection
+from keras_unet.serving.protocol.codes import CODE_OF_STATUS, Code
 from keras_unet.serving.protocol.tensors import from_json, to_json
 
 GRPC_PORT = 8500  # where gRPC is, unless a URL says otherwise
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
 _CONTENT = ("keras-unet-tensor-content", "1")  # other servers ignore it
 _LARGEST = 1 << 40  # bytes of an answer's tensor: what the client's memory bears
-_PASSING = {429: "RESOURCE_EXHAUSTED", 502: "UNAVAILABLE", 503: "UNAVAILABLE"}
-_CODES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}
-_CODES |= {404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED", 413: "RESOURCE_EXHAUSTED"}
-_CODES |= {501: "UNIMPLEMENTED", 504: "DEADLINE_EXCEEDED", **_PASSING}
+_PASSING = (429, 502, 503)  # HTTP statuses
 
 
 class Passing(ServingError):
@@ -286,7 +284,7 @@ def _value(url: str, response: Any, key: str) -> Any:
         document = {"error": response.text[:200]}
     if response.ok and isinstance(document, dict) and key in document:
         return document[key]
-    code = _CODES.get(status, "UNKNOWN")
+    code = CODE_OF_STATUS.get(status, Code.UNKNOWN).name
     message = document.get("error", document) if isinstance(document, dict) else document
     if response.ok:
         message = f"expected TensorFlow Serving's {key!r}, found {str(message)[:200]}"

@@ -1,7 +1,12 @@
+from .build import class_names as class_names
+from .config import LISTING as LISTING
 from .config import TrainConfig as TrainConfig
 from .config import load_config as load_config
+from .config import make_config as make_config
 from .cross_validation import cross_validate as cross_validate
 from .planning.plan import Plan as Plan
 from .planning.plan import plan as plan
 from .run import TrainResult as TrainResult
 from .run import train as train
+from .run_folder import locked_run as locked_run
+from .splits import group_of as group_of

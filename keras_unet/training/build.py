@@ -15,11 +15,11 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from keras_unet import geometry, machine
+from keras_unet import geometry, machine, run_layout
 from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import say
-from keras_unet.data.check import DataReport, load_samples, shared_images
+from keras_unet.data.check import DataReport, Loaded, load_samples, shared_images
 from keras_unet.data.label_rule import LabelMapping
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import (
@@ -36,66 +36,82 @@ from keras_unet.data.pipeline import (
 from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
 from keras_unet.losses.table import training_loss
-from keras_unet.models.keras_file import ModelCard, versions
+from keras_unet.models.keras_file import ModelCard, library_versions
 from keras_unet.models.model_card import default_classes
 from keras_unet.models.unet import build_unet, head_weights, with_heads
 from keras_unet.settings import to_tree
 from keras_unet.training.config import TrainConfig
-from keras_unet.training.distributed.cluster import Team
+from keras_unet.training.distributed.cluster import Cluster
 from keras_unet.training.distributed.step import ParallelStep, on_each
 from keras_unet.training.run_folder import digests
 from keras_unet.training.splits import divide, require_classes
-from keras_unet.training.step import AdamW, TrainingStep, WeightAverage
+from keras_unet.training.step import FusedAdamW, TrainingStep, WeightAverage
+
+Digests = tuple[dict[str, str], dict[str, str]]  # of training and validation images
 
 
-class Prepared(NamedTuple):
+class Task(NamedTuple):
+    """What is built: the settings as the model's card has them, and with paths that hold here."""
+
+    config: TrainConfig
+    source: TrainConfig
+    policy: str  # the layers' dtypes
+
+    def to_tree(self) -> dict[str, Any]:
+        config, source = to_tree(self.config), to_tree(self.source)
+        return {"config": config, "source": source, "policy": self.policy}
+
+
+class Built(NamedTuple):
     """A network, the model that trains it, its data from any step on, and what a run records."""
 
     network: keras.Model
     model: keras.Model
+    average: WeightAverage | None  # of the network's weights, if that is what is kept
     data: Callable[[int], tf.data.Dataset]  # of the number of the first batch
     names: Callable[[int], list[str]]  # of the images in a batch
     validation: list[Sample]
     card: Callable[[str, dict[str, float]], ModelCard]  # of the run's name and scores
     report: DataReport
-    digests: tuple[dict[str, str], dict[str, str]]  # of training and validation images
+    digests: Digests
+    cluster: Cluster  # that trains
 
 
-def prepare(
-    config: TrainConfig,
-    source: TrainConfig,
-    policy: str,
-    cache: Path,
+def build(
+    task: Task,
+    output: Path,
     console: Console,
-    team: Team,
-) -> Prepared:
+    cluster: Cluster,
+    loaded: Loaded | None = None,
+) -> Built:
     """Reads the data, draws the first weights and compiles the step.
 
     Args:
-        config: as the model's card shall have it. source: the same, with paths that hold here.
-        policy: Keras dtype policy of the layers.
-        cache: folder of weight maps. console: where to say what was found and chosen.
-        team: the devices that train.
+        task: what to build.
+        output: folder of the run's folder; the cache of weight maps is in it.
+        console: where to say what was found and chosen.
+        cluster: the devices that train.
+        loaded: the training images, where they were read already.
 
     Raises:
         ConfigError, DataError: see `train`.
     """
-    if config.batch_size % team.replicas:
+    config, loss = task.config, task.config.loss
+    if config.batch_size % cluster.replicas:
         raise ConfigError(
-            f"batch_size={config.batch_size} cannot be shared equally by {team.replicas} devices: "
-            f"set a multiple of {team.replicas}, or devices=one"
+            f"batch_size={config.batch_size} cannot be shared equally by {cluster.replicas} "
+            f"devices: set a multiple of {cluster.replicas}, or devices=one"
         )
     keras.utils.set_random_seed(config.seed)
-    training, validation, report, mapping = read_samples(source, console)
+    training, validation, report, mapping = read_samples(task.source, console, loaded)
     names = class_names(config, mapping)
-    tile, output = tile_size(config, training)
+    tile, size = tile_size(config, training)
     settings = preset_settings(config.augment, **config.augment_options)
-    augment = Augment(settings, tile=tile, output=output)
+    augment = Augment(settings, tile=tile, output=size)
     normalization = config.data.normalization
     if not isinstance(normalization, Normalization):
         normalization = fitted(normalization, training)
-    console.print(f"Tiles of {tile} → {output} pixels")
-    loss = config.loss
+    say(f"Tiles of {tile} → {size} pixels", console=console)
     made = targets(
         training,
         len(names),
@@ -103,13 +119,16 @@ def prepare(
         sigma=loss.sigma,
         class_weights=loss.class_weights,
         separation=loss.separation,
-        cache=cache,
+        cache=output / run_layout.WEIGHT_MAPS,
     )
     bank = fill_bank(training, made, normalization)
-    entries = tile_entries([s.image.shape[:2] for s in training], output)
-    network = build_network(config, training[0].image.shape[-1], len(names), policy)
-    foreground = foreground_centres(config, made)
-    ready = trainable(config, network, bank, augment, entries, foreground, team)
+    entries = tile_entries([s.image.shape[:2] for s in training], size)
+    network = build_network(config, training[0].image.shape[-1], len(names), task.policy)
+    centres = foreground_centres(config, made)
+    ready = trainable(config, network, bank, augment, entries, centres, cluster)
+    average = None
+    if config.ema_decay:
+        average = WeightAverage(network, ready.model.optimizer, config.ema_decay)
     sample_names, dtype = [s.name for s in training], str(training[0].image.dtype)
 
     def in_batch(number: int) -> list[str]:
@@ -125,39 +144,43 @@ def prepare(
             image_dtype=dtype,
             separation=loss.separation,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            versions=versions(),
+            versions=library_versions(),
             config=to_tree(config),
             data=report.summary.model_dump(mode="json"),
             metrics=metrics,
         )
 
-    hashes = digests(training), digests(validation)
-    return Prepared(
+    return Built(
         network,
         ready.model,
+        average,
         ready.data,
         in_batch,
         validation,
         card,
         report,
-        hashes,
+        (digests(training), digests(validation)),
+        cluster,
     )
 
 
-def environment(team: Team) -> dict[str, str]:
+def environment(machines: int = 1, replicas: int = 1) -> dict[str, str]:
     """What a bit-identical end depends on, beside configuration and data."""
     named = ", ".join(str(gpu.get("device_name", "GPU")) for gpu in machine.gpus())
     device = named or f"{machine.cpu_name()}, {machine.cores()} cores"
-    together = f"{team.machines} machines, {team.replicas} devices"
-    return {**versions(), "device": device, "together": together}
+    together = f"{machines} machines, {replicas} devices"
+    return {**library_versions(), "device": device, "together": together}
 
 
 def read_samples(
-    config: TrainConfig, console: Console
+    config: TrainConfig, console: Console, loaded: Loaded | None = None
 ) -> tuple[list[Sample], list[Sample], DataReport, LabelMapping]:
-    """Reads and checks both sets: (training, validation, report, how labels were read)."""
+    """Reads and checks both sets: (training, validation, report, how labels were read).
+
+    loaded: what is in `data.images`, where that was read already.
+    """
     data = config.data
-    samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
+    samples, report = loaded or load_samples(data.images, data.labels, data.rule, need_labels=True)
     mapping = report.mapping
     assert mapping is not None  # there are labels
     say(report.to_text(), "dim", console)
@@ -178,7 +201,7 @@ def read_samples(
     else:
         samples, held_out = divide(samples, data, config.seed)
     require_classes(samples, held_out, mapping.values)
-    console.print(f"{len(samples)} training and {len(held_out)} validation images")
+    say(f"{len(samples)} training and {len(held_out)} validation images", console=console)
     return samples, held_out, report, mapping
 
 
@@ -233,14 +256,14 @@ def trainable(
     augment: Augment,
     entries: np.ndarray,
     foreground: ForegroundPixels | None = None,
-    team: Team | None = None,
+    cluster: Cluster | None = None,
 ) -> Trainable:
     """What trains a network; `data` and `requests` take the number of their first batch."""
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    team = team or Team()
+    cluster = cluster or Cluster()
     policy = network.get_layer("down1_conv1").dtype_policy.name
     loss: Any = training_loss(
-        config.loss.added, label_smoothing=config.loss.label_smoothing, devices=team.replicas
+        config.loss.added, label_smoothing=config.loss.label_smoothing, devices=cluster.replicas
     )
     loss_weights, adapt = None, None
     if config.model.deep_supervision and config.model.depth > 1:  # depth 1 has no other level
@@ -258,25 +281,25 @@ def trainable(
         return tile_requests(entries, **options, start=start, part=part)
 
     def draw(index: Any, seeds: Any, centre: Any = None) -> tuple[Any, Any, Any]:
-        tiles = augment.sample(banks[team.place() % len(banks)], index, seeds, centre=centre)
+        tiles = augment.sample(banks[cluster.replica() % len(banks)], index, seeds, centre=centre)
         return tiles if adapt is None else adapt(*tiles)
 
     def data(start: int) -> tf.data.Dataset:
-        part = (team.rank, team.machines)
+        part = (cluster.rank, cluster.machines)
         if in_step:
             return requests(start, part).prefetch(2)
         tiles = tile_dataset(bank, augment, entries, **options, start=start, part=part)
         return tiles if adapt is None else tiles.map(adapt)
 
     in_step = config.augment_on == "accelerator" or (config.augment_on == "auto" and has_gpu)
-    banks = on_each(bank, team) if in_step else [bank]
+    banks = on_each(bank, cluster) if in_step else [bank]
     drawn = draw if in_step else None
-    if team.strategy is None:
+    if cluster.strategy is None:
         model = TrainingStep(network, drawn)
     else:
-        model = ParallelStep(network, drawn, team, synchronized=config.sync_batch_norm)
+        model = ParallelStep(network, drawn, cluster, synchronized=config.sync_batch_norm)
     # XLA's convolutions are several times slower than oneDNN's on a CPU, and it knows no exchange
-    jit = has_gpu and team.strategy is None
+    jit = has_gpu and cluster.strategy is None
     model.compile(make_optimizer(config, policy), loss, loss_weights=loss_weights, jit_compile=jit)
     model.optimizer.build(model.trainable_variables)
     _build_metrics(model)
@@ -294,15 +317,6 @@ def _build_metrics(model: keras.Model) -> None:
     several = [tuple(part) if len(given) > 1 else part[0] for part in (truth, given, weight)]
     model.compute_loss(None, *several)
     model.reset_metrics()
-
-
-def weight_average(
-    config: TrainConfig, trained: keras.Model, network: keras.Model
-) -> WeightAverage | None:
-    """The moving average of `network`'s weights while `trained`, which shares them, is trained."""
-    if not config.ema_decay:
-        return None
-    return WeightAverage(network, trained.optimizer, config.ema_decay)
 
 
 def foreground_centres(config: TrainConfig, made: Sequence[Target]) -> ForegroundPixels | None:
@@ -329,7 +343,7 @@ def make_optimizer(config: TrainConfig, policy: str) -> keras.optimizers.Optimiz
         "gradient_accumulation_steps": config.accumulate if config.accumulate > 1 else None,
     }
     if config.optimizer == "adam":
-        made = AdamW(config.learning_rate, config.weight_decay, **options)
+        made = FusedAdamW(config.learning_rate, config.weight_decay, **options)
     else:
         if nesterov := config.optimizer == "nesterov":
             options["weight_decay"] = config.weight_decay

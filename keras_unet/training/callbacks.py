@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import socket
 import time
 from collections import Counter
@@ -25,17 +26,52 @@ from keras_unet.errors import DataError, TrainingError, listed
 from keras_unet.evaluation.confusion import confusion_matrix, scores
 from keras_unet.inference.predictor import predict, to_classes
 from keras_unet.models.keras_file import TrainedModel, read_card, save_model
-from keras_unet.training.config import TrainConfig
-from keras_unet.training.schedules import Schedule, learning_rate
+from keras_unet.training.config import Schedule, TrainConfig
 from keras_unet.training.step import FINITE
 
 Bundle = Callable[[dict[str, float]], TrainedModel]
 
 
+WARM_UP = 0.02  # share of the run, where no number of steps is given
+
+
+def learning_rate(
+    peak: float,
+    *,
+    used: float,
+    step: int,
+    schedule: Schedule = "polynomial",
+    warmup_steps: int | None = None,
+) -> float:
+    """The rate for the coming step.
+
+    "polynomial": peak · (1 - t)^0.9 ("poly", Chen et al. 2017, DeepLab, section 4.1; nnU-Net);
+    "cosine": peak · (1 + cos(π t)) / 2 (Loshchilov, Hutter 2017, equation 5, one cycle);
+    "constant": peak. Before, the rate rises linearly from nearly 0 over the warm-up.
+
+    Args:
+        peak: the greatest rate.
+        used: t, the share of the run that is over, by steps or by time, 0 … 1.
+        step: steps done.
+        schedule: which.
+        warmup_steps: length of the warm-up; None: the first 2 % of the run, by `used`.
+    """
+    if schedule == "polynomial":
+        falling = (1.0 - used) ** 0.9
+    elif schedule == "cosine":
+        falling = (1.0 + math.cos(math.pi * used)) / 2.0
+    else:
+        falling = 1.0
+    rising = (used + 1e-3) / WARM_UP
+    if warmup_steps is not None:
+        rising = (step + 1) / (warmup_steps + 1)
+    return peak * min(rising, 1.0) * falling
+
+
 class Budget(keras.callbacks.Callback):
     """Ends the run after `steps` or `minutes` and sets the learning rate on the way.
 
-    The rate is `schedules.learning_rate` of the share of the budget that is used. `clock` gives
+    The rate is `learning_rate` of the share of the budget that is used. `clock` gives
     seconds; machines that train together have one between them.
     """
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
-import os
 import re
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -19,12 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_unet import run_layout
-from keras_unet.disk import rename
+from keras_unet.disk import replacing
 from keras_unet.errors import TrainingError
 
 KEPT = 2
 SHARE = 0.01  # of the training time that writing may take
-_NAME = re.compile(r"(\d{6})-step-\d+-([0-9a-f]{32})\.npz")
+_NAME = re.compile(r"(\d{6})-step-\d+(-[0-9a-f]{32})?\.npz")  # until 0.3 with a hash
+_COUNT = "arrays"  # in the state
+# by the zip archive, and by what a flipped bit makes of it
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 class Checkpoint(NamedTuple):
@@ -36,10 +37,11 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of a run folder: `000007-step-350-<SHA-256>.npz`.
+    """The checkpoints of a run folder: `000007-step-350.npz`.
 
     A file is written beside under another name, flushed to the disk and then renamed, so one that
-    has its name is whole unless the disk lost it, and the hash in the name tells that. It holds no
+    has its name is whole unless the disk lost a part of it; then the checksum of an array is
+    another than the archive keeps, or the archive's directory at its end is missing. It holds no
     pickle.
     """
 
@@ -72,7 +74,7 @@ class Checkpoints:
             names = ", ".join(path.name for _, path in found)
             raise TrainingError(
                 f"{self.folder}: no checkpoint is whole (tried {names}), so this run cannot go on; "
-                "expected at least one whose content has the hash in its name. Begin a new run"
+                "expected at least one whose arrays have their checksums. Begin a new run"
             )
         return None
 
@@ -80,6 +82,10 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest one that is known to be whole."""
         return self.good[-1] if self.good else None
+
+    def last_good(self) -> str:
+        """A sentence on where to go on from."""
+        return f"The last good checkpoint is {self.newest or 'none: the run had just begun'}"
 
     def due(self, seconds: float = 0.0) -> bool:
         """Is the last one `seconds` old, and old enough for writing to cost at most `SHARE`?"""
@@ -105,15 +111,12 @@ class Checkpoints:
             TrainingError: the disk is full, or the folder cannot be written; those before stay.
         """
         start = time.monotonic() if since is None else since
-        beside = self.folder / f".writing-{os.getpid()}.npz"
+        path = self.folder / f"{self._number:06d}-step-{step}.npz"
         try:
             self.folder.mkdir(exist_ok=True)
-            digest = _write(beside, arrays, state)
-            path = self.folder / f"{self._number:06d}-step-{step}-{digest}.npz"
-            rename(beside, path)
+            with replacing(path) as beside:
+                _write(beside, arrays, state)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
             kept = self.newest or "no checkpoint before it"
             raise TrainingError(
                 f"step {step}: the checkpoint cannot be written ({error}). Still whole: {kept}. "
@@ -138,7 +141,7 @@ class Checkpoints:
 
     def tidy(self) -> None:
         """Removes what a killed process had begun to write."""
-        for path in self.folder.glob(".writing-*.npz"):
+        for path in self.folder.glob(".*.npz"):
             path.unlink(missing_ok=True)
 
 
@@ -146,57 +149,33 @@ class _Corrupt(Exception):
     """How a file differs from a checkpoint."""
 
 
-class _Hashed(io.RawIOBase):
-    """A file that can only be written forwards, hashed on the way."""
-
-    def __init__(self, file: Any) -> None:
-        self._file, self.hash = file, hashlib.sha256()
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self.hash.update(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-
 def _files(folder: Path) -> list[tuple[int, Path]]:
     found = [(_NAME.fullmatch(path.name), path) for path in folder.glob("*.npz")]
     return [(int(match[1]), path) for match, path in found if match]
 
 
-def _write(path: Path, arrays: Sequence[np.ndarray], state: Mapping[str, Any]) -> str:
-    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    named = {f"{i:05d}": array for i, array in enumerate(arrays)}
-    with path.open("wb") as file:
-        hashed = _Hashed(file)
-        np.savez(hashed, state=text, **named)  # type: ignore[arg-type]
-        file.flush()
-        os.fsync(file.fileno())
-    return hashed.hash.hexdigest()[:32]
+def _write(path: Path, arrays: Sequence[np.ndarray], state: Mapping[str, Any]) -> None:
+    # the number of arrays, since no checksum is over the archive's directory
+    text = np.frombuffer(json.dumps({**state, _COUNT: len(arrays)}).encode(), np.uint8)
+    named: dict[str, Any] = {_name(i): array for i, array in enumerate(arrays)}
+    np.savez(path, state=text, **named)
 
 
 def _read(path: Path) -> Checkpoint:
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
     try:
-        with path.open("rb") as file:
-            found = _hash(file)
-        if found != match[2]:
-            raise _Corrupt(f"torn or corrupt (its hash is {found})")
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = [archive[name] for name in sorted(archive.files) if name != "state"]
+        with np.load(path, allow_pickle=False) as archive:  # compares each checksum
             state = json.loads(archive["state"].tobytes())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            names = sorted(name for name in archive.files if name != "state")
+            count = state.pop(_COUNT, len(names))
+            if names != [_name(i) for i in range(count)]:
+                raise _Corrupt(f"corrupt (it lacks some of its {count} arrays)")
+            arrays = [archive[name] for name in names]
+    except _DAMAGED as error:
+        raise _Corrupt(f"torn or corrupt ({error})") from error
+    except (OSError, ValueError, KeyError) as error:
         raise _Corrupt(f"unreadable ({error})") from error
     return Checkpoint(arrays, state, path)
 
 
-def _hash(file: Any) -> str:
-    found = hashlib.sha256()
-    while block := file.read(1 << 20):
-        found.update(block)
-    return found.hexdigest()[:32]
+def _name(number: int) -> str:
+    return f"{number:05d}"

@@ -39,7 +39,6 @@ from keras_unet.settings import (
     source_of,
     validated,
 )
-from keras_unet.training.schedules import Schedule
 
 AnyNormalization = Annotated[
     Annotated[NormalizationMethod, Tag("method")] | Annotated[Normalization, Tag("fitted")],
@@ -176,6 +175,7 @@ def _none(value: str) -> str | None:
 
 LISTING = "keras-unet train --show-settings"
 Preset = Literal["paper"]
+Schedule = Literal["polynomial", "cosine", "constant"]  # see `callbacks.learning_rate`
 
 
 class TrainConfig(Section):

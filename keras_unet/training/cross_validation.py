@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +14,9 @@ from rich.console import Console
 
 from keras_unet import run_layout
 from keras_unet.console import console_of, say
-from keras_unet.data.check import load_samples
+from keras_unet.data.check import Loaded, load_samples
 from keras_unet.data.samples import Sample
-from keras_unet.disk import sync_folder, write_text
+from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
@@ -27,7 +25,7 @@ from keras_unet.keras_backend import require_tensorflow
 from keras_unet.settings import Frozen, to_tree
 from keras_unet.training import run_folder
 from keras_unet.training.config import TrainConfig, make_config
-from keras_unet.training.distributed.cluster import Team, join
+from keras_unet.training.distributed.cluster import Cluster, join
 from keras_unet.training.run import train
 from keras_unet.training.splits import classes_of, lone_holder, make_folds
 
@@ -60,6 +58,7 @@ def cross_validate(
     *,
     resume: str | Path | None = None,
     files: Mapping[str, str] | None = None,
+    loaded: Loaded | None = None,
     verbose: int = 1,
 ) -> CrossValidation:
     """Trains once for each fold, scored on the images that the fold holds out.
@@ -79,6 +78,7 @@ def cross_validate(
         resume: the folder of a cross-validation to go on with: finished folds are read, one that
             was stopped goes on, the others begin. Each of several machines must reach it.
         files: more files for the folder: text by name.
+        loaded: what is in `data.images`, where that was read already, as in a plan.
 
     Raises:
         ConfigError: a setting does not fit; too few images or groups; a fold lacks a class.
@@ -95,23 +95,32 @@ def cross_validate(
         config if splits is None else make_config(splits.config, f"{resume}/{run_layout.SPLITS}")
     )
     assert begun is not None
-    team = join(begun.devices)
-    if not team.chief:
-        return _follow(team)
-    folder = _begin(begun, folds, files or {}) if resume is None else Path(resume)
+    source = begun if splits is None else run_folder.rooted(begun, splits.directory)
+    cluster = join(begun.devices)
+    if not cluster.chief:
+        return _work(cluster, loaded or _load(source))
+    if resume is None:
+        _require_no_validation(begun)
+        loaded = loaded or _load(source)
+        folder = _begin(begun, folds, files or {}, loaded)
+    else:
+        folder = Path(resume)
     splits = splits or read_splits(folder)
     to_go_on = f"Stopped. To go on: {run_folder.how_to_resume(folder)}"
-    team.share(json.dumps([str(folder), len(splits.folds)]).encode())
+    cluster.broadcast(json.dumps([str(folder), len(splits.folds)]).encode())
     found: list[Evaluation] = []
     for number, held_out in enumerate(splits.folds):
         console.print(f"{run_layout.fold(number)} of {len(splits.folds)} folds", style="bold")
         where = folder / run_layout.fold(number)
         try:
-            if (where / run_layout.RECORD).is_file():
-                result = train(console=console, resume=where)
+            resumed = (where / run_layout.RECORD).is_file()
+            if loaded is None and not (resumed and run_folder.read_record(where).finished):
+                loaded = _load(source)  # once for all folds
+            if resumed:
+                result = train(console=console, resume=where, loaded=loaded)
             else:
                 fold = run_folder.rooted(_fold(begun, folder, number, held_out), splits.directory)
-                result = train(fold, console)
+                result = train(fold, console, loaded=loaded)
         except SystemExit:  # SIGTERM; what the fold said goes on with the fold alone
             say(to_go_on, console=console)
             raise
@@ -124,12 +133,17 @@ def cross_validate(
     return CrossValidation(folder, tuple(found), report)
 
 
-def _follow(team: Team) -> CrossValidation:
-    """What a machine that is not the first does: its part of each fold's training."""
-    folder, folds = json.loads(team.share())
+def _load(config: TrainConfig) -> Loaded:
+    data = config.data
+    return load_samples(data.images, data.labels, data.rule, need_labels=True)
+
+
+def _work(cluster: Cluster, loaded: Loaded) -> CrossValidation:
+    """What a machine that is not the chief does: its part of each fold's training."""
+    folder, folds = json.loads(cluster.broadcast())
     found: list[Evaluation] = []
     for _ in range(folds):
-        result = train(resume=folder)  # the first machine says what
+        result = train(resume=folder, loaded=loaded)  # the chief tells what
         if result.interrupted:
             return CrossValidation(Path(folder), tuple(found), None)
         found.append(result.evaluation)
@@ -177,36 +191,25 @@ def summary(found: Sequence[Evaluation]) -> dict[str, Any]:
     }
 
 
-def _begin(config: TrainConfig, folds: int, files: Mapping[str, str]) -> Path:
-    """Makes the folder with the splits in it."""
-    data = config.data
-    if isinstance(data.validation, Path) or data.held_out is not None:
+def _require_no_validation(config: TrainConfig) -> None:
+    if isinstance(config.data.validation, Path) or config.data.held_out is not None:
         raise ConfigError(
             "a cross-validation holds out images itself: leave out data.validation and "
             "data.held_out"
         )
-    samples, report = load_samples(data.images, data.labels, data.rule, need_labels=True)
+
+
+def _begin(config: TrainConfig, folds: int, files: Mapping[str, str], loaded: Loaded) -> Path:
+    """Makes the folder with the splits in it."""
+    data, (samples, report) = config.data, loaded
     names = [s.name for s in samples]
     held = tuple(map(tuple, make_folds(names, folds, config.seed, data.groups)))
     assert report.mapping is not None  # there are labels
     _require_all_classes(samples, held, report.mapping.values)
     name = config.name or f"{data.images.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = config.output / name
-    if folder.exists():
-        raise ConfigError(
-            f"{folder}: a run of this name is there already; choose another name, or go on with "
-            f"it: {run_folder.how_to_resume(folder)}"
-        )
-    beside = folder.with_name(f".{name}-{os.getpid()}")  # all of it, or nothing
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    for file, text in files.items():
-        write_text(beside / file, text)
     splits = Splits(config=to_tree(config), directory=str(Path.cwd()), folds=held)
-    write_text(beside / run_layout.SPLITS, splits.model_dump_json(indent=1) + "\n")
-    beside.rename(folder)
-    sync_folder(folder.parent)
-    return folder
+    texts = {**files, run_layout.SPLITS: splits.model_dump_json(indent=1) + "\n"}
+    return run_folder.new_folder(config.output / name, texts)
 
 
 def _fold(config: TrainConfig, folder: Path, number: int, held_out: Sequence[str]) -> TrainConfig:

@@ -1,14 +1,13 @@
 """Training run: from a folder of images and labels to a trained model, its scores and its pictures.
 
-`train` begins a run or goes on with one; `run_steps` is what happens between the first step and the
-last.
+`train` begins a run or goes on with one; `_finish` trains and scores, wherever the run begins.
 """
 
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from keras_unet import pictures, run_layout
 from keras_unet.console import console_of, say
+from keras_unet.data.check import Loaded
 from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.evaluation.record import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
@@ -25,17 +25,22 @@ from keras_unet.keras_backend import require_tensorflow
 from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import TrainedModel, clear_unfinished, load_model, save_model
 from keras_unet.settings import to_tree
-from keras_unet.training import build, run_folder
-from keras_unet.training import callbacks as own
-from keras_unet.training.build import Prepared, environment, prepare
-from keras_unet.training.callbacks import History, ShowProgress, StopWhereNotFinite
+from keras_unet.training import run_folder
+from keras_unet.training.build import Built, Task, build, environment
+from keras_unet.training.callbacks import (
+    Budget,
+    History,
+    KeepBest,
+    Patience,
+    ShowProgress,
+    StopWhereNotFinite,
+    Validation,
+)
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import TrainConfig, make_config
-from keras_unet.training.distributed import worker
-from keras_unet.training.distributed.cluster import LOST, Team, join, reason
-from keras_unet.training.distributed.worker import follow
-from keras_unet.training.interruption import Interrupted, StopRequest
-from keras_unet.training.loop import Position, restore, run_loop, snapshot
+from keras_unet.training.distributed.cluster import Cluster, join
+from keras_unet.training.distributed.worker import send_result, send_state, send_task, work
+from keras_unet.training.loop import Position, StopRequest, run_steps, snapshot
 
 
 class TrainResult(NamedTuple):
@@ -53,6 +58,7 @@ def train(
     *,
     resume: str | Path | None = None,
     files: Mapping[str, str] | None = None,
+    loaded: Loaded | None = None,
     verbose: int = 1,
 ) -> TrainResult:
     """Trains a U-Net with the paper's weighted cross-entropy, or goes on with a run.
@@ -77,6 +83,7 @@ def train(
         verbose: 0 prints nothing.
         resume: the folder of a run to go on with. A finished one is only read.
         files: more files for the folder of a new run, such as its plan: text by name.
+        loaded: what is in `data.images`, where that was read already, as in a plan.
 
     Raises:
         ConfigError: a setting does not fit, or does not fit the data, or is not the resumed run's.
@@ -90,51 +97,50 @@ def train(
         raise ConfigError("train: expected a configuration, or a run to resume")
     if config is not None and not isinstance(config, TrainConfig):
         config = make_config(config)
-    console = console_of(console, verbose)
-    if config is None and (Path(resume or "") / run_layout.RECORD).is_file():
-        begun = make_config(run_folder.read_record(Path(resume or "")).config)
-        team = join(begun.devices)
-    else:
-        team = join("auto" if config is None else config.devices)
-    try:
-        if not team.chief:
-            return TrainResult(*follow(team))
+    console, folder, begun = console_of(console, verbose), Path(resume or ""), config
+    if config is None and (folder / run_layout.RECORD).is_file():
+        begun = make_config(run_folder.read_record(folder).config)
+    with join("auto" if begun is None else begun.devices) as cluster:
+        if not cluster.chief:
+            return TrainResult(*work(cluster, loaded))
         if resume is not None:
-            return _resume(Path(resume), config, console, team)
+            return _resume(folder, config, console, cluster, loaded)
         assert config is not None
-        return _begin(config, console, files or {}, team)
-    except LOST as error:
-        if team.machines == 1:
-            raise
-        raise TrainingError(
-            f"machine {team.rank} of {team.machines}: another machine of this run is gone "
-            f"({reason(error)}). Start all of them again: "
-            "keras-unet train --resume with the run's folder goes on from its last checkpoint"
-        ) from error
+        return _begin(config, files or {}, console, cluster, loaded)
 
 
 def _begin(
-    config: TrainConfig, console: Console, files: Mapping[str, str], team: Team
+    config: TrainConfig,
+    files: Mapping[str, str],
+    console: Console,
+    cluster: Cluster,
+    loaded: Loaded | None,
 ) -> TrainResult:
     policy, why = dtype_policy(config.precision)
-    console.print(f"Layers compute in {policy} ({why})")
-    prepared = _prepare(config, config, policy, _cache(config.output), console, team)
+    say(f"Layers compute in {policy} ({why})", console=console)
+    task = Task(config, config, policy)
+    built = _build(task, config.output, console, cluster, loaded)
     record = run_folder.RunRecord(
         config=to_tree(config),
         directory=str(Path.cwd()),
         policy=policy,
-        environment=environment(team),
-        training=prepared.digests[0],
-        validation=prepared.digests[1],
+        environment=environment(cluster.machines, cluster.replicas),
+        training=built.digests[0],
+        validation=built.digests[1],
     )
-    folder = run_folder.create(
-        config, record, {**files, run_layout.DATA_REPORT: prepared.report.to_json() + "\n"}
-    )
-    with run_folder.RunLock(folder):
-        return _run(folder, config, record, prepared, None, console, team)
+    files = {**files, run_layout.DATA_REPORT: built.report.to_json() + "\n"}
+    folder = run_folder.create(config, record, files)
+    with run_folder.locked_run(folder):
+        return _finish(folder, config, record, built, None, console)
 
 
-def _resume(folder: Path, config: TrainConfig | None, console: Console, team: Team) -> TrainResult:
+def _resume(
+    folder: Path,
+    config: TrainConfig | None,
+    console: Console,
+    cluster: Cluster,
+    loaded: Loaded | None,
+) -> TrainResult:
     record = run_folder.read_record(folder)
     if config is not None:
         run_folder.require_same_config(folder, record, config)
@@ -142,66 +148,136 @@ def _resume(folder: Path, config: TrainConfig | None, console: Console, team: Te
         say(f"{folder}: this run is finished", console=console)
         Checkpoints(folder).remove()  # a killed process may have left some
         evaluation = read_evaluation(folder)
-        worker.tell_task(team, None)
-        worker.tell_end(team, folder, evaluation, False)
+        send_task(cluster, None)
+        send_result(cluster, folder, evaluation, False)
         return TrainResult(folder, load_model(folder), evaluation, False)
     config = make_config(record.config)
-    with run_folder.RunLock(folder):
-        checkpoints = Checkpoints(folder)
-        checkpoints.tidy()
+    with run_folder.locked_run(folder):
         clear_unfinished(folder)
-        checkpoint = checkpoints.read()
-        now = environment(team)
-        for name, begun in record.environment.items():
-            if begun != now.get(name):
-                said = f"{name}: begun with {begun}, now {now.get(name)}: not the same bits"
-                say(said, "yellow", console)
+        checkpoint = run_folder.resumed(
+            folder, record, environment(cluster.machines, cluster.replicas), console
+        )
         source = run_folder.rooted(config, record.directory)
-        prepared = _prepare(config, source, record.policy, _cache(folder.parent), console, team)
-        run_folder.require_same_data(folder, record, *prepared.digests)
-        return _run(folder, config, record, prepared, checkpoint, console, team)
+        task = Task(config, source, record.policy)
+        built = _build(task, folder.parent, console, cluster, loaded)
+        run_folder.require_same_data(folder, record, *built.digests)
+        return _finish(folder, config, record, built, checkpoint, console)
 
 
-def _prepare(
-    config: TrainConfig,
-    source: TrainConfig,
-    policy: str,
-    cache: Path,
-    console: Console,
-    team: Team,
-) -> Prepared:
-    """`prepare`, on all machines."""
-    if team.replicas > 1:
-        console.print(f"{team.replicas} devices on {team.machines} machine(s) share each batch")
+def _build(
+    task: Task, output: Path, console: Console, cluster: Cluster, loaded: Loaded | None
+) -> Built:
+    """`build`, on all machines."""
+    if cluster.replicas > 1:
+        said = f"{cluster.replicas} devices on {cluster.machines} machine(s) share each batch"
+        say(said, console=console)
     elif (gpus := len(tf.config.list_physical_devices("GPU"))) > 1:
-        console.print(f"1 of {gpus} GPUs is used; devices=all would use all of them")
-    worker.tell_task(team, worker.Task(config, source, policy))
-    return prepare(config, source, policy, cache, console, team)
+        say(f"1 of {gpus} GPUs is used; devices=all would use all of them", console=console)
+    send_task(cluster, task)
+    return build(task, output, console, cluster, loaded)
 
 
-def _run(
+def _finish(
     folder: Path,
     config: TrainConfig,
     record: run_folder.RunRecord,
-    prepared: Prepared,
+    built: Built,
     checkpoint: Checkpoint | None,
     console: Console,
-    team: Team,
 ) -> TrainResult:
     """Trains, evaluates the best model and closes the run."""
-    try:
-        interrupted = run_steps(folder, config, prepared, checkpoint, console, team)
+    with _explained(folder, config):
+        interrupted = _steps(folder, config, built, checkpoint, console)
         model = load_model(folder)
         try:
-            evaluation = evaluate_samples(model, prepared.validation, output=folder)
+            evaluation = evaluate_samples(model, built.validation, output=folder)
             pictures.curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
         except (KeyboardInterrupt, SystemExit):
             said = f"Stopped while scoring; to go on: {run_folder.how_to_resume(folder)}"
             say(said, console=console)
             raise
         if not interrupted:
-            run_folder.write_record(folder, record.model_copy(update={"finished": True}))
-            Checkpoints(folder).remove()
+            run_folder.finish(folder, record)
+    send_result(built.cluster, folder, evaluation, interrupted)
+    return TrainResult(folder, model, evaluation, interrupted)
+
+
+def _steps(
+    folder: Path,
+    config: TrainConfig,
+    built: Built,
+    checkpoint: Checkpoint | None,
+    console: Console,
+) -> bool:
+    """The steps, and what happens around them; True if Ctrl-C ended them before their time."""
+    cluster, card, monitor = built.cluster, built.card(folder.name, {}), f"val_{config.monitor}"
+    stop, budget, checkpoints = StopRequest(), Budget.of(config, cluster.clock), Checkpoints(folder)
+
+    def trained(metrics: dict[str, float]) -> TrainedModel:
+        network = built.network if built.average is None else built.average.network()
+        return TrainedModel(network, built.card(folder.name, metrics))
+
+    callbacks: list[keras.callbacks.Callback] = [
+        budget,
+        *([] if built.average is None else [built.average]),
+        StopWhereNotFinite(
+            built.names,
+            lambda: budget.done,
+            checkpoints.last_good,
+            built.report.summary.label_values,
+        ),
+        Validation(
+            built.validation,
+            trained,
+            card.normalization,
+            len(card.classes),
+            card.separation,
+            stop.check,
+        ),
+        KeepBest(folder, monitor, trained),
+        History(folder),
+        ShowProgress(budget, console),
+        *([Patience(monitor, config.patience)] if config.patience else []),
+    ]
+
+    def begins(position: Position) -> None:
+        if cluster.machines > 1:
+            send_state(cluster, built.digests, snapshot(built.model, position, callbacks))
+
+    def keep() -> None:
+        """Writes `last.keras`, and `best.keras` where no epoch was finished."""
+        model = trained({"step": float(budget.done)})
+        save_model(model, folder / run_layout.LAST)
+        if not (folder / run_layout.BEST).is_file():
+            save_model(model, folder / run_layout.BEST)
+
+    number = run_steps(
+        built.model,
+        built.data,
+        callbacks,
+        budget,
+        checkpoints,
+        checkpoint,
+        steps_per_epoch=config.steps_per_epoch,
+        checkpoint_minutes=config.checkpoint_minutes,
+        keep=keep,
+        how_to_resume=run_folder.how_to_resume(folder),
+        console=console,
+        stop=stop,
+        cluster=cluster,
+        begins=begins,
+    )
+    if number == signal.SIGTERM:  # the machine is about to go
+        send_result(cluster, folder, None, True)
+        raise SystemExit(128 + number)
+    return number is not None
+
+
+@contextmanager
+def _explained(folder: Path, config: TrainConfig) -> Iterator[None]:
+    """What a full disk or memory means for a run, and what to do."""
+    try:
+        yield
     except OSError as error:
         raise TrainingError(
             f"{folder}: cannot be written ({error}). Its checkpoints stay; when there is room, go "
@@ -213,115 +289,3 @@ def _run(
             "filters: begin a new run with a smaller batch_size (and accumulate, for the same "
             "gradient), a smaller tile, or less filters"
         ) from error
-    worker.tell_end(team, folder, evaluation, interrupted)
-    return TrainResult(folder, model, evaluation, interrupted)
-
-
-def _cache(output: Path) -> Path:
-    return output / run_layout.WEIGHT_MAPS
-
-
-def run_steps(
-    folder: Path,
-    config: TrainConfig,
-    prepared: Prepared,
-    checkpoint: Checkpoint | None,
-    console: Console,
-    team: Team,
-) -> bool:
-    """The steps; True if Ctrl-C ended them before their time."""
-    model, checkpoints = prepared.model, Checkpoints(folder)
-    average = build.weight_average(config, model, prepared.network)
-
-    def bundle(metrics: dict[str, float]) -> TrainedModel:
-        network = prepared.network if average is None else average.network()
-        return TrainedModel(network, prepared.card(folder.name, metrics))
-
-    stop = StopRequest()
-    budget = own.Budget.of(config, team.clock)
-    card, monitor = prepared.card(folder.name, {}), f"val_{config.monitor}"
-    history, progress = History(folder), ShowProgress(budget, console)
-    callbacks: list[keras.callbacks.Callback] = [
-        budget,
-        *([] if average is None else [average]),
-        StopWhereNotFinite(
-            prepared.names,
-            lambda: budget.done,
-            lambda: _kept(checkpoints),
-            prepared.report.summary.label_values,
-        ),
-        own.Validation(
-            prepared.validation,
-            bundle,
-            card.normalization,
-            len(card.classes),
-            card.separation,
-            stop.check,
-        ),
-        own.KeepBest(folder, monitor, bundle),
-        history,
-        progress,
-        *([own.Patience(monitor, config.patience)] if config.patience else []),
-    ]
-    position = Position()
-    if checkpoint is not None:
-        position = restore(model, callbacks, checkpoint.arrays, checkpoint.state)
-        checkpoints.good = [checkpoint.path]
-        console.print(f"Going on at step {budget.done}")
-    if team.machines > 1:
-        worker.tell_state(team, prepared.digests, snapshot(model, position, callbacks))
-
-    def write() -> None:
-        since = time.monotonic()
-        checkpoints.write(budget.done, *snapshot(model, position, callbacks), since=since)
-
-    def at_rest() -> None:
-        team.rest(model, position.step == 0)
-        over = position.step == 0 and model.stop_training
-        if over or checkpoints.due(0.0 if position.step == 0 else 60 * config.checkpoint_minutes):
-            write()
-
-    number: int | None = None
-    with stop:
-        try:
-            team.begin(lambda: stop.number)
-            run_loop(
-                model,
-                iter(prepared.data(budget.done)),
-                callbacks,
-                steps_per_epoch=config.steps_per_epoch,
-                position=position,
-                begun=lambda: team.rest(model, True),
-                at_rest=at_rest,
-            )
-        except Interrupted as asked:
-            number = asked.number
-            team.leave()
-            write()
-        finally:
-            progress.close()
-            history.close()
-        _keep(folder, bundle, budget.done)
-        if stop.number is not None and number != signal.SIGTERM:
-            number = stop.number  # it came while that was written
-    if number is not None:
-        name = signal.Signals(number).name
-        command = run_folder.how_to_resume(folder)
-        said = f"Stopped at step {budget.done} ({name}); to go on: {command}"
-        say(said, console=console)
-    if number == signal.SIGTERM:  # the machine is about to go
-        worker.tell_end(team, folder, None, True)
-        raise SystemExit(128 + number)
-    return number is not None
-
-
-def _keep(folder: Path, bundle: Callable[[dict[str, float]], TrainedModel], done: int) -> None:
-    """Writes `last.keras`, and `best.keras` where no epoch was finished."""
-    model = bundle({"step": float(done)})
-    save_model(model, folder / run_layout.LAST)
-    if not (folder / run_layout.BEST).is_file():
-        save_model(model, folder / run_layout.BEST)
-
-
-def _kept(checkpoints: Checkpoints) -> str:
-    return f"The last good checkpoint is {checkpoints.newest or 'none: the run had just begun'}"

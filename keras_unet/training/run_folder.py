@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import tomli_w
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
 
 from keras_unet import run_layout
+from keras_unet.console import say
 from keras_unet.data.samples import Sample
-from keras_unet.disk import sync_folder, write_text
+from keras_unet.disk import locked, replacing, write_text
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.settings import Frozen, read_tree, to_tree
-from keras_unet.training.config import make_config
+from keras_unet.settings import Frozen, flat, read_tree, to_tree
+from keras_unet.training.checkpoint import Checkpoint, Checkpoints
+from keras_unet.training.config import DataConfig, make_config
 
 COMMAND = "keras-unet train"
-Settings = Any  # of a kind of run: TrainConfig, or one with its fields name, output and data
-Make = Callable[[Mapping[str, Any], str], Settings]
 
 
 class RunRecord(Frozen):
@@ -48,77 +45,108 @@ class RunRecord(Frozen):
     finished: bool = False
 
 
-class RunLock(AbstractContextManager["RunLock"]):
-    """Keeps other processes out of a run folder for as long as this one lives, even if killed.
+class RunSettings(Protocol):
+    """What the settings of any kind of run have, as `TrainConfig` and `DiffusionConfig`."""
 
-    Some network file systems have no locks; there, nothing is kept out.
-    """
+    @property
+    def name(self) -> str | None: ...
 
-    def __init__(self, folder: Path, work: str = "training") -> None:
-        self._file = (folder / ".lock").open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                return  # a file system without locks: nothing can be kept out there
-            self._file.seek(0)
-            owner = self._file.read().strip() or "another process"
-            self._file.close()
-            raise ConfigError(f"{folder}: {owner} is {work} in this folder") from None
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()}")
-        self._file.flush()
+    @property
+    def output(self) -> Path: ...
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    @property
+    def data(self) -> DataConfig: ...
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Any: ...
+
+
+Kind = TypeVar("Kind", bound=RunSettings)
+Make = Callable[[Mapping[str, Any], str], BaseModel]
 
 
 def create(
-    config: Settings, record: RunRecord, files: Mapping[str, str], command: str = COMMAND
+    config: RunSettings, record: RunRecord, files: Mapping[str, str], command: str = COMMAND
 ) -> Path:
     """Makes the run folder with `config.toml`, `run.json` and other files: all there, or nothing.
 
-    `config` has the fields `name`, `output` and `data` of a `TrainConfig`; `command` is what begins
-    and resumes such runs.
+    `command` is what begins and resumes such runs.
 
     Raises:
         ConfigError: a run of this name is there already.
     """
     name = config.name or f"{_data_name(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = config.output / name
+    texts = {
+        **files,
+        run_layout.CONFIG: tomli_w.dumps(record.config),
+        run_layout.RECORD: _text(record),
+    }
+    return new_folder(config.output / name, texts, command)
+
+
+def new_folder(folder: Path, texts: Mapping[str, str], command: str = COMMAND) -> Path:
+    """Makes a folder of text files: all there, or nothing.
+
+    Raises:
+        ConfigError: it is there already.
+    """
     taken = ConfigError(
         f"{folder}: a run of this name is there already; choose another name, or go on with it: "
         f"{how_to_resume(folder, command)}"
     )
     if folder.exists():
         raise taken
-    beside = folder.with_name(f".{name}-{os.getpid()}")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_text(beside / run_layout.CONFIG, tomli_w.dumps(to_tree(config)))
-        for file, text in files.items():
-            write_text(beside / file, text)
-        write_record(beside, record)
-        try:
-            beside.rename(folder)
-        except OSError:
-            if folder.exists():
-                raise taken from None
-            raise
-        sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        with replacing(folder) as beside:
+            beside.mkdir()
+            for file, text in texts.items():
+                (beside / file).write_text(text, encoding="utf-8", newline="")
+    except OSError:
+        if folder.exists():  # made by another process meanwhile
+            raise taken from None
+        raise
     return folder
+
+
+def locked_run(folder: Path, work: str = "training") -> AbstractContextManager[None]:
+    """Keeps other processes out of a run folder for as long as this one lives, even if killed.
+
+    Some network file systems have no locks; there, nothing is kept out.
+
+    Raises:
+        ConfigError: another process is in it.
+    """
+    return locked(
+        folder, busy=lambda owner: ConfigError(f"{folder}: {owner} is {work} in this folder")
+    )
+
+
+def resumed(
+    folder: Path, record: RunRecord, environment: Mapping[str, str], console: Console
+) -> Checkpoint | None:
+    """The checkpoint to go on from; tells what keeps the end from having the same bits.
+
+    Raises:
+        TrainingError: no checkpoint is whole.
+    """
+    checkpoints = Checkpoints(folder)
+    checkpoints.tidy()
+    for name, begun in record.environment.items():
+        if begun != environment.get(name):
+            said = f"{name}: begun with {begun}, now {environment.get(name)}: not the same bits"
+            say(said, "yellow", console)
+    return checkpoints.read()
+
+
+def finish(folder: Path, record: RunRecord) -> None:
+    """Closes a run: its record says so, and its checkpoints go."""
+    write_text(folder / run_layout.RECORD, _text(record.model_copy(update={"finished": True})))
+    Checkpoints(folder).remove()
 
 
 def how_to_resume(folder: Path, command: str = COMMAND) -> str:
     """The command that goes on with a run."""
     return f"{command} --resume {quote(str(folder))}"
-
-
-def write_record(folder: Path, record: RunRecord) -> None:
-    write_text(folder / run_layout.RECORD, record.model_dump_json(indent=1) + "\n")
 
 
 def read_record(folder: Path, make: Make = make_config) -> RunRecord:
@@ -143,11 +171,11 @@ def read_record(folder: Path, make: Make = make_config) -> RunRecord:
 
 
 def require_same_config(
-    folder: Path, record: RunRecord, config: Settings, make: Make = make_config
+    folder: Path, record: RunRecord, config: BaseModel, make: Make = make_config
 ) -> None:
     """Raises ConfigError if settings differ from those the run was begun with; names each one."""
-    begun = _flat(to_tree(make(record.config, f"{folder}/{run_layout.RECORD}")))
-    given = _flat(to_tree(config))
+    begun = dict(flat(to_tree(make(record.config, f"{folder}/{run_layout.RECORD}"))))
+    given = dict(flat(to_tree(config)))
     changes = [
         f"{key}: begun with {begun.get(key, 'nothing')}, now {given.get(key, 'nothing')}"
         for key in sorted(begun.keys() | given.keys())
@@ -188,7 +216,7 @@ def digests(samples: Iterable[Sample]) -> dict[str, str]:
     return {sample.name: _digest(sample) for sample in samples}
 
 
-def rooted(config: Settings, directory: str) -> Settings:
+def rooted(config: Kind, directory: str) -> Kind:
     """The configuration with its data found from where the run was begun."""
     if Path(directory) == Path.cwd():
         return config
@@ -198,7 +226,11 @@ def rooted(config: Settings, directory: str) -> Settings:
     return config.model_copy(update={"data": config.data.model_copy(update=paths)})
 
 
-def _data_name(config: Settings) -> str:
+def _text(record: RunRecord) -> str:
+    return record.model_dump_json(indent=1) + "\n"
+
+
+def _data_name(config: RunSettings) -> str:
     """The last part of the data's path that is no pattern of records."""
     parts = config.data.images.resolve().parts
     return next((part for part in reversed(parts) if not set("*?[/") & set(part)), "records")
@@ -211,11 +243,3 @@ def _digest(sample: Sample) -> str:
             found.update(repr((array.shape, array.dtype.str)).encode())
             found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
-    return flat

@@ -17,7 +17,7 @@ import tensorflow_transform as tft
 
 from keras_unet.data import STD_FLOOR, Normalization, checked_tensor, decode_image, encode_example
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.serving.graph import parameters
+from keras_unet.serving import normalization_parameters
 
 SHIFT, SCALE, METHOD = "image/shift", "image/scale", "image/normalization"
 MOST_PIXELS = 2**31 - 1  # no limit: ImageExampleGen has read these very images
@@ -82,7 +82,7 @@ def _of_image(inputs: Mapping[str, Any], channels: int) -> tuple[Any, Any]:
 
     def one(record: Mapping[str, Any]) -> Any:
         image, _ = decode_image(record, channels, MOST_PIXELS)
-        shift, scale = parameters(_measured(image)[None], Normalization())
+        shift, scale = normalization_parameters(_measured(image)[None], Normalization())
         return tf.reshape(shift, [channels]), tf.reshape(scale, [channels])
 
     kind = tf.TensorSpec([channels], tf.float32)

@@ -24,8 +24,7 @@ from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, ModelEv
 from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import Evaluation, LabelledImages, compare, evaluate_samples
-from keras_unet.models.keras_file import TrainedModel
-from keras_unet.models.unet import structure
+from keras_unet.models import TrainedModel, structure
 from pipelines import models
 from pipelines.evaluator.pages import verdict_page
 from pipelines.evaluator.policy import EvaluationPolicy

@@ -9,7 +9,8 @@ import numpy as np
 from keras_unet.data import Sample
 from keras_unet.errors import ConfigError
 from keras_unet.evaluation import ScoreSettings, image_counts
-from keras_unet.inference.options import make_options
+from keras_unet.inference import PredictOptions
+from keras_unet.settings import validated
 from pipelines.evaluator.policy import EvaluationPolicy
 from pipelines.evaluator.slices import named, titles
 from pipelines.evaluator.verdict import require_scores
@@ -26,7 +27,7 @@ def require_known(policy: EvaluationPolicy, classes: Sequence[str], *, instances
             gain where no direction is better; the settings of the scores do not fit the classes; or
             an option of predict is unknown.
     """
-    make_options(policy.prediction)
+    validated(PredictOptions, policy.prediction)
     names = score_names(policy.scores, classes, instances=instances)
     require_scores(policy.thresholds, names)
     ranges = policy.density if isinstance(policy.density, int) else len(policy.density) + 1

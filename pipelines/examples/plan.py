@@ -11,7 +11,7 @@ from pathlib import Path
 
 from keras_unet.data import Pair, Problem, natural_key, pairs_of_files
 from keras_unet.errors import DataError
-from keras_unet.training.splits import group_of
+from keras_unet.training import group_of
 from pipelines.examples.items import Item, Listing
 from pipelines.examples.options import ExampleOptions
 

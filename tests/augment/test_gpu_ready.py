@@ -27,7 +27,7 @@ def graphs(dtype: str, **options):
     trace = layer._compiled[True].get_concrete_function
     batch = (tf.constant(value) for value in (image, label, weight))
     yield trace(*batch, SEEDS, None)
-    yield trace(bank.tensors(), None, None, SEEDS, tf.zeros((2,), tf.int32))
+    yield trace(bank, None, None, SEEDS, tf.zeros((2,), tf.int32))
 
 
 def nodes(graph):

@@ -59,7 +59,7 @@ def test_all_options_reach_the_prediction(work, tmp_path, monkeypatch):
         given.update(options, models=models)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("keras_unet.inference.files.run.predict_files", record)
+    monkeypatch.setattr("keras_unet.inference.files.file_predictor.predict_files", record)
     printed = run(
         *(work / "run", work / "run", work / "new", "--output", tmp_path),
         *("--threshold", 0.4, "--probabilities", "--dtype", "uint8", "--format", "tiff"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_unet.models.blocks import BatchNormalization
+from keras_unet.models.blocks import FusedBatchNormalization
 from keras_unet.models.unet import build_unet
 
 SHAPE = (2, 5, 7, 3)
@@ -15,7 +15,7 @@ SHAPE = (2, 5, 7, 3)
 
 def pair(**options):
     """Ours and Keras's with the same weights."""
-    layers = BatchNormalization(**options), keras.layers.BatchNormalization(**options)
+    layers = FusedBatchNormalization(**options), keras.layers.BatchNormalization(**options)
     rng = np.random.default_rng(0)
     for layer in layers:
         layer.build(SHAPE)
@@ -64,7 +64,9 @@ def test_half_precision_goes_in_and_out_and_statistics_stay_float32(dtype):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_weights_of_another_type_than_float32_are_keras_own(dtype):
-    ours, theirs = (kind(dtype=dtype) for kind in (BatchNormalization, BatchNormalization.__base__))
+    ours, theirs = (
+        kind(dtype=dtype) for kind in (FusedBatchNormalization, FusedBatchNormalization.__base__)
+    )
     x = tf.cast(image(), dtype)
     mine, other = ours(x, training=True), theirs(x, training=True)
     np.testing.assert_array_equal(mine, other)
@@ -102,6 +104,6 @@ def test_a_saved_network_comes_back_with_its_layers(tmp_path):
     network.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     kinds = {type(layer) for layer in again.layers if "norm" in layer.name}
-    assert kinds == {BatchNormalization}
+    assert kinds == {FusedBatchNormalization}
     x = np.random.default_rng(0).normal(size=(1, 60, 60, 1)).astype(np.float32)
     np.testing.assert_array_equal(network(x), again(x))

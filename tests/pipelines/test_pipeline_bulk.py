@@ -22,7 +22,7 @@ from tfx.types import standard_artifacts
 
 from keras_unet.data import make_cells, read_image
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.files.run import predict_files
+from keras_unet.inference import predict_files
 from keras_unet.inference.objects.finding import to_instances
 from pipelines import models
 from pipelines.bulk_inferrer import MaskInferrer, images_fingerprint

@@ -20,7 +20,7 @@ from PIL import Image
 pytest.importorskip("tfx")
 
 from keras_unet.data import make_cells
-from keras_unet.inference.files.run import predict_files
+from keras_unet.inference import predict_files
 from keras_unet.serving import rollback
 from keras_unet.serving.card import Origin, read_origin, read_served_card
 from keras_unet.serving.lineage import lineage
@@ -342,9 +342,9 @@ def test_broken_batch_stops_before_the_training(world, first):
 
 def test_two_runs_of_one_root(world, first):
     from keras_unet.errors import ConfigError
-    from keras_unet.training.run_folder import RunLock
+    from keras_unet.training.run_folder import locked_run
 
-    with RunLock(world.root), pytest.raises(ConfigError, match="running a pipeline"):
+    with locked_run(world.root), pytest.raises(ConfigError, match="running a pipeline"):
         world.run()
 
 

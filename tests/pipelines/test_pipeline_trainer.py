@@ -21,7 +21,7 @@ from keras_unet.evaluation.record import read_evaluation
 from keras_unet.serving import publish_bundle
 from keras_unet.serving.card import read_served_card
 from keras_unet.training.checkpoint import Checkpoints
-from keras_unet.training.run_folder import RunLock
+from keras_unet.training.run_folder import locked_run
 from pipelines import models, trainer
 
 
@@ -65,7 +65,7 @@ def test_a_killed_trainer_goes_on_to_the_same_weights(tmp_path, monkeypatch, cap
     (folder,) = runs.glob("cells-*")
     begun = json.loads((folder / "code.json").read_text())
     monkeypatch.setattr(trainer, "code", lambda: {**begun, "commit": "later"})
-    with RunLock(folder), pytest.raises(ConfigError, match="is training in this folder"):
+    with locked_run(folder), pytest.raises(ConfigError, match="is training in this folder"):
         trainer.run_fn(made.fn_args(tmp_path / "second", runs))
     capsys.readouterr()
     with made.answers_here():

@@ -90,7 +90,7 @@ def test_what_is_expected_is_what_the_model_with_the_stored_weights_gives(made):
     served = tf.saved_model.load(made).signatures["serving_default"]
     first = golden.golden_requests(small())[0]
     given = served(images=tf.constant(first.value))["probabilities"].numpy()[0]
-    assert np.abs(golden.read_expected(made)[0][0] - given).max() <= golden.TOLERANCE
+    assert np.abs(golden.read_expected(made)[0][0] - given).max() <= golden.GOLDEN_TOLERANCE
 
 
 def test_answers_that_are_not_numbers_do_not_count_as_equal():

@@ -87,14 +87,14 @@ def test_every_signature_gives_what_the_keras_model_gives(program, folder, train
     ]
     for one, answer in zip(requests, answers, strict=True):
         assert answer, one.signature
-    found = bundle.difference(trained, requests, answers)
+    found = bundle.golden_differences(trained, requests, answers)
     assert set(found) == {
         "serving_default",
         "segment_bytes",
         "segment_bytes_probabilities",
         "segment_examples",
     }
-    assert max(found.values()) <= bundle.TOLERANCE, found
+    assert max(found.values()) <= bundle.GOLDEN_TOLERANCE, found
 
 
 def test_what_is_wrong_has_tensorflows_code(program, folder, tmp_path):

@@ -212,8 +212,8 @@ def test_each_signature_is_compared(tmp_path, monkeypatch):
         answers = [
             {k: v.numpy() for k, v in signatures[r.signature](**given(r)).items()} for r in requests
         ]
-        largest = bundle.difference(trained, requests, answers)
-        found[name] = {k for k, v in largest.items() if v > bundle.TOLERANCE}
+        largest = bundle.golden_differences(trained, requests, answers)
+        found[name] = {k for k, v in largest.items() if v > bundle.GOLDEN_TOLERANCE}
     assert found["swapped"] == SIGNATURES - {"serving_default"}
     assert found["off"] == {"segment_bytes_probabilities"}
 

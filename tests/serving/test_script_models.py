@@ -57,8 +57,8 @@ def test_every_form_of_network(tmp_path, form):
     for request in bundle.golden_requests(trained):
         (given,) = ({request.name: tf.constant(request.value)},)
         outputs = {k: v.numpy() for k, v in served[request.signature](**given).items()}
-        found = bundle.difference(trained, [request], [outputs])
-        assert found[request.signature] <= bundle.TOLERANCE
+        found = bundle.golden_differences(trained, [request], [outputs])
+        assert found[request.signature] <= bundle.GOLDEN_TOLERANCE
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 import tensorflow as tf
 from rich.console import Console
 
-from keras_unet.training import checkpoint, load_config, run, train
+from keras_unet.training import checkpoint, load_config, loop, train
 
 SETTINGS = ["model.filters=2", "model.depth=1", "batch_size=4", "augment=flips", "tile=44"]
 SETTINGS += ["data.label_kind=instances", "steps=6", "steps_per_epoch=4", "precision=float32"]
@@ -29,19 +29,19 @@ def main() -> None:
         processor, [tf.config.LogicalDeviceConfiguration()] * 2
     )
     checkpoint.SHARE = float("inf")
-    real = run.run_loop
+    real = loop.run_loop
     for settings in runs:
         [until] = [int(s[6:]) for s in settings if s.startswith("until=")] or [None]
 
-        def stopped(model, *args, at_rest, position, until=until, **kwargs):
+        def stopped(model, *args, between_steps, position, until=until, **kwargs):
             def rest():
                 if position.step == until:
                     signal.raise_signal(signal.SIGINT)
-                at_rest()
+                between_steps()
 
-            real(model, *args, at_rest=rest, position=position, **kwargs)
+            real(model, *args, between_steps=rest, position=position, **kwargs)
 
-        run.run_loop = stopped
+        loop.run_loop = stopped
         given = [s for s in settings if not s.startswith("until=")]
         where = {"images": data / "train", "validation": data / "val"}
         config = load_config(None, [*SETTINGS, f"output={output}", *given], data=where)

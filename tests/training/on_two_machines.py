@@ -22,8 +22,6 @@ from rich.console import Console
 
 from keras_unet.errors import KerasUnetError
 from keras_unet.training import checkpoint, cross_validate, load_config, loop, train
-from keras_unet.training import run as steps
-from keras_unet.training.distributed import worker
 
 SETTINGS = ["model.filters=2", "model.depth=1", "batch_size=4", "augment=flips", "tile=44"]
 SETTINGS += ["data.label_kind=instances", "steps_per_epoch=4", "precision=float32"]
@@ -37,19 +35,19 @@ def process(data: Path, output: Path, told: Path, settings: list[str], event) ->
     console = Console(file=io.StringIO(), width=2000)
     real = loop.run_loop
 
-    def run_loop(model, *args, at_rest, position, **kwargs):
+    def run_loop(model, *args, between_steps, position, **kwargs):
         def rest():
             event(position.epoch * kwargs["steps_per_epoch"] + position.step)
-            at_rest()
+            between_steps()
 
         try:
-            real(model, *args, at_rest=rest, position=position, **kwargs)
+            real(model, *args, between_steps=rest, position=position, **kwargs)
         finally:
             hashed = hashlib.sha256(b"".join(w.tobytes() for w in model.get_weights()))
             found["weights"] = hashed.hexdigest()
         event(-1)
 
-    steps.run_loop = worker.run_loop = run_loop
+    loop.run_loop = run_loop
     checkpoint.SHARE = float("inf")
     os.chdir(data)  # each machine has its own disk
     where = {"images": Path("train"), "validation": Path("val")}

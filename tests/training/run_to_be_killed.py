@@ -59,7 +59,8 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
 
     def rename(beside, path):
         beside.replace(path)
-        wait_at(RENAMED)
+        if path.parent.name == checkpoint.FOLDER:
+            wait_at(RENAMED)
         disk.sync_folder(path.parent)
 
     def line(self, number):
@@ -76,19 +77,19 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
             wait_at(MODEL)
         return real_member(archive, name, *args, **kwargs)
 
-    def run_loop(*args, at_rest, **kwargs):
+    def run_loop(*args, between_steps, **kwargs):
         def first_rest():
             if not counts["begun"]:
                 os.write(pipe, b"s")
             counts["begun"] += 1
-            at_rest()
+            between_steps()
 
         if point == BEFORE:
             os.write(pipe, b"s")
-        real_loop(*args, at_rest=first_rest, **kwargs)
+        real_loop(*args, between_steps=first_rest, **kwargs)
 
-    checkpoint._write, checkpoint.rename = write, rename
-    callbacks.History._line, run.run_loop = line, run_loop
+    checkpoint._write, disk.rename = write, rename
+    callbacks.History._line, loop.run_loop = line, run_loop
     zipfile.ZipFile.writestr = member
     console = Console(file=io.StringIO())
     if folder.exists():

@@ -16,7 +16,7 @@ from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError
 from keras_unet.training import cross_validation, load_config
 from keras_unet.training.cross_validation import cross_validate, read_splits
-from keras_unet.training.interruption import StopRequest
+from keras_unet.training.loop import StopRequest
 
 
 @pytest.fixture(scope="module")

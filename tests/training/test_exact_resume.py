@@ -194,11 +194,11 @@ def test_a_finished_run_is_only_read(alone, tmp_path):
 
 
 def test_two_processes_cannot_train_in_one_folder(data, tmp_path, monkeypatch):
-    from keras_unet.training.run_folder import RunLock
+    from keras_unet.training.run_folder import locked_run
 
     folder = killed_after(monkeypatch, configured(data, tmp_path, "name=run"), 2)
     with (
-        RunLock(folder),
+        locked_run(folder),
         pytest.raises(ConfigError, match=f"process {os.getpid()} is training in this folder"),
     ):
         go_on(folder)

@@ -69,29 +69,33 @@ def test_depth_1_has_no_level_to_supervise(data, tmp_path):
 
 
 def test_out_of_memory_says_what_to_make_smaller(data, tmp_path, monkeypatch):
-    from keras_unet.training import run as steps
+    from keras_unet.training import loop
 
     def no_memory(*_, **__):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
-    monkeypatch.setattr(steps, "run_loop", no_memory)
+    monkeypatch.setattr(loop, "run_loop", no_memory)
     with pytest.raises(TrainingError, match=r"out of memory. 2 tile.*smaller batch_size"):
         run(data, tmp_path, "name=large", "tile=44")
 
 
 @pytest.mark.parametrize(("number", "taken"), [(errno.EAGAIN, True), (errno.ENOLCK, False)])
 def test_a_file_system_without_locks_is_not_a_taken_run(tmp_path, monkeypatch, number, taken):
-    from keras_unet.training import run_folder
+    from keras_unet import disk
+    from keras_unet.training.run_folder import locked_run
 
     def flock(*_):
         raise OSError(number, "flock")
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", flock)
+    monkeypatch.setattr(disk.fcntl, "flock", flock)
     if taken:
-        with pytest.raises(ConfigError, match="another process is training"):
-            run_folder.RunLock(tmp_path)
+        with (
+            pytest.raises(ConfigError, match="another process is training"),
+            locked_run(tmp_path),
+        ):
+            pass
     else:
-        with run_folder.RunLock(tmp_path):
+        with locked_run(tmp_path):
             pass
 
 

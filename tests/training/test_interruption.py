@@ -19,7 +19,7 @@ from keras_unet.models import load_model
 from keras_unet.models.keras_file import save_model
 from keras_unet.training import build, callbacks, checkpoint, run, train
 from keras_unet.training.callbacks import Budget, Validation
-from keras_unet.training.interruption import StopRequest
+from keras_unet.training.loop import StopRequest
 
 
 @pytest.fixture(scope="module")

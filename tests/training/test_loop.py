@@ -37,7 +37,7 @@ def test_the_loop_is_that_of_fit():
                 [log, Two()],
                 steps_per_epoch=3,
                 position=Position(),
-                at_rest=lambda: None,
+                between_steps=lambda: None,
             )
         else:
             model.fit(

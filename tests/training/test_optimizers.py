@@ -15,7 +15,7 @@ from keras_unet.machine import dtype_policy
 from keras_unet.settings import to_tree
 from keras_unet.training import load_config, train
 from keras_unet.training.config import TrainConfig
-from keras_unet.training.step import AdamW
+from keras_unet.training.step import FusedAdamW
 
 DATA = {"images": "x"}
 
@@ -30,10 +30,10 @@ def test_optimizers_are_what_the_settings_say():
     import keras
 
     adam = optimizer("weight_decay=0.01", "gradient_clip=12")
-    assert isinstance(adam, AdamW)
-    assert (adam.decay, adam.global_clipnorm) == (0.01, 12.0)
+    assert isinstance(adam, FusedAdamW)
+    assert (adam.weight_decay, adam.global_clipnorm) == (0.01, 12.0)
     again = keras.optimizers.deserialize(keras.optimizers.serialize(adam))
-    assert isinstance(again, AdamW) and again.get_config() == adam.get_config()
+    assert isinstance(again, FusedAdamW) and again.get_config() == adam.get_config()
     paper = optimizer("optimizer=sgd")
     assert (paper.momentum, paper.nesterov, paper.weight_decay) == (0.99, False, None)
     nesterov = optimizer("optimizer=nesterov", "momentum=0.9", "accumulate=4")
@@ -54,7 +54,7 @@ def test_the_fused_adamw_takes_the_steps_of_keras(accumulate, xla):
     results = []
     for made in (
         keras.optimizers.AdamW(0.1, weight_decay=0.3, **options),
-        AdamW(0.1, 0.3, **options),
+        FusedAdamW(0.1, 0.3, **options),
     ):
         weights = [keras.Variable(start), keras.Variable(start[0])]
         made.build(weights)
@@ -76,7 +76,7 @@ def test_a_small_decay_is_that_of_keras():
     start = np.random.default_rng(0).normal(size=4000).astype(np.float32)
     results = []
     options = (0.001, 1e-4)
-    for made in (keras.optimizers.AdamW(options[0], options[1]), AdamW(*options)):
+    for made in (keras.optimizers.AdamW(options[0], options[1]), FusedAdamW(*options)):
         weight = keras.Variable(start)
         made.build([weight])
         for _ in range(200):

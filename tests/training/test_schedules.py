@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from keras_unet.training.schedules import learning_rate
+from keras_unet.training.callbacks import learning_rate
 
 
 def test_each_schedule_is_its_formula_after_the_warm_up():

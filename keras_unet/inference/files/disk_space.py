@@ -5,21 +5,21 @@ from __future__ import annotations
 import errno
 import math
 import shutil
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from keras_unet.data.windows import WindowedFile
-from keras_unet.inference.files.outputs import FileOptions
+from keras_unet.inference.files.mask_formats import MASK_FORMATS, WHOLE
 from keras_unet.inference.files.state import SCRATCHES, Workplace
-from keras_unet.inference.inputs import Header
+
+if TYPE_CHECKING:
+    from keras_unet.inference.files.jobs import Common, Job
 
 # Bytes on the disk over bytes of pixels; measured on EM, fluorescence, axons and H&E: masks 0.02 to
 # 0.08, labels of objects 0.02 to 0.05, overlays 0.17 to 0.74, probabilities 0.2 to 0.91.
 _MASK, _OVERLAY = 0.08, 0.75
-_SMALLER = 4 / 3  # with the halved versions for viewers, see `tiff_writer`
-_WHOLE = 1 << 22  # pixels; larger planes have them
+_SMALLER = 4 / 3  # with the halved versions for viewers
 
 
 class Need(NamedTuple):
@@ -30,20 +30,13 @@ class Need(NamedTuple):
     freed: int
 
 
-def need(
-    images: WindowedFile | Header, classes: int, form: str, options: FileOptions, freed: int = 0
-) -> Need:
-    """What predicting a file takes.
-
-    Args:
-        classes: channels of the network's output.
-        form: of the mask, see `choose_format`.
-        freed: bytes of the earlier results that go.
-    """
-    sizes = [height * width for height, width, _ in images.shapes]
+def need(job: Job, common: Common) -> Need:
+    """What predicting a file takes."""
+    options, classes = common.options, common.predictor.num_classes
+    sizes = [height * width for height, width, _ in job.header.shapes]
     pixels = sum(sizes)
     scratch = pixels * (1 if classes <= 256 else 2)
-    halved = _SMALLER if form == "zarr" or max(sizes) > _WHOLE else 1.0
+    halved = _SMALLER if MASK_FORMATS[job.format].halved or max(sizes) > WHOLE else 1.0
     results = _MASK * halved * scratch
     if options.probabilities:
         chances = pixels * classes * np.dtype(options.dtype).itemsize
@@ -53,21 +46,21 @@ def need(
         results += sum(3 * _OVERLAY * min(size, options.preview**2) for size in sizes)
     if "labels" in options.objects:
         results += _MASK * 2 * pixels
-    return Need(scratch, math.ceil(results), freed)
+    return Need(scratch, math.ceil(results), sum(job.start.earlier.values()))
 
 
-def require_room(place: Workplace, needs: Iterable[Need], stems: Iterable[str]) -> None:
+def require_room(place: Workplace, needs: Mapping[str, Need]) -> None:
     """Refuses to begin what the disk can't hold, file after file.
 
     Args:
-        needs: of all files, in order.
-        stems: of these; what an earlier call computed of them counts as there.
+        needs: of all files by stem, in order. What an earlier call computed of them counts as
+            there.
 
     Raises:
         OSError: how much is needed, and how much is free.
     """
     kept = most = 0
-    for one, stem in zip(needs, stems, strict=True):
+    for stem, one in needs.items():
         there = 0
         for what in SCRATCHES:
             path = place.scratch(stem, what)

@@ -1,21 +1,39 @@
-"""Formats of masks and probabilities: TIFF and OME-Zarr, written window by window.
+"""Formats of masks and probabilities: PNG, TIFF and OME-Zarr, written window by window.
 
 OME-Zarr is version 0.4 on Zarr format 2, which all of its readers know; it needs zarr.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import tifffile
 
-from keras_unet.data.stored_pixels import PixelSize
-from keras_unet.data.zarr_windows import import_zarr
-from keras_unet.inference.files.state import Scratch
+if TYPE_CHECKING:  # what help lists must be imported at once
+    from pathlib import Path
+
+    import tifffile
+
+    from keras_unet.data.label_rule import LabelMapping
+    from keras_unet.data.stored_pixels import PixelSize
+    from keras_unet.inference.files.state import Scratch
+
+Shapes = Sequence[tuple[int, int, int]]
+WHOLE = 1 << 22  # pixels; larger planes are stored in tiles, with smaller versions for viewers
+
+
+def label_values(labels: LabelMapping) -> np.ndarray:
+    """The value of each class, as the training labels had it: uint8, uint16 or int32 [classes].
+
+    Two classes 0 and 1 become 0 and 255: visible in any viewer, and read back as 0 and 1.
+    """
+    values = labels.values if labels.kind == "semantic" else (0, 255)
+    if tuple(values) == (0, 1):
+        values = (0, 255)
+    kinds = (np.uint8, np.uint16, np.int32)
+    fits = [k for k in kinds if min(values) >= np.iinfo(k).min and max(values) <= np.iinfo(k).max]
+    return np.asarray(values, fits[0])
 
 
 class Sheet(NamedTuple):
@@ -80,8 +98,14 @@ def levels(size: tuple[int, int], smallest: int = 2048) -> int:
     return count
 
 
+def write_png(path: Path, sheet: Sheet) -> None:
+    """Writes a sheet of a single plane."""
+    from keras_unet.pictures import save_png
+
+    save_png(path, sheet.read(0, 0, slice(0, sheet.size[0])))
+
+
 TILE = 512  # pixels a side
-_WHOLE = 1 << 22  # pixels; larger planes are stored in tiles
 # Without the first, TIFF writers take three or four pages for the channels of a colour image.
 _GREY: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "maxworkers": 1}
 
@@ -94,6 +118,8 @@ def write_tiff(path: Path, sheet: Sheet) -> None:
     are plain pages. Planes of more than 2048 x 2048 pixels are stored in tiles, each followed by
     halved versions (every second pixel), as QuPath and other viewers need them.
     """
+    import tifffile
+
     told = bool(sheet.axes or sheet.channels or sheet.pixel_size) and sheet.uniform
     ome = told and sheet.dtype != np.float16
     with tifffile.TiffWriter(path, bigtiff=True, ome=ome, shaped=told and not ome) as writer:
@@ -111,12 +137,14 @@ def _write(
     metadata: dict[str, Any] | None,
 ) -> None:
     """Writes planes of one size, and smaller versions of them."""
+    from keras_unet.data.stored_pixels import tiff_resolution
+
     height, width = sheet.scratch.shapes[planes[0][0]][1:]
-    tiled = height * width > _WHOLE
+    tiled = height * width > WHOLE
     smaller = tiled and sheet.dtype != np.float16  # tifffile's own description knows none
     count = levels((height, width)) if smaller else 0
     outer = tuple(n for _, n in sheet.dimensions[:-2]) if len(planes) > 1 else (len(planes),)
-    options = {**_GREY, **_resolution(sheet)}
+    options = {**_GREY, **tiff_resolution(sheet.pixel_size)}
     for level in range(count + 1):
         step = 1 << level
         size = (-(-height // step), -(-width // step))
@@ -147,26 +175,18 @@ def _tiles(sheet: Sheet, planes: list[tuple[int, int]], step: int) -> Iterator[n
 
 
 def _metadata(sheet: Sheet, ome: bool) -> dict[str, Any]:
+    import uuid
+
+    from keras_unet.data.stored_pixels import ome_size
+
     found: dict[str, Any] = {"axes": "".join(name for name, _ in sheet.dimensions)}
     if ome:
         found["Name"] = sheet.name
         found["UUID"] = str(uuid.uuid5(uuid.NAMESPACE_URL, sheet.key))  # else a random one
     if sheet.channels:
         found["Channel"] = {"Name": list(sheet.channels)}
-    if sheet.pixel_size is not None:
-        sizes = zip("YXZ", sheet.pixel_size.model_dump().values(), strict=True)
-        for axis, size in sizes:
-            if size is not None:
-                found |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": "µm"}
+    found |= ome_size(sheet.pixel_size, "YXZ")
     return found
-
-
-def _resolution(sheet: Sheet) -> dict[str, Any]:
-    """Pixels a centimetre, for programs that read neither description."""
-    if sheet.pixel_size is None:
-        return {}
-    size = sheet.pixel_size
-    return {"resolution": (1e4 / size.width, 1e4 / size.height), "resolutionunit": "CENTIMETER"}
 
 
 CHUNK = 512  # pixels a side
@@ -181,6 +201,8 @@ def write_zarr(path: Path, sheet: Sheet) -> None:
     Raises:
         DataError: zarr is not installed.
     """
+    from keras_unet.data.zarr_windows import import_zarr
+
     zarr = import_zarr()
     form = {"zarr_format": 2} if int(zarr.__version__.split(".")[0]) >= 3 else {}
     group = zarr.open_group(str(path), mode="w", **form)
@@ -257,3 +279,40 @@ def _attributes(sheet: Sheet, count: int) -> dict[str, Any]:
             ]
         }
     return found
+
+
+def _in_png(shapes: Shapes, dtype: np.dtype) -> str | None:
+    if len(shapes) > 1:
+        return f"a stack of {len(shapes)} images; use tiff, zarr or auto"
+    return "label values over 65,535; use tiff, zarr or auto" if dtype.itemsize > 2 else None
+
+
+def _in_zarr(shapes: Shapes, dtype: np.dtype) -> str | None:
+    from keras_unet.data.zarr_windows import import_zarr
+
+    import_zarr()
+    unequal = len({shape[:2] for shape in shapes}) > 1
+    return "images of unequal size; use tiff" if unequal else None
+
+
+class MaskFormat(NamedTuple):
+    """A kind of file of masks.
+
+    title: as messages call it. suffix: of its name. write: a sheet to a path. refuses: what of
+    images of these shapes, in this type, it can't hold; None: nothing. probabilities: the kind that
+    these are written in beside it. halved: smaller versions are always part of it.
+    """
+
+    title: str
+    suffix: str
+    write: Callable[[Path, Sheet], None]
+    refuses: Callable[[Shapes, np.dtype], str | None] = lambda shapes, dtype: None
+    probabilities: str = "tiff"
+    halved: bool = False
+
+
+MASK_FORMATS: dict[str, MaskFormat] = {
+    "png": MaskFormat("PNG", ".png", write_png, _in_png),
+    "tiff": MaskFormat("TIFF", ".tif", write_tiff),
+    "zarr": MaskFormat("Zarr", ".zarr", write_zarr, _in_zarr, probabilities="zarr", halved=True),
+}

@@ -1,195 +1,166 @@
-"""Segmentation of one file: computed band by band, kept on disk, written when complete."""
+"""Segmentation of one file: computed band by band, kept on disk, written when it is complete.
+
+The results are masks, probabilities, overlays and files of objects.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import TracebackType
 
 import numpy as np
 
-from keras_unet.data.stored_pixels import NODATA
+from keras_unet.data.stored_pixels import NODATA, filled
 from keras_unet.data.windows import WindowedFile
+from keras_unet.disk import remove
 from keras_unet.errors import DataError
 from keras_unet.inference.files.disk_space import need, require_room
-from keras_unet.inference.files.outputs import (
-    FileOptions,
-    Results,
-    choose_format,
-    label_values,
-    write_results,
-)
-from keras_unet.inference.files.state import (
-    Identity,
-    Record,
-    Scratch,
-    Workplace,
-    describe_results,
-    publish,
-    write_record,
-)
+from keras_unet.inference.files.jobs import Common, FileOptions, Job
+from keras_unet.inference.files.mask_formats import MASK_FORMATS, MaskFormat, Sheet, label_values
+from keras_unet.inference.files.state import Scratch, publish, synced_sizes, write_record
 from keras_unet.inference.inputs import open_images
-from keras_unet.models.keras_file import ModelCard
+from keras_unet.inference.predictor import Band, quantized, to_classes
+from keras_unet.inference.source import Source, missing_of
+from keras_unet.pictures import Entry, class_entries, overlay, save_png
 
-if TYPE_CHECKING:
-    from keras_unet.inference.predictor import Predictor
-
-
-class Job(NamedTuple):
-    """A file to segment, and how far an earlier run came with it.
-
-    record: of an unfinished run that this one goes on with.
-    predictor: with the tile of that run, for images of the size that it stopped in.
-    earlier: results of another model or other options that these replace, see `Record`.
-    note: why it begins anew, or from where it goes on.
-    """
-
-    path: Path
-    stem: str
-    identity: Identity
-    record: Record | None = None
-    predictor: Predictor | None = None
-    earlier: Mapping[str, int] = {}
-    note: str = ""
-
-    def begun(self) -> Record:
-        """The record of a run that has computed nothing."""
-        source = str(self.path.resolve())
-        return Record(identity=self.identity, source=source, earlier=dict(self.earlier))
+_STRIP_BYTES = 1 << 26  # of an image, as much is read at a time for its overlay
 
 
-def reset(job: Job, place: Workplace) -> None:
-    """Removes what was computed of a file; whose its earlier results are stays known."""
-    if job.earlier:
-        write_record(place.record(job.stem), job.begun())
-    else:
-        place.record(job.stem).unlink(missing_ok=True)
-    place.clear(job.stem)
-
-
-def segment(
-    job: Job,
-    predictor: Predictor,
-    card: ModelCard,
-    options: FileOptions,
-    place: Workplace,
-    progress: Callable[[int], None],
-    say: Callable[[str], None],
-) -> Path:
-    """Segments a file and returns its mask; what an earlier run had computed is taken over.
+def segment(job: Job, common: Common, progress: Callable[[int], None]) -> Path:
+    """Segments a file and returns its mask; what an earlier call had computed is taken over.
 
     Args:
-        job: what to do.
-        predictor: for all files.
-        card: of the model, or the first of several.
-        options: see `FileOptions`.
-        place: the output folder.
         progress: called with the tiles of this file that are done.
-        say: called with a note where pixels were never measured.
 
     Raises:
         DataError: the image can't be read or does not fit; nothing is left of it. OSError: the
-            disk is full; what was computed waits for the next run.
+            disk is full; what was computed waits for the next call.
     """
+    place = common.place
+    if job.start.record is None:
+        reset(job, common)
     try:
-        with ExitStack() as files:
-            images = files.enter_context(open_images(job.path, predictor.channels))
-            form = choose_format(images, card, options)
-            shapes = [shape[:2] for shape in images.shapes]
-            classes = files.enter_context(
-                Scratch(
-                    place.scratch(job.stem, "classes"),
-                    [(1, *shape) for shape in shapes],
-                    np.uint8 if predictor.num_classes <= 256 else np.uint16,
-                )
-            )
-            chances = None
-            if options.probabilities:
-                chances = files.enter_context(
-                    Scratch(
-                        place.scratch(job.stem, "chances"),
-                        [(predictor.num_classes, *shape) for shape in shapes],
-                        options.dtype,
+        with open_images(job.header.path, common.predictor.channels) as images:
+            if [shape[:2] for shape in images.shapes] != [one[:2] for one in job.header.shapes]:
+                raise DataError(f"{images.path}: was changed while it was read; predict it again")
+            with Planes(job, common) as planes:
+                require_room(place, {job.stem: need(job, common)})
+                missing = _compute(job, common, images, planes, progress)
+                if missing:
+                    first = label_values(common.card.labels)[0]
+                    common.say(
+                        f"note: {images.path}: {missing} pixels were never measured ({NODATA}): "
+                        f"class {common.card.classes[0]}, {first} in the mask"
                     )
-                )
-            needed = need(images, predictor.num_classes, form, options, sum(job.earlier.values()))
-            require_room(place, [needed], [job.stem])
-            missing = _compute(job, images, predictor, options, place, classes, chances, progress)
-            if missing:
-                first = label_values(card.labels)[0]
-                say(
-                    f"note: {job.path}: {missing} pixels were never measured ({NODATA}): class "
-                    f"{card.classes[0]}, {first} in the mask"
-                )
-            results = Results(
-                job.stem, job.identity.model_dump_json(), images, card, classes, chances
-            )
-            names = write_results(results, form, options, place.folder)
+                write_results(job, common, images, planes)
     except DataError:
-        reset(job, place)
+        reset(job, common)
         raise
-    sizes = describe_results(place.folder, names)
+    sizes = synced_sizes(place.folder, job.names)
     record = job.begun().model_copy(update={"results": sizes})
     write_record(place.record(job.stem), record)
     publish(place, job.stem, record)
-    return place.output / names[0]
+    return place.output / job.names[0]
+
+
+def reset(job: Job, common: Common) -> None:
+    """Removes what was computed of a file; whose its earlier results are stays known."""
+    record = common.place.record(job.stem)
+    if job.start.earlier:
+        write_record(record, job.begun())
+    else:
+        record.unlink(missing_ok=True)
+    common.place.clear(job.stem)
+
+
+class Planes(AbstractContextManager["Planes"]):
+    """What is computed of a file, on disk: class numbers, and probabilities if they are written."""
+
+    def __init__(self, job: Job, common: Common) -> None:
+        count, options = common.predictor.num_classes, common.options
+        shapes = [shape[:2] for shape in job.header.shapes]
+        self.classes = Scratch(
+            common.place.scratch(job.stem, "classes"),
+            [(1, *shape) for shape in shapes],
+            np.uint8 if count <= 256 else np.uint16,
+        )
+        self.chances: Scratch | None = None
+        if options.probabilities:
+            chances = common.place.scratch(job.stem, "chances")
+            self.chances = Scratch(chances, [(count, *shape) for shape in shapes], options.dtype)
+
+    def write(self, page: int, band: Band, options: FileOptions) -> None:
+        """Puts a band of a page to its place."""
+        given, row = band.probabilities, band.rows.start
+        if options.threshold is None:
+            found = to_classes(given)
+        else:
+            found = given[..., -1] > options.threshold
+        self.classes.write(page, row, found[..., None])
+        if self.chances is not None:
+            self.chances.write(page, row, quantized(given, options.dtype))
+
+    def sync(self) -> None:
+        """Returns when what was written has reached the disk."""
+        for scratch in self._all():
+            scratch.sync()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for scratch in self._all():
+            scratch.close()
+
+    def _all(self) -> list[Scratch]:
+        return [scratch for scratch in (self.classes, self.chances) if scratch is not None]
 
 
 def _compute(
     job: Job,
+    common: Common,
     images: WindowedFile,
-    predictor: Predictor,
-    options: FileOptions,
-    place: Workplace,
-    classes: Scratch,
-    chances: Scratch | None,
+    planes: Planes,
     progress: Callable[[int], None],
 ) -> int:
-    """Fills the scratch files from the last row of tiles that is complete.
+    """Fills the planes from the last row of tiles that is complete.
 
     Returns:
         How many pixels of what was computed now were never measured.
     """
-    from keras_unet.inference.predictor import quantized, to_classes
-
-    record = job.record or job.begun()
+    options = common.options
+    begun = job.begun()
+    record = job.start.record or begun
+    again = None  # predicts as the stopped call did: memory may have changed since
+    if record.tile is not None:
+        again = common.predictor.with_tiles(record.tile, record.batch)
     before = missing = 0
-    for number in range(len(images)):
-        size = images.shapes[number][:2]
-        one = job.predictor if job.predictor and size == record.size else predictor
-        plan = one.plan(size)
+    for number, shape in enumerate(images.shapes):
+        size = shape[:2]
+        predictor = again if again is not None and size == record.size else common.predictor
+        plan = predictor.plan(size)
         if number >= record.page:
             row = record.row if number == record.page else 0
-            count = _shifted(progress, before)
             with _named(images, number):
-                bands = one.bands(
+                bands = predictor.bands(
                     images.page(number),
                     first_row=row - row % plan.band_height,
-                    progress=count,
+                    progress=_shifted(progress, before),
                 )
                 for band in bands:
-                    given, rows = band.probabilities, band.rows
                     missing += band.missing
-                    if options.threshold is None:
-                        found = to_classes(given)
-                    else:
-                        found = given[..., -1] > options.threshold
-                    classes.write(number, rows.start, found[..., None])
-                    if chances is not None:
-                        chances.write(number, rows.start, quantized(given, options.dtype))
-                    page, row = (number, rows.stop) if rows.stop < size[0] else (number + 1, 0)
+                    planes.write(number, band, options)
+                    stop = band.rows.stop
+                    page, row = (number, stop) if stop < size[0] else (number + 1, 0)
                     if page < len(images):
-                        kept = job.begun().model_copy(
-                            update={
-                                "size": size,
-                                "tile": plan.tile,
-                                "batch": plan.batch,
-                                "page": page,
-                                "row": row,
-                            }
-                        )
-                        _keep(place.record(job.stem), kept, classes, chances)
+                        planes.sync()
+                        made = {"size": size, "tile": plan.tile, "batch": plan.batch}
+                        kept = begun.model_copy(update={**made, "page": page, "row": row})
+                        write_record(common.place.record(job.stem), kept)
         before += plan.tiles
         progress(before)
     return missing
@@ -198,14 +169,6 @@ def _compute(
 def _shifted(progress: Callable[[int], None], before: int) -> Callable[[int, int], None]:
     """Counts the tiles of one image after those of the images before it."""
     return lambda done, total: progress(before + done)
-
-
-def _keep(path: Path, record: Record, classes: Scratch, chances: Scratch | None) -> None:
-    """Records what is complete, once it is on the disk."""
-    classes.sync()
-    if chances is not None:
-        chances.sync()
-    write_record(path, record)
 
 
 @contextmanager
@@ -218,3 +181,102 @@ def _named(images: WindowedFile, number: int) -> Iterator[None]:
             raise
         page = f" (image {number} of {len(images)})" if len(images) > 1 else ""
         raise DataError(f"{images.path}{page}: {error}") from error
+
+
+def write_results(job: Job, common: Common, images: WindowedFile, planes: Planes) -> None:
+    """Writes all results of a file into the hidden folder, under the job's names."""
+    card, options, folder = common.card, common.options, common.place.folder
+    kind = MASK_FORMATS[job.format]
+    values = label_values(card.labels)
+    mask, *others = job.names
+    sheet = Sheet(
+        planes.classes,
+        dtype=values.dtype,
+        values=values.__getitem__,
+        axes=images.axes,
+        channels=(),
+        pixel_size=images.pixel_size,
+        name=job.stem,
+        key=f"mask {job.identity.model_dump_json()}",
+    )
+    _save(folder / mask, sheet, kind)
+    if planes.chances is not None:
+        count = planes.chances.shapes[0][0]
+        chances = sheet._replace(
+            scratch=planes.chances,
+            dtype=planes.chances.dtype,
+            values=None,
+            channels=card.classes[-count:],
+            key=f"probabilities {job.identity.model_dump_json()}",
+        )
+        _save(folder / others.pop(0), chances, MASK_FORMATS[kind.probabilities])
+    if options.overlays:
+        for number, name in enumerate(others[: len(images)]):
+            drawn = preview(
+                images.page(number), planes.classes, number, card.classes, options.preview
+            )
+            save_png(folder / name, *drawn)
+    if options.objects:
+        _write_objects(job, common, images, planes)
+
+
+def _save(path: Path, sheet: Sheet, kind: MaskFormat) -> None:
+    remove(path)  # of a call that was killed here
+    kind.write(path, sheet)
+
+
+def preview(
+    source: Source, classes: Scratch, page: int, names: Sequence[str], longest: int = 2048
+) -> tuple[np.ndarray, list[Entry]]:
+    """A mask over its image, scaled down by a whole number, uint8 [h, w, 3], and its legend.
+
+    The image is averaged over squares; of the mask every so many-th pixel is taken.
+
+    Args:
+        source: the image.
+        classes: class numbers, one plane a page.
+        page: of the image.
+        names: of the classes.
+        longest: pixels of the longer side at most.
+    """
+    height, width, channels = source.shape
+    step = min(-(-max(height, width) // longest), height, width)
+    h, w = height // step, width // step
+    exact = step == 1 or source.dtype.kind in "iu"  # 8-bit RGB stays what it is
+    image = np.empty((h, w, channels), source.dtype if exact else np.float32)
+    rows = max(1, _STRIP_BYTES // (width * channels * 4 * step))
+    for top in range(0, h, rows):
+        bottom = min(top + rows, h)
+        window = slice(top * step, bottom * step), slice(0, w * step)
+        strip = source.read(*window)
+        strip = filled(strip, missing_of(source, *window, strip))
+        if step > 1:
+            squares = strip.reshape(bottom - top, step, w, step, channels)
+            strip = squares.mean((1, 3), dtype=np.float32)
+        image[top:bottom] = strip
+    mask = classes.read(page, 0, slice(0, h * step), step)[:, :w]
+    return overlay(image, mask.astype(np.int32)), class_entries(mask, names)
+
+
+def _write_objects(job: Job, common: Common, images: WindowedFile, planes: Planes) -> None:
+    """The connected components of each class, see `ObjectWriter`; one whole image in memory."""
+    from keras_unet.inference.objects.finding import to_objects
+    from keras_unet.inference.objects.object_writer import ObjectWriter
+
+    options, classes = common.options, common.card.classes
+    border = None if options.border is None else classes.index(options.border)
+    writer = ObjectWriter(
+        common.place.folder,
+        job.stem,
+        pixel_size=images.pixel_size,
+        formats=options.objects,
+        stack=len(images) > 1,
+    )
+    with writer:
+        for number, (height, width, _) in enumerate(images.shapes):
+            page, window = images.page(number), (slice(0, height), slice(0, width))
+            image = page.read(*window)
+            image = filled(image, page.missing(*window, image))
+            mask = planes.classes.read(number, 0, slice(0, height))
+            instances, kinds = to_objects(mask, border=border)
+            writer.add(instances, image, {label: classes[kind] for label, kind in kinds.items()})

@@ -5,11 +5,9 @@ They lie in a hidden folder within the output folder, for one process at a time.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,8 +18,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 from pydantic import Field, ValidationError
 
+from keras_unet.disk import locked, remove, replacing, sync, sync_file, sync_folder
 from keras_unet.errors import DataError
-from keras_unet.inference.ownership import size_of
+from keras_unet.inference.ownership import broken, size_of
 from keras_unet.settings import Frozen
 
 
@@ -60,16 +59,14 @@ class Record(Frozen):
     # results of a call before, which those of this one replace
     earlier: dict[str, int] = Field(default_factory=dict)
 
-    def finished_in(self, folder: Path) -> bool:
-        """Whether the results are there, as large as they were."""
-        return self.results is not None and all(
-            size_of(folder / name) == size for name, size in self.results.items()
-        )
+    def lacking_in(self, folder: Path) -> list[str]:
+        """The results that are no longer there."""
+        return [name for name in self.results or () if size_of(folder / name) is None]
 
-    def corrected_in(self, folder: Path) -> bool:
-        """Whether the results are all there, and one of them was changed since."""
-        sizes = [size_of(folder / name) for name in self.results or ()]
-        return bool(sizes) and None not in sizes and not self.finished_in(folder)
+    def changed_in(self, folder: Path) -> list[str]:
+        """The results that are there, but not as they were written."""
+        found = {name: size_of(folder / name) for name in self.results or ()}
+        return [k for k, v in found.items() if v is not None and v not in self.sizes(k)]
 
     def sizes(self, name: str) -> list[int]:
         """The sizes that a result of this name may have where nobody has changed it."""
@@ -92,22 +89,25 @@ def read_record(path: Path) -> Record | None:
 
 def read_records(folder: Path) -> dict[str, Record]:
     """The records of a folder by the names of their images, without those that can't be read."""
-    found = {path.name.removesuffix(".json"): read_record(path) for path in folder.glob("*.json")}
+    found = {stem: read_record(path) for stem, path in _record_files(folder).items()}
     return {stem: record for stem, record in found.items() if record is not None}
+
+
+def _record_files(folder: Path) -> dict[str, Path]:
+    return {path.name.removesuffix(".json"): path for path in folder.glob("[!.]*.json")}
 
 
 def write_record(path: Path, record: Record) -> None:
     """Writes a record whole or not at all, and waits until it is on the disk."""
-    beside = path.with_name(f"{path.name}.new")
-    with beside.open("wb") as file:
-        file.write(record.model_dump_json(indent=1).encode())
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(record.model_dump_json(indent=1), encoding="utf-8")
 
 
-def describe_results(folder: Path, names: Iterable[str]) -> dict[str, int]:
-    """`Record.results` of files that lie in `folder`."""
+def synced_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """`Record.results` of files that lie in `folder`, once they are on the disk."""
+    for name in names:
+        path = folder / name
+        (sync if path.is_dir() else sync_file)(path)
     return {name: size_of(folder / name) or 0 for name in names}
 
 
@@ -194,13 +194,16 @@ class Scratch(AbstractContextManager["Scratch"]):
         """Returns when what was written has reached the disk."""
         os.fsync(self._file)
 
+    def close(self) -> None:
+        os.close(self._file)
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._file)
+        self.close()
 
 
 NAME = ".predict"
@@ -223,17 +226,15 @@ class Workplace(AbstractContextManager["Workplace"]):
 
     def __enter__(self) -> Workplace:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise DataError(
-                f"{self.output}: another prediction is writing there; wait for it, or choose "
-                "another output folder"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
+        self._lock = locked(
+            self.folder,
+            name=LOCK,
+            busy=lambda holder: DataError(
+                f"{self.output}: another prediction ({holder}) is writing there; wait for it, or "
+                "choose another output folder"
+            ),
+        )
+        self._lock.__enter__()
         return self
 
     def __exit__(
@@ -242,7 +243,7 @@ class Workplace(AbstractContextManager["Workplace"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._lock)
+        self._lock.__exit__(kind, error, trace)
 
     def record(self, stem: str) -> Path:
         return self.folder / f"{stem}.json"
@@ -269,14 +270,7 @@ class Workplace(AbstractContextManager["Workplace"]):
                 place.rename(old)
             new.replace(place)
             remove(old)
-
-
-def remove(path: Path) -> None:
-    """Removes a file or a folder, if there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        sync_folder(self.output)
 
 
 def publish(place: Workplace, stem: str, record: Record) -> None:
@@ -311,12 +305,15 @@ def tidy(place: Workplace, stems: Collection[str]) -> list[str]:
         The images (file names) whose unfinished results were removed.
     """
     kept, gone = {LOCK}, []
-    for path in list(place.folder.glob("*.json")):
-        stem, record = path.name.removesuffix(".json"), read_record(path)
+    for stem, path in _record_files(place.folder).items():
+        record = read_record(path)
         kept.add(path.name)
         if record is not None and record.results is not None:
             waiting = [name for name in record.results if (place.folder / name).exists()]
-            if all(size_of(place.output / n) in (None, *record.sizes(n)) for n in waiting):
+            for name in waiting:  # it had not reached the disk as the power failed
+                if size_of(place.folder / name) != record.results[name]:
+                    remove(place.folder / name)
+            if all(_replaceable(place.output / n, record.sizes(n)) for n in waiting):
                 publish(place, stem, record)
             else:  # changed by hand in between: refused, unless it may be overwritten
                 kept.update(waiting)
@@ -331,6 +328,10 @@ def tidy(place: Workplace, stems: Collection[str]) -> list[str]:
         if path.name not in kept:
             remove(path)
     return gone
+
+
+def _replaceable(path: Path, sizes: Collection[int]) -> bool:
+    return size_of(path) in (None, *sizes) or broken(path) is not None
 
 
 def _there(record: Record) -> bool:

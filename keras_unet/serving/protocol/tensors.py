@@ -39,6 +39,7 @@ _FIELDS = {1: "float_val", 2: "double_val", 9: "int64_val", 10: "bool_val"}
 _FIELDS |= {22: "uint32_val", 23: "uint64_val", 19: "half_val", STRING: "string_val"}
 _NUMBERS: dict[Any, int] = {np.dtype(kind): number for number, (_, kind) in _KINDS.items()}
 _PACKED = {1: b"\x2a", 2: b"\x32"}  # wire tags of float_val and double_val
+_TEXT = "SUO"  # kinds of arrays of strings
 
 
 def type_name(number: int) -> str:
@@ -180,9 +181,6 @@ def _varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
-
-
-_TEXT = "SUO"  # kinds of arrays of strings
 
 
 def as_tensor(name: str, value: Any) -> np.ndarray:

@@ -32,6 +32,68 @@ from keras_unet.serving.server.settings import ServerSettings
 _KEEP_ALIVE = 30  # seconds between two requests of a connection
 _LOOK = 0.1  # seconds between two looks at a client that may have left
 _HEADERS = 16 << 10  # bytes of a request's headers
+_ABSOLUTE = re.compile(rb"https?://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@\[\]]+)(:\d*)?", re.IGNORECASE)
+_API = b"/v1/"
+_STEP = 1 << 18  # bytes of a compressed body that are unpacked at a time
+_MEMBERS = 1000  # gzip files one after the other: a body of empty ones would take long
+_WITH_HEADER = 31  # zlib: gzip's header and checksum
+_LINGER = 2.0  # seconds that what a client still sends is thrown away
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server on a socket of ours."""
+
+    def __init__(
+        self,
+        app: Any,
+        settings: ServerSettings,
+    ) -> None:
+        limits, authority = settings.limits, settings.tls_client_authority
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=http_protocol(max(limits.slow_seconds, _KEEP_ALIVE)),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_KEEP_ALIVE,
+                limit_concurrency=limits.connections,
+                h11_max_incomplete_event_size=_HEADERS,
+                backlog=2048,
+                timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
+                ssl_ca_certs=None if authority is None else str(authority),
+                ssl_cert_reqs=ssl.CERT_NONE if authority is None else ssl.CERT_REQUIRED,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None: see `EmbeddedServer.run`."""
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        OSError: the address is taken or is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns Nagle's algorithm off (40 ms a request) only where the protocol is named
+    one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        one.bind((host, port))
+    except OSError as error:
+        one.close()
+        raise OSError(f"REST cannot listen on {host}:{port}: {error.strerror}") from error
+    one.setblocking(False)
+    return one
 
 
 def http_protocol(seconds: float) -> type[asyncio.Protocol]:
@@ -119,66 +181,6 @@ def http_protocol(seconds: float) -> type[asyncio.Protocol]:
     return PatientOnce
 
 
-class HttpServer(uvicorn.Server):
-    """A uvicorn server on a socket of ours."""
-
-    def __init__(
-        self,
-        app: Any,
-        settings: ServerSettings,
-    ) -> None:
-        limits, authority = settings.limits, settings.tls_client_authority
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=http_protocol(max(limits.slow_seconds, _KEEP_ALIVE)),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE,
-                limit_concurrency=limits.connections,
-                h11_max_incomplete_event_size=_HEADERS,
-                backlog=2048,
-                timeout_graceful_shutdown=max(1, int(settings.drain_seconds)),
-                ssl_certfile=settings.tls_certificate,
-                ssl_keyfile=settings.tls_key,
-                ssl_ca_certs=None if authority is None else str(authority),
-                ssl_cert_reqs=ssl.CERT_NONE if authority is None else ssl.CERT_REQUIRED,
-            )
-        )
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """None: see `EmbeddedServer.run`."""
-        yield
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        OSError: the address is taken or is none of this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off (40 ms a request) only where the protocol is named
-    one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        one.bind((host, port))
-    except OSError as error:
-        one.close()
-        raise OSError(f"REST cannot listen on {host}:{port}: {error.strerror}") from error
-    one.setblocking(False)
-    return one
-
-
-_ABSOLUTE = re.compile(rb"https?://([^/]*)(/.*)?", re.IGNORECASE | re.DOTALL)
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\s:/?#@\[\]]+)(:\d*)?", re.IGNORECASE)
-_API = b"/v1/"
-
-
 class Front:
     """ASGI: takes absolute URIs and "/V1/…", and refuses names that are not this server's.
 
@@ -237,11 +239,6 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-_STEP = 1 << 18  # bytes that are unpacked at a time
-_MEMBERS = 1000  # gzip files one after the other: a body of empty ones would take long
-_WITH_HEADER = 31  # zlib: gzip's header and checksum
 
 
 class Unpacked(Protocol):
@@ -306,9 +303,6 @@ class _Gzip:
     def end(self) -> None:
         if self._member is not None or not self._members:
             raise invalid("the compressed body ends early")
-
-
-_LINGER = 2.0  # seconds
 
 
 class Lingering(Response):

@@ -16,6 +16,14 @@ from keras_unet.serving.protocol.codes import Code, Refused, invalid, too_large
 from keras_unet.settings import Frozen
 
 MIB = 1 << 20
+_PNG, _JPEG, _GIF, _BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM"
+# A file of tiny parts keeps its reader busy for minutes; a real one has thousands at the most.
+_MOST_PARTS = 1 << 15
+# Each scan of a progressive JPEG is another walk over all its pixels; encoders write about ten.
+_MOST_SCANS = 100
+_BARE = {*range(0xC0), *range(0xD0, 0xD9)}  # that have no length
+_SCAN, _END, _FILL = 0xDA, 0xD9, 0xFF
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # among the numbers of a scan
 
 
 class Limits(Frozen):
@@ -71,16 +79,6 @@ class Budget:
         """Counts them off again."""
         with self._lock:
             self._held -= size
-
-
-_PNG, _JPEG, _GIF, _BMP = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM"
-# A file of tiny parts keeps its reader busy for minutes; a real one has thousands at the most.
-_MOST_PARTS = 1 << 15
-# Each scan of a progressive JPEG is another walk over all its pixels; encoders write about ten.
-_MOST_SCANS = 100
-_BARE = {*range(0xC0), *range(0xD0, 0xD9)}  # that have no length
-_SCAN, _END, _FILL = 0xDA, 0xD9, 0xFF
-_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # among the numbers of a scan
 
 
 def count_pixels(inputs: Mapping[str, np.ndarray], most: int) -> int:

@@ -20,6 +20,9 @@ from keras_unet.serving.server import observe
 from keras_unet.serving.server.settings import Batching
 from keras_unet.settings import Frozen, validated
 
+_WRAPPED = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+_UNBOUNDED = 1 << 62
+
 
 class ServedModel(Frozen):
     """A model: its folder, which of its versions are served, and their labels."""
@@ -157,10 +160,6 @@ def from_proto(config: Any, relative_to: Path) -> list[ServedModel]:
             labels=dict(one.version_labels),
         )
     return list(models.values())
-
-
-_WRAPPED = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
-_UNBOUNDED = 1 << 62
 
 
 def read_batching(file: Path) -> Batching:

@@ -14,6 +14,28 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 logger = logging.getLogger("keras_unet.serving")
 _FIELDS = "fields"
 _REMEMBERED = 1000  # messages
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_ROWS = (1, 2, 4, 8, 16, 32, 64)
+# called after each request: (model, protocol, method, status, seconds)
+Record = Callable[[str, str, str, str, float], None]
+UNKNOWN = "(unknown)"  # the model label of requests that name no model: clients cannot add labels
+
+
+def log_event(name: str, level: str = "info", **fields: Any) -> None:
+    """Logs an event with its fields."""
+    logger.log(logging.getLevelName(level.upper()), name, extra={_FIELDS: fields})
+
+
+def log_to_stderr() -> None:
+    """Sends this server's, uvicorn's, grpc's and asyncio's logs to stderr as JSON lines."""
+    for name in (logger.name, "uvicorn.error", "grpc", "asyncio"):
+        one, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLines())
+        if one is not logger:
+            handler.addFilter(RateLimit())
+        one.handlers[:] = [handler]
+        one.propagate = False
+        one.setLevel(logging.INFO if one is logger else logging.WARNING)
 
 
 class JsonLines(logging.Formatter):
@@ -50,30 +72,6 @@ class RateLimit(logging.Filter):
             self._last.clear()
         self._last[text] = record.created
         return True
-
-
-def log_event(name: str, level: str = "info", **fields: Any) -> None:
-    """Logs an event with its fields."""
-    logger.log(logging.getLevelName(level.upper()), name, extra={_FIELDS: fields})
-
-
-def log_to_stderr() -> None:
-    """Sends this server's, uvicorn's, grpc's and asyncio's logs to stderr as JSON lines."""
-    for name in (logger.name, "uvicorn.error", "grpc", "asyncio"):
-        one, handler = logging.getLogger(name), logging.StreamHandler(sys.stderr)
-        handler.setFormatter(JsonLines())
-        if one is not logger:
-            handler.addFilter(RateLimit())
-        one.handlers[:] = [handler]
-        one.propagate = False
-        one.setLevel(logging.INFO if one is logger else logging.WARNING)
-
-
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_ROWS = (1, 2, 4, 8, 16, 32, 64)
-# called after each request: (model, protocol, method, status, seconds)
-Record = Callable[[str, str, str, str, float], None]
-UNKNOWN = "(unknown)"  # the model label of requests that name no model: clients cannot add labels
 
 
 class Metrics:

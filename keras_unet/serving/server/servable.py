@@ -21,6 +21,8 @@ from keras_unet.serving.protocol.codes import Code, Refused, as_refused
 
 MOST_WARMUP = 1000  # as TensorFlow Serving
 _SERVE = "serve"
+_MOST = 10_000  # files of a version that are looked at
+Stamp = frozenset[tuple[str, int, int, int]]
 
 
 class Servable:
@@ -135,20 +137,6 @@ class Servable:
             return self._callables[key]
 
 
-_MOST = 10_000  # files of a version that are looked at
-Stamp = frozenset[tuple[str, int, int, int]]
-
-
-def stamp(folder: Path) -> Stamp:
-    """(path, size, time of change, inode) of a folder's files: unequal if anything was replaced."""
-    found = set()
-    with contextlib.suppress(OSError):  # gone meanwhile: it is looked at again
-        for path in itertools.islice(folder.rglob("*"), _MOST):
-            one = path.stat()
-            found.add((str(path), one.st_size, one.st_mtime_ns, one.st_ino))
-    return frozenset(found)
-
-
 class State(enum.IntEnum):
     """ModelVersionStatus.State of TensorFlow Serving."""
 
@@ -253,3 +241,13 @@ class Version:
             servable.close()
         self.state = State.END
         self.ended.set()
+
+
+def stamp(folder: Path) -> Stamp:
+    """(path, size, time of change, inode) of a folder's files: unequal if anything was replaced."""
+    found = set()
+    with contextlib.suppress(OSError):  # gone meanwhile: it is looked at again
+        for path in itertools.islice(folder.rglob("*"), _MOST):
+            one = path.stat()
+            found.add((str(path), one.st_size, one.st_mtime_ns, one.st_ino))
+    return frozenset(found)

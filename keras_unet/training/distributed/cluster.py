@@ -9,16 +9,16 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_unet.errors import ConfigError
+from keras_unet.errors import ConfigError, TrainingError
 from keras_unet.machine import Devices, read_cluster
-from keras_unet.training.interruption import Interrupted
 
-WORDS = 3  # seconds of the first machine, and how many were asked to end by SIGINT, by SIGTERM
+STATUS = 3  # numbers: the chief's seconds, and how many were asked to end by SIGINT, by SIGTERM
 
 # what TensorFlow raises where another machine is gone
 LOST = (
@@ -30,22 +30,19 @@ LOST = (
 )
 
 
-def reason(error: Exception) -> str:
-    """The line of TensorFlow's message that says who is gone."""
-    found = re.search(r"aborted by: (.*)", str(error))
-    return found[1][:300] if found else f"{type(error).__name__} {error}"[:300]
-
-
-class Team:
+class Cluster:
     """This process among the machines that train together; alone unless `join` finds others.
 
-    What one machine says all hear in the same step, so that all do the same: the clock is that of
-    the first machine, and a signal to any of them ends the run on all.
+    All machines get the sum of their statuses in the same step, so that all do the same: the clock
+    is the chief's, and a signal to any of them ends the run on all.
+
+    As a context, it makes of a machine that is lost a TrainingError that says which.
 
     Attributes:
         strategy: None for one device.
         machines, rank: how many processes, and which of them this is; 0 is the chief.
         asked: the number of the signal that asked this process to end, or None.
+        signal: the number of the signal that ends the run on all machines, or None.
     """
 
     def __init__(
@@ -53,8 +50,23 @@ class Team:
     ) -> None:
         self.strategy, self.machines, self.rank = strategy, machines, rank
         self.asked: Callable[[], int | None] = lambda: None
-        self.heard: int | None = None
+        self.signal: int | None = None
         self._start, self._seconds = time.monotonic(), 0.0
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if self.machines > 1 and isinstance(error, LOST):
+            found = re.search(r"aborted by: (.*)", str(error))  # the line that says who is gone
+            reason = found[1] if found else f"{type(error).__name__} {error}"
+            raise TrainingError(
+                f"machine {self.rank} of {self.machines}: another machine of this run is gone "
+                f"({reason[:300]}). Start all of them again: "
+                "keras-unet train --resume with the run's folder goes on from its last checkpoint"
+            ) from error
 
     @property
     def chief(self) -> bool:
@@ -67,11 +79,11 @@ class Team:
         return 1 if self.strategy is None else self.strategy.num_replicas_in_sync
 
     @property
-    def local(self) -> int:
+    def local_replicas(self) -> int:
         """Devices of this machine."""
         return self.replicas // self.machines
 
-    def place(self) -> int:
+    def replica(self) -> int:
         """Which of all devices this is, in a step; 0 for one device."""
         if self.strategy is None:
             return 0
@@ -79,71 +91,76 @@ class Team:
         return int(tf.get_static_value(context.replica_id_in_sync_group))
 
     def clock(self) -> float:
-        """Seconds, the same on all machines until they speak the next time."""
+        """Seconds, the same on all machines until the next exchange."""
         return time.monotonic() if self.machines == 1 else self._seconds
 
-    def say(self) -> np.ndarray:
-        """What this process adds to what all hear, [WORDS] float32."""
+    # what machines agree on between two steps
+
+    def begin(self, asked: Callable[[], int | None]) -> None:
+        """A run's steps begin: together, by the same clock. asked: see the attribute."""
+        self.asked, self.signal = asked, None
+        self.agree()
+
+    def status(self) -> np.ndarray:
+        """This machine's part of the sum that all get, [STATUS] float32."""
         number = self.asked()
         seconds = time.monotonic() - self._start if self.chief else 0.0
         asked = (number == signal.SIGINT, number == signal.SIGTERM)
         return np.array([seconds, *asked], np.float32)
 
-    def hear(self, words: np.ndarray) -> None:
-        """Takes in the sum of what all said."""
-        self._seconds = float(words[0])
-        if words[2]:
-            self.heard = int(signal.SIGTERM)
-        elif words[1]:
-            self.heard = int(signal.SIGINT)
+    def update(self, total: np.ndarray) -> None:
+        """Takes in the sum of all statuses."""
+        self._seconds = float(total[0])
+        if total[2]:
+            self.signal = int(signal.SIGTERM)
+        elif total[1]:
+            self.signal = int(signal.SIGINT)
 
     def agree(self, stop: bool = False) -> bool:
-        """Waits for all machines; whether the chief says to stop."""
+        """Waits for all machines; whether the chief wants to stop."""
         if self.machines == 1:
             return stop
-        words = self._total(np.array([*self.say(), stop and self.chief], np.float32))
-        self.hear(words[:WORDS])
-        return bool(words[WORDS])
+        total = self.all_reduce(np.array([*self.status(), stop and self.chief], np.float32))
+        self.update(total[:STATUS])
+        return bool(total[STATUS])
 
-    def begin(self, asked: Callable[[], int | None]) -> None:
-        """A run's steps begin: together, by the same clock."""
-        self.asked, self.heard = asked, None
-        self.agree()
+    def check(self, model: Any, epoch_over: bool) -> int | None:
+        """Between two steps, after an epoch or before the first step: the signal that ends the run.
 
-    def rest(self, model: Any, epoch_over: bool) -> None:
-        """Between two steps, after an epoch or before the first step.
-
-        Raises `Interrupted` on all machines or on none.
+        The same on all machines, as is `model.stop_training` after an epoch.
         """
-        if self.machines > 1 and epoch_over:
+        if self.machines == 1:
+            return self.asked()
+        if epoch_over:
             model.stop_training = self.agree(model.stop_training)
-        number = self.heard if self.machines > 1 else self.asked()
-        if number is not None:
-            raise Interrupted(number)
+        return self.signal
 
     def leave(self) -> None:
-        """The steps end here by a signal; tells the others, who may not have heard of it."""
-        if self.heard is None:
+        """The steps end here by a signal; tells the others, who may not have got it."""
+        if self.signal is None:
             self.agree()
 
-    def part(self) -> None:
-        """After a run's last words: none ends its process before all have heard them."""
-        with contextlib.suppress(*LOST):  # who is gone by now had heard them
+    # collectives
+
+    def barrier(self) -> None:
+        """After a run's last message: no process ends before all have got it."""
+        with contextlib.suppress(*LOST):  # who is gone by now had got it
             self.agree()
 
-    def share(self, data: bytes = b"") -> bytes:
+    def broadcast(self, data: bytes = b"") -> bytes:
         """The chief's bytes, on every machine."""
         if self.machines == 1:
             return data
         data = data if self.chief else b""
-        length = int(self._total(np.array([len(data)], np.int32))[0])
+        length = int(self.all_reduce(np.array([len(data)], np.int32))[0])
         if length == 0:  # TensorFlow 2.21 crashes over a sum of nothing
             return b""
         words = np.zeros(-(-length // 4), np.int32)  # collectives sum no bytes
         words.view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
-        return self._total(words).tobytes()[:length]
+        return self.all_reduce(words).tobytes()[:length]
 
-    def _total(self, values: np.ndarray) -> np.ndarray:
+    def all_reduce(self, values: np.ndarray) -> np.ndarray:
+        """The sum of all machines' values [N]."""
         return _sum_function(self.strategy, str(values.dtype))(values).numpy()
 
 
@@ -151,7 +168,7 @@ class Team:
 def _sum_function(strategy: tf.distribute.Strategy, dtype: str) -> Any:
     local = len(strategy.extended.worker_devices)
 
-    def own(values: tf.Tensor) -> tf.Tensor:  # a machine speaks once, however many devices it has
+    def own(values: tf.Tensor) -> tf.Tensor:  # a machine counts once, however many devices it has
         place = tf.distribute.get_replica_context().replica_id_in_sync_group
         return values * tf.cast(place % local == 0, values.dtype)
 
@@ -163,7 +180,7 @@ def _sum_function(strategy: tf.distribute.Strategy, dtype: str) -> Any:
     return total
 
 
-def join(devices: Devices) -> Team:
+def join(devices: Devices) -> Cluster:
     """The devices that train, by the setting and by TF_CONFIG.
 
     Machines have to meet before TensorFlow computes anything in this process. A process meets the
@@ -178,15 +195,15 @@ def join(devices: Devices) -> Team:
         ConfigError: TF_CONFIG cannot be used, or TensorFlow had already begun to compute.
     """
     if devices == "one":
-        return Team()
+        return Cluster()
     workers, rank = read_cluster(os.environ.get("TF_CONFIG", ""))
     if workers > 1:
         return _meet(os.environ["TF_CONFIG"], workers, rank)
     if devices == "all":
         found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(found) > 1:
-            return Team(_mirrored(tuple(device.name for device in found)))
-    return Team()
+            return Cluster(_mirrored(tuple(device.name for device in found)))
+    return Cluster()
 
 
 @functools.cache
@@ -197,7 +214,7 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
 
 @functools.cache
-def _meet(text: str, machines: int, rank: int) -> Team:
+def _meet(text: str, machines: int, rank: int) -> Cluster:
     del text  # a process can meet one cluster only
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -206,4 +223,4 @@ def _meet(text: str, machines: int, rank: int) -> Team:
             "TF_CONFIG names several machines, but TensorFlow had begun to compute in this process "
             f"before they could meet ({error}): train in a process of its own, or set devices=one"
         ) from error
-    return Team(strategy, machines, rank)
+    return Cluster(strategy, machines, rank)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,25 +11,25 @@ import numpy as np
 import tensorflow as tf
 
 from keras_unet.augment.image_bank import ImageBank
-from keras_unet.training.distributed.cluster import WORDS, Team
+from keras_unet.training.distributed.cluster import STATUS, Cluster
 from keras_unet.training.step import FINITE, TrainingStep
 
 APART = 1_000_003  # between two devices' seeds of drop-out
 
 
 class ParallelStep(TrainingStep):
-    """What `TrainingStep` does, on the devices of a team.
+    """What `TrainingStep` does, on the devices of a cluster.
 
     Weights, optimizer and metrics are those of one device: the machine's first. In each step, each
     of its devices gets a copy of the weights and computes the gradient of its share's part of the
     loss; these are summed over all devices in one exchange, together with the statistics of batch
-    normalization, the losses and the team's words. The optimizer then sees the gradient of the
+    normalization, the losses and the machines' status. The optimizer then sees the gradient of the
     whole batch, as on one device, in clipping, accumulation and loss scaling too. (Keras's own way
     with mirrored variables clips on each device, and cannot accumulate or scale on a CPU.)
 
     Args:
         network, draw: see `TrainingStep`; `draw` is called on each device.
-        team: more than one device.
+        cluster: more than one device.
         synchronized: batch normalisation is over the tiles of all devices.
     """
 
@@ -38,14 +37,14 @@ class ParallelStep(TrainingStep):
         self,
         network: keras.Model,
         draw: Callable[..., tuple[Any, ...]] | None,
-        team: Team,
+        cluster: Cluster,
         *,
         synchronized: bool,
     ) -> None:
         super().__init__(network, draw)
-        assert team.strategy is not None
-        self._team, self._synchronized = team, synchronized
-        self._strategy: Any = team.strategy
+        assert cluster.strategy is not None
+        self._cluster, self._synchronized = cluster, synchronized
+        self._strategy: Any = cluster.strategy
         self._train: Callable[[Any], dict[str, Any]] | None = None
 
     def make_train_function(self, force: bool = False) -> Callable[[Any], dict[str, Any]]:
@@ -54,22 +53,22 @@ class ParallelStep(TrainingStep):
             together = tf.function(tf.autograph.experimental.do_not_convert(self._together))
 
             def train(batches: Any) -> dict[str, Any]:
-                logs, words = together(batches, self._team.say())
-                self._team.hear(words.numpy())
+                logs, total = together(batches, self._cluster.status())
+                self._cluster.update(total.numpy())
                 return logs
 
             self._train = train
         return self._train
 
-    def _together(self, batches: Any, said: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:
+    def _together(self, batches: Any, status: tf.Tensor) -> tuple[dict[str, Any], tf.Tensor]:
         """One step of all devices on this machine's share of a batch."""
         strategy = self._strategy
         with _normalizing_together(self.layers if self._synchronized else ()):
-            parts, seeds = strategy.run(self._alone, args=(batches.get_next(), said))
+            parts, seeds = strategy.run(self._alone, args=(batches.get_next(), status))
         total = strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
         trained, statistics = self.trainable_weights, self.non_trainable_weights
         metrics = self.metrics_variables
-        shapes = [v.shape for v in (*trained, *statistics, *metrics)] + [(WORDS,)]
+        shapes = [v.shape for v in (*trained, *statistics, *metrics)] + [(STATUS,)]
         pieces = iter(_unpack(total, shapes))
         gradients = [next(pieces) for _ in trained]
         self.optimizer.apply_gradients(zip(gradients, trained, strict=True))
@@ -81,13 +80,13 @@ class ParallelStep(TrainingStep):
             variable.assign_add(next(pieces))
         return {**self.get_metrics_result(), FINITE: self.finite()}, next(pieces)
 
-    def _alone(self, batch: Any, said: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def _alone(self, batch: Any, status: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """One device's part: nothing is written, so that all of it is a function of the state."""
-        replicas, place = self._team.replicas, self._team.place()
-        local = place % self._team.local
+        replicas, place = self._cluster.replicas, self._cluster.replica()
+        local = place % self._cluster.local_replicas
 
         def share(rows: tf.Tensor) -> tf.Tensor:
-            count = rows.shape[0] // self._team.local
+            count = rows.shape[0] // self._cluster.local_replicas
             return rows[local * count : (local + 1) * count]
 
         x, y, weight = self._draw(tf.nest.map_structure(share, batch))
@@ -112,8 +111,8 @@ class ParallelStep(TrainingStep):
         statistics = [scope.get_current_value(v) / replicas for v in self.non_trainable_weights]
         found = [scope.get_current_value(v) for v in metrics]
         advanced = [scope.get_current_value(v) - a for v, a in zip(seeds, apart, strict=True)]
-        words = said if local == 0 else tf.zeros_like(said)
-        return _pack([*gradients, *statistics, *found, words]), advanced
+        once = status if local == 0 else tf.zeros_like(status)  # a machine's, whatever its devices
+        return _pack([*gradients, *statistics, *found, once]), advanced
 
 
 def _seeds(model: keras.Model) -> list[keras.Variable]:
@@ -134,19 +133,19 @@ def _normalizing_together(layers: Sequence[keras.layers.Layer]) -> Iterator[None
             layer.synchronized = False
 
 
-def on_each(bank: ImageBank, team: Team) -> list[ImageBank]:
+def on_each(bank: ImageBank, cluster: Cluster) -> list[ImageBank]:
     """The images in the memory of each device of this machine."""
-    if team.local == 1:
+    if cluster.local_replicas == 1:
         return [bank]
-    assert team.strategy is not None
+    assert cluster.strategy is not None
     banks = []
-    for device in team.strategy.extended.worker_devices:
+    for device in cluster.strategy.extended.worker_devices:
         with tf.device(device):
-            copies = tf.nest.map_structure(
-                lambda part: tf.identity(part) if tf.is_tensor(part) else part,
-                bank.tensors()._asdict(),
+            banks.append(
+                tf.nest.map_structure(
+                    lambda part: tf.identity(part) if tf.is_tensor(part) else part, bank
+                )
             )
-        banks.append(dataclasses.replace(bank, **copies))
     return banks
 
 

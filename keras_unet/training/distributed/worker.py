@@ -1,4 +1,4 @@
-"""Worker of a cluster: what every machine but the chief does, and what the chief tells it."""
+"""Worker of a cluster: what every machine but the chief does, and what the chief sends it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,28 @@ import numpy as np
 from rich.console import Console
 
 from keras_unet import run_layout
+from keras_unet.data.check import Loaded
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.record import Evaluation
 from keras_unet.models.keras_file import TrainedModel, load_model
-from keras_unet.settings import to_tree
-from keras_unet.training import build
-from keras_unet.training.build import prepare
+from keras_unet.training.build import Digests, Task, build
 from keras_unet.training.callbacks import Budget, StopWhereNotFinite
-from keras_unet.training.config import TrainConfig, make_config
-from keras_unet.training.distributed.cluster import Team
-from keras_unet.training.interruption import Interrupted, StopRequest
-from keras_unet.training.loop import restore, run_loop
+from keras_unet.training.config import make_config
+from keras_unet.training.distributed.cluster import Cluster
+from keras_unet.training.loop import StopRequest, restore, run_until_stopped
 
 
-def follow(team: Team) -> tuple[Path, TrainedModel, Evaluation, bool]:
-    """Trains as the chief says, and returns what it returns: see `TrainResult`.
+class Result(NamedTuple):
+    """Of a run; see `TrainResult`."""
+
+    folder: Path
+    model: TrainedModel
+    evaluation: Evaluation
+    interrupted: bool
+
+
+def work(cluster: Cluster, loaded: Loaded | None = None) -> Result:
+    """Trains with the chief, and returns what it returns.
 
     Settings, the checkpoint to go on from and all decisions are the chief's; this machine needs the
     data set, in the same place. It writes no run folder.
@@ -35,85 +42,61 @@ def follow(team: Team) -> tuple[Path, TrainedModel, Evaluation, bool]:
     Raises:
         DataError: the data set here is not the chief's.
     """
-    task = hear_task(team)
+    task = receive_task(cluster)
     if task is not None:
-        _steps(task, team)
-    ended = hear_end(team)
-    if ended is None:
+        _steps(task, cluster, loaded)
+    result = receive_result(cluster)
+    if result is None:
         raise SystemExit(128 + signal.SIGTERM)
-    return ended
+    return result
 
 
-def _steps(task: Task, team: Team) -> None:
-    config, quiet = task.config, Console(quiet=True)
-    cache = config.output / run_layout.WEIGHT_MAPS
-    prepared = prepare(config, task.source, task.policy, cache, quiet, team)
-    model = prepared.model
-    average = build.weight_average(config, model, prepared.network)
-    digests, arrays, state = hear_state(team)
-    if digests != prepared.digests:
+def _steps(task: Task, cluster: Cluster, loaded: Loaded | None) -> None:
+    config = task.config
+    built = build(task, config.output, Console(quiet=True), cluster, loaded)
+    digests, arrays, state = receive_state(cluster)
+    if digests != built.digests:
         raise DataError(
-            f"machine {team.rank}: images or labels in {task.source.data.images} are not those of "
-            "machine 0: give all machines the same data set, in the same place"
+            f"machine {cluster.rank}: images or labels in {task.source.data.images} are not those "
+            "of machine 0: give all machines the same data set, in the same place"
         )
-    stop, budget = StopRequest(), Budget.of(config, team.clock)
+    budget = Budget.of(config, cluster.clock)
     callbacks = [
         budget,
-        *([] if average is None else [average]),
-        StopWhereNotFinite(prepared.names, lambda: budget.done, lambda: "See machine 0"),
+        *([] if built.average is None else [built.average]),
+        StopWhereNotFinite(built.names, lambda: budget.done, lambda: "See machine 0"),
     ]
-    position = restore(model, callbacks, arrays, state)
-    with stop:
-        try:
-            team.begin(lambda: stop.number)
-            run_loop(
-                model,
-                iter(prepared.data(budget.done)),
-                callbacks,
-                steps_per_epoch=config.steps_per_epoch,
-                position=position,
-                begun=lambda: team.rest(model, True),
-                at_rest=lambda: team.rest(model, position.step == 0),
-            )
-        except Interrupted:
-            team.leave()
+    position = restore(built.model, callbacks, arrays, state)
+    run_until_stopped(
+        built.model,
+        lambda: iter(built.data(budget.done)),
+        callbacks,
+        steps_per_epoch=config.steps_per_epoch,
+        position=position,
+        stop=StopRequest(),
+        cluster=cluster,
+    )
 
 
-Digests = tuple[dict[str, str], dict[str, str]]  # of training and validation images
+def send_task(cluster: Cluster, task: Task | None) -> None:
+    """From the chief; see `receive_task`. None where the run was finished already."""
+    cluster.broadcast(json.dumps(task and task.to_tree()).encode())
 
 
-class Task(NamedTuple):
-    """The run's settings, the same with paths that hold, and the layers' dtype policy."""
-
-    config: TrainConfig
-    source: TrainConfig
-    policy: str
-
-
-def tell_task(team: Team, task: Task | None) -> None:
-    """From the chief; on the others, see `hear_task`. None where the run was finished already."""
-    tree = task and {
-        "config": to_tree(task.config),
-        "source": to_tree(task.source),
-        "policy": task.policy,
-    }
-    team.share(json.dumps(tree).encode())
-
-
-def hear_task(team: Team) -> Task | None:
-    tree = json.loads(team.share())
+def receive_task(cluster: Cluster) -> Task | None:
+    tree = json.loads(cluster.broadcast())
     if tree is None:
         return None
     if isinstance(tree, list):
         raise ConfigError(
-            f"machine {team.rank}: machine 0 cross-validates in {tree[0]}: start all machines with "
-            "the same --folds, or with --resume and that folder within reach"
+            f"machine {cluster.rank}: machine 0 cross-validates in {tree[0]}: start all machines "
+            "with the same --folds, or with --resume and that folder within reach"
         )
     return Task(make_config(tree["config"]), make_config(tree["source"]), tree["policy"])
 
 
-def tell_state(
-    team: Team, digests: Digests, snapshot: tuple[list[np.ndarray], dict[str, Any]]
+def send_state(
+    cluster: Cluster, digests: Digests, snapshot: tuple[list[np.ndarray], dict[str, Any]]
 ) -> None:
     """From the chief: hashes of its images, and where all begin; see `loop.snapshot`."""
     arrays, state = snapshot
@@ -121,36 +104,38 @@ def tell_state(
     packed = io.BytesIO()
     named: dict[str, Any] = {f"{i:05d}": array for i, array in enumerate(arrays)}
     np.savez(packed, text=np.frombuffer(text, np.uint8), **named)
-    team.share(packed.getvalue())
+    cluster.broadcast(packed.getvalue())
 
 
-def hear_state(team: Team) -> tuple[Digests, list[np.ndarray], dict[str, Any]]:
+def receive_state(cluster: Cluster) -> tuple[Digests, list[np.ndarray], dict[str, Any]]:
     """Digests, arrays and state."""
-    with np.load(io.BytesIO(team.share()), allow_pickle=False) as packed:
+    with np.load(io.BytesIO(cluster.broadcast()), allow_pickle=False) as packed:
         tree = json.loads(packed["text"].tobytes())
         arrays = [packed[name] for name in sorted(packed.files) if name != "text"]
     training, validation = tree["digests"]
     return (training, validation), arrays, tree["state"]
 
 
-def tell_end(team: Team, folder: Path, evaluation: Evaluation | None, interrupted: bool) -> None:
-    """From the chief; on the others, see `hear_end`. No evaluation where SIGTERM ended the run."""
-    if team.machines == 1:
+def send_result(
+    cluster: Cluster, folder: Path, evaluation: Evaluation | None, interrupted: bool
+) -> None:
+    """From the chief; on the others, see `receive_result`. None where SIGTERM ended the run."""
+    if cluster.machines == 1:
         return
     text = "null" if evaluation is None else evaluation.model_dump_json()
     head = json.dumps({"folder": str(folder), "interrupted": interrupted, "evaluation": text})
-    team.share(head.encode())
-    team.share(b"" if evaluation is None else (folder / run_layout.BEST).read_bytes())
-    team.part()
+    cluster.broadcast(head.encode())
+    cluster.broadcast(b"" if evaluation is None else (folder / run_layout.BEST).read_bytes())
+    cluster.barrier()
 
 
-def hear_end(team: Team) -> tuple[Path, TrainedModel, Evaluation, bool] | None:
-    head, model = json.loads(team.share()), team.share()
-    team.part()
+def receive_result(cluster: Cluster) -> Result | None:
+    head, model = json.loads(cluster.broadcast()), cluster.broadcast()
+    cluster.barrier()
     if not model:
         return None
     with tempfile.TemporaryDirectory() as beside:
         Path(beside, run_layout.BEST).write_bytes(model)
         loaded = load_model(beside)
     evaluation = Evaluation.model_validate_json(head["evaluation"])
-    return Path(head["folder"]), loaded, evaluation, head["interrupted"]
+    return Result(Path(head["folder"]), loaded, evaluation, head["interrupted"])

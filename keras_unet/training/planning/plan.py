@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tomli_w
 from pydantic import BaseModel, PositiveInt, TypeAdapter, ValidationError
 
-from keras_unet.data.check import load_samples
+from keras_unet.data.check import Loaded, load_samples
 from keras_unet.data.label_rule import LabelKind
 from keras_unet.machine import Machine, this_machine
 from keras_unet.settings import flat, merged, nested, to_tree
@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     choices: tuple[Choice, ...]
     facts: DataFacts
     machine: Machine
+    loaded: Loaded | None = None  # the data that was looked at, for `train`
 
     def to_toml(self) -> str:
         """A complete `train.toml`: every setting with its reason, or what it means."""
@@ -101,7 +102,7 @@ def plan_tree(
     choices = tuple(rules.all())
     chosen = nested({choice.key: choice.value for choice in choices})
     config = make_config(merged(chosen, tree), "plan")
-    return Plan(config, choices, facts, machine)
+    return Plan(config, choices, facts, machine, Loaded(samples, report))
 
 
 def _given(tree: Mapping[str, Any], checked: TrainConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Sizes of a plan: the first padding, width, tile and batch that fit the memory; what a step costs.
+"""Sizes of a plan: what a step costs; the first padding, width, tile and batch that fit.
 
 Time decides on the width. It would have tile and batch as large as they fit too: a pixel of output
 takes 1.2 to 6 times as long in tiles smaller than the paper's, the largest planned, and hardly
@@ -13,6 +13,95 @@ from typing import Any, NamedTuple
 from keras_unet import geometry
 from keras_unet.machine import Machine
 from keras_unet.training.planning.data_facts import DataFacts
+
+# Measured with TensorFlow 2.21 on two cores of an AMD EPYC with avx512_bf16. Memory: peak resident
+# size above that of the loaded libraries, for batches of 1 and 2 of 572², 4 of 256² and (32
+# filters) 1 of 444²: 6.6 to 8.6 bytes a number; float32 and bfloat16 differ by 6 %. Time: 572²,
+# batch 1, bfloat16: 0.232 s at 16 filters and 2.73 s at 64, solved for the two constants; float32
+# 0.365 s at 16.
+BYTES = 9.0  # of each number that a convolution gives, kept for the backward pass
+FIXED = 300e6  # bytes of working space, whatever the tile
+# Bytes of each pixel of the data set, and of each of its channels. In the bank: label and weight
+# map. In all: labels, objects, targets and the weight map's working space too, images twice.
+BANK, BANK_CHANNEL = 5.0, 4.0
+DATA, DATA_CHANNEL = 20.0, 8.0
+ARITHMETIC = 1.87e11  # multiplications and additions a second and core, in bfloat16
+TRAFFIC = 2.1e8  # numbers of convolutions a second and core
+SLOWER = 0.365 / 0.232  # float32 against bfloat16
+# Not measured: how many such cores a GPU stands for. Only the width of the network hangs on it.
+GPU_CORES = 100.0
+
+
+class Network(NamedTuple):
+    """The settings that a step's cost depends on."""
+
+    filters: int
+    depth: int
+    padding: geometry.Padding
+    channels: int
+    classes: int
+
+
+class Cost(NamedTuple):
+    """Of one tile, forward: operations, and numbers given by convolutions."""
+
+    operations: float
+    numbers: float
+
+
+def tile_cost(tile: int, network: Network) -> Cost:
+    """Of a forward pass of one tile [tile, tile, channels]."""
+    operations = numbers = 0.0
+    for incoming, outgoing, _, taps, side in _convolutions(tile, network):
+        operations += 2.0 * incoming * outgoing * taps * side**2
+        numbers += outgoing * side**2
+    return Cost(operations, numbers)
+
+
+def step_memory(tile: int, batch: int, network: Network) -> float:
+    """Bytes that training takes at its peak, above the loaded libraries and the data set."""
+    weights = 16.0 * network_weights(network)  # itself, gradient, and Adam's two moments, float32
+    return FIXED + weights + BYTES * batch * tile_cost(tile, network).numbers
+
+
+def data_memory(pixels: int, channels: int) -> float:
+    """Bytes that a data set takes in training, all images together."""
+    return pixels * (DATA + DATA_CHANNEL * channels)
+
+
+def bank_memory(pixels: int, channels: int) -> float:
+    """Bytes of it that are on the device that trains."""
+    return pixels * (BANK + BANK_CHANNEL * channels)
+
+
+def step_seconds(tile: int, batch: int, network: Network, machine: Machine) -> float:
+    """An estimate for a training step; a factor of two off is no surprise on another processor."""
+    cost = tile_cost(tile, network)
+    cores = GPU_CORES if machine.gpu else float(machine.cores)
+    seconds = 3.0 * cost.operations / ARITHMETIC + cost.numbers / TRAFFIC  # backward costs twice
+    return batch * seconds / cores * (1.0 if machine.bfloat16 or machine.gpu else SLOWER)
+
+
+def network_weights(network: Network) -> float:
+    """Numbers in all kernels."""
+    smallest = geometry.input_size(1, network.depth, "valid")
+    return sum(float(i * o * kernel) for i, o, kernel, *_ in _convolutions(smallest, network))
+
+
+def _convolutions(tile: int, network: Network) -> Iterator[tuple[int, int, int, int, float]]:
+    """(incoming channels, outgoing, kernel, of it for one output pixel, output side) of each."""
+    side = float(tile)
+    for step in geometry.walk(network.depth, network.filters, network.channels, network.classes):
+        taps = step.kernel**2
+        if step.kind == "pool":
+            side /= 2
+        elif step.kind == "up":
+            side *= 2
+            yield step.incoming, step.outgoing, taps, 1, side
+        elif step.kernel:
+            side -= step.kernel - 1 if network.padding == "valid" else 0
+            yield step.incoming, step.outgoing, taps, taps, side
+
 
 LEAST_USEFUL = 0.4  # share of a valid tile's pixels that must be output
 PAPER_OUTPUT = 388
@@ -163,92 +252,3 @@ class Sizing:
         if padding == "same" or anything:
             return list(sizes)
         return [n for n in sizes if n == widest or self.useful(n) >= LEAST_USEFUL]
-
-
-# Measured with TensorFlow 2.21 on two cores of an AMD EPYC with avx512_bf16. Memory: peak resident
-# size above that of the loaded libraries, for batches of 1 and 2 of 572², 4 of 256² and (32
-# filters) 1 of 444²: 6.6 to 8.6 bytes a number; float32 and bfloat16 differ by 6 %. Time: 572²,
-# batch 1, bfloat16: 0.232 s at 16 filters and 2.73 s at 64, solved for the two constants; float32
-# 0.365 s at 16.
-BYTES = 9.0  # of each number that a convolution gives, kept for the backward pass
-FIXED = 300e6  # bytes of working space, whatever the tile
-# Bytes of each pixel of the data set, and of each of its channels. In the bank: label and weight
-# map. In all: labels, objects, targets and the weight map's working space too, images twice.
-BANK, BANK_CHANNEL = 5.0, 4.0
-DATA, DATA_CHANNEL = 20.0, 8.0
-ARITHMETIC = 1.87e11  # multiplications and additions a second and core, in bfloat16
-TRAFFIC = 2.1e8  # numbers of convolutions a second and core
-SLOWER = 0.365 / 0.232  # float32 against bfloat16
-# Not measured: how many such cores a GPU stands for. Only the width of the network hangs on it.
-GPU_CORES = 100.0
-
-
-class Network(NamedTuple):
-    """The settings that a step's cost depends on."""
-
-    filters: int
-    depth: int
-    padding: geometry.Padding
-    channels: int
-    classes: int
-
-
-class Cost(NamedTuple):
-    """Of one tile, forward: operations, and numbers given by convolutions."""
-
-    operations: float
-    numbers: float
-
-
-def tile_cost(tile: int, network: Network) -> Cost:
-    """Of a forward pass of one tile [tile, tile, channels]."""
-    operations = numbers = 0.0
-    for incoming, outgoing, _, taps, side in _convolutions(tile, network):
-        operations += 2.0 * incoming * outgoing * taps * side**2
-        numbers += outgoing * side**2
-    return Cost(operations, numbers)
-
-
-def step_memory(tile: int, batch: int, network: Network) -> float:
-    """Bytes that training takes at its peak, above the loaded libraries and the data set."""
-    weights = 16.0 * network_weights(network)  # itself, gradient, and Adam's two moments, float32
-    return FIXED + weights + BYTES * batch * tile_cost(tile, network).numbers
-
-
-def data_memory(pixels: int, channels: int) -> float:
-    """Bytes that a data set takes in training, all images together."""
-    return pixels * (DATA + DATA_CHANNEL * channels)
-
-
-def bank_memory(pixels: int, channels: int) -> float:
-    """Bytes of it that are on the device that trains."""
-    return pixels * (BANK + BANK_CHANNEL * channels)
-
-
-def step_seconds(tile: int, batch: int, network: Network, machine: Machine) -> float:
-    """An estimate for a training step; a factor of two off is no surprise on another processor."""
-    cost = tile_cost(tile, network)
-    cores = GPU_CORES if machine.gpu else float(machine.cores)
-    seconds = 3.0 * cost.operations / ARITHMETIC + cost.numbers / TRAFFIC  # backward costs twice
-    return batch * seconds / cores * (1.0 if machine.bfloat16 or machine.gpu else SLOWER)
-
-
-def network_weights(network: Network) -> float:
-    """Numbers in all kernels."""
-    smallest = geometry.input_size(1, network.depth, "valid")
-    return sum(float(i * o * kernel) for i, o, kernel, *_ in _convolutions(smallest, network))
-
-
-def _convolutions(tile: int, network: Network) -> Iterator[tuple[int, int, int, int, float]]:
-    """(incoming channels, outgoing, kernel, of it for one output pixel, output side) of each."""
-    side = float(tile)
-    for step in geometry.walk(network.depth, network.filters, network.channels, network.classes):
-        taps = step.kernel**2
-        if step.kind == "pool":
-            side /= 2
-        elif step.kind == "up":
-            side *= 2
-            yield step.incoming, step.outgoing, taps, 1, side
-        elif step.kernel:
-            side -= step.kernel - 1 if network.padding == "valid" else 0
-            yield step.incoming, step.outgoing, taps, taps, side

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from keras_unet.data.stored_pixels import PixelSize
 from keras_unet.data.tiff_windows import read_pixel_size
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import predict, predict_files
-from keras_unet.inference.files import run, state
+from keras_unet.inference.files import state
 from keras_unet.inference.files.state import Workplace
 from keras_unet.inference.inputs import find_inputs
 from keras_unet.inference.objects.finding import to_objects
@@ -265,7 +266,7 @@ def test_an_output_that_cannot_be_written(models, tmp_path):
 
 def test_a_disk_without_room_is_refused_at_once(models, tmp_path, monkeypatch):
     Image.fromarray(picture(40, 50)).save(tmp_path / "a.png")
-    usage = run.Workplace.__init__.__globals__["shutil"].disk_usage(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(OSError, match="No space left: .* are needed"):
         predict_files(models[1, 2], tmp_path / "a.png", tmp_path / "out")

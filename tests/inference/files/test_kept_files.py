@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -11,8 +12,7 @@ from PIL import Image
 
 from keras_unet.errors import DataError
 from keras_unet.inference import predict_files
-from keras_unet.inference.files import run as predicting
-from keras_unet.inference.files import segmentation, state
+from keras_unet.inference.files import file_predictor, segmentation, state
 from keras_unet.inference.objects.mask_objects import objects_from_masks
 
 
@@ -225,7 +225,7 @@ def test_a_model_replaced_while_it_is_loaded(models, tmp_path, monkeypatch):
     run.mkdir()
     best = run / "best.keras"
     best.write_bytes(models[0].read_bytes())
-    load = predicting.trained_model
+    load = file_predictor.trained_model
 
     def replaced(path, *, after, **options):
         found = load(path, **options) if after else None
@@ -235,7 +235,7 @@ def test_a_model_replaced_while_it_is_loaded(models, tmp_path, monkeypatch):
     for after in (True, False):
         best.write_bytes(models[0].read_bytes())
         with monkeypatch.context() as patch:
-            patch.setattr(predicting, "trained_model", partial(replaced, after=after))
+            patch.setattr(file_predictor, "trained_model", partial(replaced, after=after))
             predict_files(run, source, out)
         predict_files(run, source, out)
         assert np.asarray(Image.open(out / "a_mask.png")).all(), after
@@ -245,7 +245,7 @@ def test_room_for_all_results_is_wanted_at_once(models, tmp_path, monkeypatch):
     source, out = tmp_path / "in", tmp_path / "out"
     for name in "abc":
         image(source / f"{name}.png", 100, 100)
-    usage = segmentation.Workplace.publish.__globals__["shutil"].disk_usage(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
     options = {"probabilities": True, "overlays": False}
 
     def call(free, path=source):

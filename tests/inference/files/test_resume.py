@@ -12,7 +12,7 @@ import pytest
 import tifffile
 
 from keras_unet.inference import predict_files
-from keras_unet.inference.files import outputs, segmentation, state
+from keras_unet.inference.files import segmentation, state
 from keras_unet.inference.files.state import read_record
 
 OPTIONS = {"tile": 60, "probabilities": True, "preview": 64}
@@ -80,9 +80,9 @@ def stop_at(monkeypatch, place, name, number, *, before):
     ("place", "name", "number", "tiles_kept"),
     [
         *((segmentation, "write_record", number, number) for number in (1, 7, 13)),
-        (outputs, "_save", 1, 13),
-        (outputs, "_save", 2, 13),
-        (outputs, "save_png", 2, 13),
+        (segmentation, "_save", 1, 13),
+        (segmentation, "_save", 2, 13),
+        (segmentation, "save_png", 2, 13),
         (segmentation, "write_record", 14, 13),  # the one that says: finished
         (state.Workplace, "publish", 1, ALL),
         (state, "remove", 4, ALL),  # the mask is in its place

@@ -16,7 +16,7 @@ B = np.arange(10, dtype=np.uint8).reshape(2, 5, 1)
 
 def test_images_lie_in_rows_of_one_length():
     bank = ImageBank.from_arrays([A, B], [A[..., 0].astype(np.int64), B[..., 0].astype(np.int64)])
-    assert len(bank) == 2 and bank.pitch == 5
+    assert len(bank.height) == 2 and bank.pitch == 5
     assert bank.offset.numpy().tolist() == [0, 15]
     pixels = bank.image.numpy()[:, 0]
     np.testing.assert_array_equal(pixels[:15].reshape(3, 5)[:, :4], A[..., 0])
