@@ -122,7 +122,7 @@ def gradient_step(network: Network, tile: np.ndarray, goal: Targets, rate: float
         old, change = variable.numpy(), -rate * slope.numpy()
         variable.assign(old + change)
         layer, kind = variable.path.split("/")[-2:]
-        share = float(np.linalg.norm(change) / max(np.linalg.norm(old), 1e-12))
+        share = float(np.linalg.norm(change)) / max(float(np.linalg.norm(old)), 1e-12)
         if kind != "bias":
             layers.append({"layer": layer, "weights": int(change.size), "percent": 100 * share})
         for flat in np.argsort(-np.abs(change), axis=None)[:_MOVED]:

@@ -136,13 +136,14 @@ def _convolution(
     layer, given = network.layers[name], activations.before(name)
     kernel = np.asarray(layer.kernel, np.float64)[..., channel]
     rows, columns = kernel.shape[:2]
-    first = (y, x) if layer.padding == "valid" else (y - (rows - 1) // 2, x - (columns - 1) // 2)
-    patch = activations.patch(given.layer, *first, rows, columns)
+    before = (0, 0) if layer.padding == "valid" else ((rows - 1) // 2, (columns - 1) // 2)
+    top, left = y - before[0], x - before[1]
+    patch = activations.patch(given.layer, top, left, rows, columns)
     found = _products(patch, kernel, layer, channel)
     for term in found["terms"]:
         term["from"] = _origin(given, term["channel"])
     found["input"] = given.layer
-    found["top"], found["left"] = first
+    found["top"], found["left"] = top, left
     found["activation"] = getattr(network.activation(name), "__name__", "activation")
     if network.has_norm(name):
         found["normalised"] = float(activations.array(f"{name}_norm")[y, x, channel])

@@ -436,10 +436,9 @@ def _shown_size(m: FeatureMap) -> float:
     return max(104 * 0.75 ** (m.level - 1), 34.0)
 
 
-# Names of requests to what answers them: (session, query, body) -> JSON or a picture.
-
-
 class _Route(NamedTuple):
+    """What answers a request: (session, query, body) -> JSON or a picture."""
+
     method: str
     answer: Callable[[Session, dict[str, str], bytes], Any]
     alone: bool = True  # nothing else is computed meanwhile
@@ -469,6 +468,22 @@ def _rate(body: bytes) -> float:
     return float(rate)
 
 
+def _move_tile(session: Session, query: dict[str, str], body: bytes) -> dict[str, Any]:
+    session.show_tile(_number(query, "y"), _number(query, "x"))
+    return session.state()
+
+
+def _reset(session: Session, query: dict[str, str], body: bytes) -> dict[str, Any]:
+    session.reset()
+    return session.state()
+
+
+def _open(session: Session, query: dict[str, str], body: bytes) -> dict[str, Any]:
+    session.upload(query.get("kind", ""), query.get("name", "file"), body)
+    return session.state()
+
+
+# Names of requests, and what answers them.
 ROUTES: dict[str, _Route] = {
     "state": _Route("GET", lambda s, q, b: s.state()),
     "channels": _Route("GET", lambda s, q, b: s.channels(q.get("stage", ""))),
@@ -509,15 +524,10 @@ ROUTES: dict[str, _Route] = {
         ),
         alone=False,
     ),
-    "tile": _Route(
-        "POST", lambda s, q, b: (s.show_tile(_number(q, "y"), _number(q, "x")), s.state())[1]
-    ),
+    "tile": _Route("POST", _move_tile),
     "step": _Route("POST", lambda s, q, b: s.step(_rate(b))),
-    "reset": _Route("POST", lambda s, q, b: (s.reset(), s.state())[1]),
-    "open": _Route(
-        "POST",
-        lambda s, q, b: (s.upload(q.get("kind", ""), q.get("name", "file"), b), s.state())[1],
-    ),
+    "reset": _Route("POST", _reset),
+    "open": _Route("POST", _open),
 }
 
 
