@@ -17,7 +17,7 @@ from skimage.filters import threshold_otsu
 
 from keras_unet.data.images import read_image, read_labels
 from keras_unet.data.pairs import find_pairs
-from keras_unet.evaluation.record import read_evaluation
+from keras_unet.evaluation.evaluation import read_evaluation
 
 RESULT = Path(__file__).parent / "results" / "otsu.json"
 SETS = {"dsb2018_fluo/val": False, "dsb2018_fluo/val520": False, "dsb2018_rgb/val": True}  # dark?

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from keras_unet.data import LabelRule, Normalization, load_samples
 from keras_unet.data.samples import Sample
-from keras_unet.evaluation.record import ScoreSettings
+from keras_unet.evaluation.evaluation import ScoreSettings
 from keras_unet.evaluation.scoring import Scorer
 from keras_unet.models.model_card import ModelCard
 from keras_unet.run_layout import EVALUATION

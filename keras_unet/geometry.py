@@ -22,6 +22,7 @@ from keras_unet.errors import ConfigError
 
 Padding = Literal["valid", "same"]
 Upsampling = Literal["transpose", "bilinear", "nearest"]
+Normalization = Literal["batch", "group", "layer"]
 Size = TypeVar("Size", int, tuple[int, int])
 ANY_SIZE = 'padding="same" takes any size, and so does keras_unet.predict'
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -218,8 +218,14 @@ def without_legend(picture: Image.Image) -> Image.Image:
     return picture.crop((0, 0, width, height))
 
 
-def curves(history: Path, picture: Path) -> None:
-    """Draws losses and validation scores over the epochs from the run's history.csv."""
+def curves(history: Path, picture: Path, loss: str = "cross-entropy") -> None:
+    """Draws losses over the steps, and validation scores where there are any.
+
+    Args:
+        history: the run's history.csv.
+        picture: the PNG to write.
+        loss: what it is called.
+    """
     from matplotlib.figure import Figure
 
     with history.open(encoding="utf-8", newline="") as file:
@@ -230,17 +236,20 @@ def curves(history: Path, picture: Path) -> None:
         name: [float(row[name]) if row[name] else np.nan for row in rows] for name in rows[0]
     }
     step = columns["step"]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name in ("loss", "val_loss"):
-        if name in columns:
-            left.plot(step, columns[name], label=name.replace("_", " "))
-    left.set(xlabel="optimiser step", ylabel="cross-entropy", yscale="log")
-    for name in ("val_mean_dice", "val_mean_iou", "val_pixel_accuracy"):
-        if name in columns:
-            right.plot(step, columns[name], label=name.removeprefix("val_").replace("_", " "))
-    right.set(xlabel="optimiser step", ylabel="validation score", ylim=(None, 1))
-    for axes in (left, right):
+    losses = [name for name in ("loss", "val_loss") if name in columns]
+    scores = ("val_mean_dice", "val_mean_iou", "val_pixel_accuracy")
+    scores_there = [name for name in scores if name in columns]
+    panels: list[tuple[list[str], dict[str, Any]]] = [(losses, {"ylabel": loss, "yscale": "log"})]
+    if scores_there:
+        panels.append((scores_there, {"ylabel": "validation score", "ylim": (None, 1)}))
+    figure = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    every = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (names, options) in zip(every, panels, strict=True):
+        for name in names:
+            label = name if name == "val_loss" else name.removeprefix("val_")
+            axes.plot(step, columns[name], label=label.replace("_", " "))
+        axes.set(xlabel="optimiser step", **options)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    figure.savefig(picture, dpi=130)
+    with replacing(picture) as beside:
+        figure.savefig(beside, dpi=130)

@@ -1,4 +1,4 @@
-"""A TFX pipeline around keras_unet: from raw images to a validated version in saved_models/."""
+"""TFX pipeline around keras_unet: from raw images to a validated version in saved_models/."""
 
 from keras_unet.keras_backend import use_tensorflow
 

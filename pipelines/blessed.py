@@ -1,4 +1,4 @@
-"""Which model a new one must hold its own against: the served one, else the latest blessed."""
+"""Baseline model of an evaluation: the served one, else the latest blessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pipeline does: one frozen, validated object that rejects unknown keys.
+"""Configuration of a pipeline: one frozen, validated object that rejects unknown keys.
 
 It is read from TOML and from `--set section.key=value`, by the reader of `keras-unet train`.
 """

@@ -1,4 +1,4 @@
-"""What a metadata store says about the executions of a pipeline, and what a killed run left."""
+"""Executions of a pipeline in its metadata store, and what a killed run left of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a Model artifact holds what: the SavedModel to serve, and the Keras model."""
+"""Model artifacts: where one holds the SavedModel to serve, and the Keras model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pipeline: from raw images to a version in saved_models/, as a TFX definition."""
+"""Pipeline from raw images to a version in saved_models/, as a TFX definition."""
 
 from __future__ import annotations
 

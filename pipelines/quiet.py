@@ -1,4 +1,4 @@
-"""Keeps the notices of TFX, Beam and TensorFlow in a file, and the terminal for what matters."""
+"""Log file for the notices of TFX, Beam and TensorFlow; the terminal is for what matters."""
 
 from __future__ import annotations
 

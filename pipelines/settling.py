@@ -1,4 +1,4 @@
-"""What a configuration leaves open, settled from the raw files: labels, channels, dtypes."""
+"""Settling of what a configuration leaves open, from the raw files: labels, channels, dtypes."""
 
 from __future__ import annotations
 

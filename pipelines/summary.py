@@ -1,4 +1,4 @@
-"""What a finished run says: what came of it, where to look, and what to do next."""
+"""Summary of a finished run: what came of it, where to look, and what to do next."""
 
 from __future__ import annotations
 

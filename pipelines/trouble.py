@@ -1,4 +1,4 @@
-"""The message for the user in an exception that came through TFX and Beam."""
+"""Message for the user in an exception that came through TFX and Beam."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes a pipeline as a specification for Kubeflow Pipelines v2 and Vertex AI Pipelines."""
+"""Specification of a pipeline for Kubeflow Pipelines v2 and Vertex AI Pipelines, as a file."""
 
 from __future__ import annotations
 

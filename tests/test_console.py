@@ -102,3 +102,10 @@ def test_warnings_and_errors_of_a_command_are_a_line_each(capsys, monkeypatch):
                 run_app(command)
             assert capsys.readouterr().err.splitlines() == [*lines, "Error: cells.tif: cut off"]
     keep_quiet(False)
+
+
+@pytest.mark.parametrize(("argument", "found"), [("--version", "keras-unet 0"), ("-h", "Usage")])
+def test_the_package_is_a_program(argument, found):
+    command = [sys.executable, "-m", "keras_unet", argument]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found in done.stdout and not done.stderr

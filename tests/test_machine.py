@@ -80,6 +80,25 @@ def test_what_there_is_not(monkeypatch):
     assert machine.cpu_bfloat16() == [] and machine.cpu_name()
 
 
+@pytest.mark.parametrize(("result", "found"), [(0, 80 * 10**9), (303, None)])
+def test_a_driver_is_asked_for_the_memory_of_its_first_gpu(monkeypatch, result, found):
+    class Driver:
+        def cuInit(self, flags):
+            return result
+
+        def cuDeviceGet(self, device, number):
+            device._obj.value = 7 + number
+            return 0
+
+        def cuDeviceTotalMem_v2(self, size, device):
+            assert device.value == 7
+            size._obj.value = 80 * 10**9
+            return 0
+
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: Driver())
+    assert machine.gpu_memory() == found
+
+
 @pytest.mark.gpu
 def test_the_memory_of_a_gpu_is_as_it_is():
     if not machine.gpus():

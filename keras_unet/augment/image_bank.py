@@ -184,13 +184,12 @@ def _statistics(
     rows = []
     for image, left_out in zip(images, missing or [None] * len(images), strict=True):
         image = image if left_out is None else image[~left_out][:, None]
-        rows.append([f(image, axis=(0, 1)) for f in (_mean, _std, np.min, np.max)])
+        rows.append(
+            [
+                image.mean(axis=(0, 1), dtype=np.float64),
+                image.std(axis=(0, 1), dtype=np.float64),
+                image.min(axis=(0, 1)),
+                image.max(axis=(0, 1)),
+            ]
+        )
     return tuple(np.array([row[k] for row in rows], np.float32) for k in range(4))
-
-
-def _mean(image: np.ndarray, axis: tuple[int, int]) -> np.ndarray:
-    return image.mean(axis=axis, dtype=np.float64)
-
-
-def _std(image: np.ndarray, axis: tuple[int, int]) -> np.ndarray:
-    return image.std(axis=axis, dtype=np.float64)

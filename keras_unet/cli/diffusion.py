@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.options import command, ended_by_sigterm
+from keras_unet.cli.options import (
+    Config,
+    Instances,
+    Labels,
+    Resume,
+    Settings,
+    ShowSettings,
+    command,
+    data_section,
+    ended_by_sigterm,
+)
 
 diffusion = typer.Typer(
     name="diffusion",
@@ -24,27 +34,15 @@ def train(
         Path | None,
         typer.Argument(help="Folder with images/ and labels/, of images, or a folder a class."),
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Labels, if not beside the images: a folder or a stack.")
-    ] = None,
-    instances: Annotated[
-        bool, typer.Option("--instances", help="Label numbers are objects, not classes.")
-    ] = False,
+    labels: Labels = None,
+    instances: Instances = False,
     condition: Annotated[
         str | None, typer.Option(help="labels (a mask), none, or class (the name of a subfolder).")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings as a TOML file.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. minutes=60."),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was killed or stopped."),
-    ] = None,
-    show: Annotated[
-        bool, typer.Option("--show-settings", help="List every setting and its default, and end.")
-    ] = False,
+    config: Config = None,
+    settings: Settings = None,
+    resume: Resume = None,
+    show: ShowSettings = False,
 ) -> None:
     """Learn to draw images like yours, for masks, classes, or freely."""
     from keras_unet.diffusion.config import DiffusionConfig, make_diffusion_config
@@ -56,11 +54,11 @@ def train(
     from keras_unet.console import TERMINAL, say
     from keras_unet.diffusion.training import train_diffusion
 
-    given = {
-        "images": images,
-        "labels": labels,
-        "label_kind": "instances" if instances else None,
-    }
+    given = data_section(
+        images,
+        labels,
+        instances,
+    )
     tree = read_tree(config, settings or (), data=given)
     if condition is not None:
         tree["condition"] = condition

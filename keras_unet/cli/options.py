@@ -63,6 +63,40 @@ class _LocalPaths(TyperCommand):
         return super().invoke(ctx)
 
 
+Labels = Annotated[
+    Path | None, typer.Option(help="Labels, if not beside the images: a folder or a stack.")
+]
+Validation = Annotated[
+    Path | None,
+    typer.Option(help="Labelled images to validate on; otherwise a fifth is held out."),
+]
+ValidationLabels = Annotated[
+    Path | None, typer.Option(help="Their labels, if not beside the images.")
+]
+Instances = Annotated[
+    bool, typer.Option("--instances", help="Label numbers are objects, not classes.")
+]
+Config = Annotated[Path | None, typer.Option(help="Settings as a TOML file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. minutes=20."),
+]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Go on with a run that was killed or stopped.")
+]
+ShowSettings = Annotated[
+    bool, typer.Option("--show-settings", help="List every setting and its default, and end.")
+]
+
+
+def data_section(
+    images: Path | None, labels: Path | None, instances: bool, **others: Path | None
+) -> dict[str, Any]:
+    """The section `data` of a run's settings, as these options give it; None is not given."""
+    kind = "instances" if instances else None
+    return {"images": images, "labels": labels, "label_kind": kind, **others}
+
+
 Normalization = Annotated[
     str | None,
     typer.Option(

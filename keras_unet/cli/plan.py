@@ -8,22 +8,18 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.cli.options import Instances, Labels, Validation, ValidationLabels, data_section
+
 
 def plan(
     images: Annotated[
         Path,
         typer.Argument(help="Folder with images/ and labels/, or a folder of images or stack."),
     ],
-    labels: Annotated[Path | None, typer.Option(help="Labels, if not beside the images.")] = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="Labelled images to validate on; otherwise a fifth.")
-    ] = None,
-    validation_labels: Annotated[
-        Path | None, typer.Option(help="Their labels, if not beside the images.")
-    ] = None,
-    instances: Annotated[
-        bool, typer.Option("--instances", help="Label numbers are objects, not classes.")
-    ] = False,
+    labels: Labels = None,
+    validation: Validation = None,
+    validation_labels: ValidationLabels = None,
+    instances: Instances = False,
     minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Training time to plan for; 20 if not given.")
     ] = None,
@@ -40,13 +36,13 @@ def plan(
     from keras_unet.settings import read_tree
     from keras_unet.training.planning.plan import plan_tree
 
-    given = {
-        "images": images,
-        "labels": labels,
-        "validation": validation,
-        "validation_labels": validation_labels,
-        "label_kind": "instances" if instances else None,
-    }
+    given = data_section(
+        images,
+        labels,
+        instances,
+        validation=validation,
+        validation_labels=validation_labels,
+    )
     tree = read_tree(None, settings or (), data=given)
     if minutes is not None:
         tree["minutes"] = minutes

@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from keras_unet import run_layout
-from keras_unet.cli.options import ended_by_sigterm
+from keras_unet.cli.options import (
+    Config,
+    Instances,
+    Labels,
+    Resume,
+    Settings,
+    ShowSettings,
+    Validation,
+    ValidationLabels,
+    data_section,
+    ended_by_sigterm,
+)
 
 
 @ended_by_sigterm()
@@ -19,35 +30,18 @@ def train(
         Path | None,
         typer.Argument(help="Folder with images/ and labels/, or a folder of images, or a stack."),
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Labels, if not beside the images: a folder or a stack.")
-    ] = None,
-    validation: Annotated[
-        Path | None,
-        typer.Option(help="Labelled images to validate on; otherwise a fifth is held out."),
-    ] = None,
-    validation_labels: Annotated[
-        Path | None, typer.Option(help="Their labels, if not beside the images.")
-    ] = None,
-    instances: Annotated[
-        bool, typer.Option("--instances", help="Label numbers are objects, not classes.")
-    ] = False,
-    config: Annotated[Path | None, typer.Option(help="Settings as a TOML file.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. minutes=20."),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was killed or stopped."),
-    ] = None,
+    labels: Labels = None,
+    validation: Validation = None,
+    validation_labels: ValidationLabels = None,
+    instances: Instances = False,
+    config: Config = None,
+    settings: Settings = None,
+    resume: Resume = None,
     folds: Annotated[
         int | None,
         typer.Option(min=2, help="Cross-validate: so many runs, each image held out once."),
     ] = None,
-    show: Annotated[
-        bool, typer.Option("--show-settings", help="List every setting and its default, and end.")
-    ] = False,
+    show: ShowSettings = False,
 ) -> None:
     """Train a U-Net on a folder of images and labels; Ctrl-C keeps what was learned.
 
@@ -60,13 +54,13 @@ def train(
     if show:
         typer.echo(describe(TrainConfig))
         return
-    given = {
-        "images": images,
-        "labels": labels,
-        "validation": validation,
-        "validation_labels": validation_labels,
-        "label_kind": "instances" if instances else None,
-    }
+    given = data_section(
+        images,
+        labels,
+        instances,
+        validation=validation,
+        validation_labels=validation_labels,
+    )
     from keras_unet.console import TERMINAL, say
     from keras_unet.evaluation.descriptions import show_evaluation, show_folds
 

@@ -17,8 +17,7 @@ from keras_unet.data.label_check import (
     single_class,
 )
 from keras_unet.data.label_rule import LabelMapping, LabelRule
-from keras_unet.data.pairs import Pair, Pairs, Problem, find_pairs, natural_key
-from keras_unet.data.records import Records, find_records, read_records
+from keras_unet.data.pairs import Pair, Problem, Records, Source, find_source, natural_key
 from keras_unet.data.samples import PairReader, RawPair, Sample, size
 from keras_unet.errors import DataError, listed
 from keras_unet.settings import Frozen
@@ -65,28 +64,11 @@ def load_samples(
     return Loaded(samples, report)
 
 
-Source = Pairs | Records
-
-
-def find_source(images: str | Path, labels: str | Path | None = None) -> Source:
-    """The records where `images` is such, if there are any; else `find_pairs`.
-
-    Raises:
-      DataError: see `find_pairs`; also records with labels beside them.
-    """
-    records = find_records(images)
-    if records is None:
-        return find_pairs(images, labels)
-    if labels is not None:
-        raise DataError(
-            f"{images}: records hold their labels; expected no labels beside ({labels})"
-        )
-    return records
-
-
 def read_source(source: Source | Iterable[Pair], rule: LabelRule) -> Iterator[RawPair]:
     """Every image and its labels, in turn; what fails is in their `problems`."""
     if isinstance(source, Records):
+        from keras_unet.data.records import read_records
+
         yield from read_records(source, rule)
         return
     with PairReader() as reader:

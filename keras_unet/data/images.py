@@ -20,6 +20,8 @@ from PIL import Image
 
 from keras_unet.data.stored_pixels import (
     UPRIGHT,
+    WindowedFile,
+    WindowedImage,
     as_nan,
     from_cmyk,
     pixel_type,
@@ -28,7 +30,6 @@ from keras_unet.data.stored_pixels import (
     upright,
     upright_shape,
 )
-from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
 
 if TYPE_CHECKING:

@@ -127,7 +127,7 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     counts = _class_counts(raws, mapping)
     empty = (counts[:, 1:].sum(axis=1) == 0) & (counts[:, 0] > 0)
     if empty.any():
-        names = [raw.pair.name for raw, bare in zip(labelled, empty, strict=True) if bare]
+        names = _names(labelled, empty)
         notes.append(f"{len(names)} of {len(labelled)} images are all background: {listed(names)}")
     if mapping.ignore is not None:
         ignored = np.array([raw.values.get(mapping.ignore, 0) for raw in labelled])
@@ -136,13 +136,13 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
             notes.append(f"{share:.1%} of the pixels do not count (value {mapping.ignore})")
         bare = counts.sum(axis=1) == 0
         if bare.any():
-            names = [raw.pair.name for raw, none in zip(labelled, bare, strict=True) if none]
+            names = _names(labelled, bare)
             notes.append(
                 f"{len(names)} of {len(labelled)} images hold no pixel that counts: {listed(names)}"
             )
         strange = empty & (ignored > 0)
         if strange.any() and not empty.all():
-            names = [raw.pair.name for raw, odd in zip(labelled, strange, strict=True) if odd]
+            names = _names(labelled, strange)
             notes.append(
                 f"{len(names)} of {len(labelled)} label images hold {mapping.ignore}, which does "
                 "not count, and background, but no other class, as a mask of 0 and "
@@ -253,6 +253,10 @@ def _named(colour: tuple[int, ...]) -> str:
     return {"#000000": "black", "#ffffff": "white"}.get(code, code)
 
 
+def _names(raws: Sequence[RawPair], chosen: np.ndarray) -> list[str]:
+    return [raw.pair.name for raw, taken in zip(raws, chosen, strict=True) if taken]
+
+
 def _class_counts(raws: Sequence[RawPair], mapping: LabelMapping) -> np.ndarray:
     """Pixels of each class in each labelled image, int64 [images, K]; ignored ones in none."""
     rows = []
@@ -287,7 +291,7 @@ def _polarity(raws: Sequence[RawPair], counts: np.ndarray, flipped: bool) -> lis
             found = high if high.sum() <= low.sum() else low
     if not found.any():
         return []
-    names = [raw.pair.name for raw, odd in zip(raws, found, strict=True) if odd]
+    names = _names(raws, found)
     mostly = "foreground" if share[found][0] > 0.5 else "background"
     return [
         f"{len(names)} of {len(raws)} masks are mostly {mostly}, unlike the others, and what is "

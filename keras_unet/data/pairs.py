@@ -1,7 +1,8 @@
-"""Pairs of an image and its labels: found by name in folders, by page in stacks."""
+"""Pairs of an image and its labels, by name in folders, by page in stacks; files of records."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import unicodedata
@@ -15,6 +16,8 @@ from keras_unet.errors import DataError, listed
 from keras_unet.remote_path import local_path
 from keras_unet.settings import Frozen
 
+GZIP = b"\x1f\x8b"  # a compressed file begins so
+_RECORD_HEADER = 12  # bytes before a record: its length and the checksum of that
 NAMED = 8  # of what is left out, so many are named
 # images that are not read: named before other files
 _OTHER_KINDS = re.compile(
@@ -96,6 +99,34 @@ class Matched:
     files: tuple[tuple[Path, Path | None], ...]
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Records:
+    """The files of a data set, in natural order; reading them shows whether they are whole."""
+
+    files: tuple[Path, ...]
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+Source = Pairs | Records
+
+
+def find_source(images: str | Path, labels: str | Path | None = None) -> Source:
+    """The records where `images` is such, if there are any; else `find_pairs`.
+
+    Raises:
+      DataError: see `find_pairs`; also records with labels beside them.
+    """
+    records = find_records(images)
+    if records is None:
+        return find_pairs(images, labels)
+    if labels is not None:
+        raise DataError(
+            f"{images}: records hold their labels; expected no labels beside ({labels})"
+        )
+    return records
 
 
 def find_pairs(images: str | Path, labels: str | Path | None = None) -> Pairs:
@@ -288,3 +319,57 @@ def beside_images(left_out: Mapping[Path, Sequence[str]]) -> list[str]:
     many = "1 file holds" if len(found) == 1 else f"{len(found)} files hold"
     each = (f"{path} ({listed(held)})" for path, held in found.items())
     return [f"{many} more than the images that are read: {listed(each)}"]
+
+
+def find_records(source: str | Path) -> Records | None:
+    """The TFRecord files, with GZIP or without, that `source` means; None if it means none.
+
+    Args:
+      source: such a file; a pattern with `*`, `?` or `[…]`; or a folder of such files that holds
+        no images.
+
+    Raises:
+      DataError: a pattern without a file, or with one that holds no records.
+    """
+    source = Path(source)
+    if re.search(r"[*?[]", str(source)) and not source.exists():
+        parts = source.parts[1:] if source.is_absolute() else source.parts
+        root = Path(source.anchor) if source.is_absolute() else Path()
+        files = _ordered(path for path in root.glob(str(Path(*parts))) if path.is_file())
+        strange = [path for path in files if not _holds_records(path)]
+        if strange or not files:
+            found = f"matches {strange[0]}" if strange else "matches no file"
+            raise DataError(f"{source}: {found}; expected TFRecord files")
+        return Records(files)
+    if source.is_file():
+        return None if is_image_name(source) or not _holds_records(source) else Records((source,))
+    if not source.is_dir() or (source / "images").is_dir():
+        return None
+    files = _ordered(path for path in source.iterdir() if path.is_file())
+    if any(map(is_image_name, files)):
+        return None
+    held = tuple(path for path in files if _holds_records(path))
+    others = [path.name for path in files if path not in held]
+    many = f"{len(others)} other {'file' if len(others) == 1 else 'files'}"
+    notes = (f"{source}: {many} left out: {', '.join(others[:3])}",) if others else ()
+    return Records(held, notes=notes) if held else None
+
+
+def _holds_records(file: Path) -> bool:
+    """Whether a file begins as one of tf.Example records does; of an empty one, its name counts."""
+    try:
+        with file.open("rb") as opened:
+            zipped = opened.read(2) == GZIP
+        with gzip.open(file) if zipped else file.open("rb") as opened:
+            head = opened.read(_RECORD_HEADER + 1)
+    except (OSError, EOFError):
+        return "tfrecord" in file.name
+    if not head:
+        return zipped or "tfrecord" in file.name
+    length = int.from_bytes(head[:8], "little")
+    return len(head) > _RECORD_HEADER and 0 < length < 1 << 32 and head[_RECORD_HEADER:] == b"\n"
+
+
+def _ordered(paths: Iterable[Path]) -> tuple[Path, ...]:
+    kept = (path for path in paths if not path.name.startswith("."))
+    return tuple(sorted(kept, key=lambda path: (natural_key(path.name), str(path))))

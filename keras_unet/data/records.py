@@ -20,10 +20,8 @@ Label values are those of the label file (see `LabelMapping`), not class numbers
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +32,7 @@ from PIL import Image
 
 from keras_unet.data.images import ImageFile
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import Pair, Problem, is_image_name, natural_key, shown
+from keras_unet.data.pairs import GZIP, Pair, Problem, Records, shown
 from keras_unet.data.samples import Border, RawPair, check_pair, exact_labels
 from keras_unet.data.stored_pixels import filled, missing_pixels
 from keras_unet.errors import DataError
@@ -43,8 +41,6 @@ FeatureValues = bytes | Sequence[int] | Sequence[float]
 MOST_LABEL = 65535  # in a PNG
 _SIZES = ("height", "width", "channels")
 _INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32")  # as images are stored
-_GZIP = b"\x1f\x8b"
-_HEADER = 12  # bytes before a record: its length and the checksum of that
 
 
 def features() -> dict[str, Any]:
@@ -222,15 +218,6 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 @dataclass(frozen=True)
-class Records:
-    """The files of a data set, in natural order; reading them shows whether they are whole."""
-
-    files: tuple[Path, ...]
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class RecordPair(Pair):
     """An image and its labels in one record; both pages are its number in the file, from 0."""
 
@@ -241,40 +228,6 @@ class RecordPair(Pair):
     @property
     def label_shown(self) -> str:
         return f"{self.image_shown} labels"
-
-
-def find_records(source: str | Path) -> Records | None:
-    """The TFRecord files, with GZIP or without, that `source` means; None if it means none.
-
-    Args:
-      source: such a file; a pattern with `*`, `?` or `[…]`; or a folder of such files that holds
-        no images.
-
-    Raises:
-      DataError: a pattern without a file, or with one that holds no records.
-    """
-    source = Path(source)
-    if re.search(r"[*?[]", str(source)) and not source.exists():
-        parts = source.parts[1:] if source.is_absolute() else source.parts
-        root = Path(source.anchor) if source.is_absolute() else Path()
-        files = _ordered(path for path in root.glob(str(Path(*parts))) if path.is_file())
-        strange = [path for path in files if not _holds_records(path)]
-        if strange or not files:
-            found = f"matches {strange[0]}" if strange else "matches no file"
-            raise DataError(f"{source}: {found}; expected TFRecord files")
-        return Records(files)
-    if source.is_file():
-        return None if is_image_name(source) or not _holds_records(source) else Records((source,))
-    if not source.is_dir() or (source / "images").is_dir():
-        return None
-    files = _ordered(path for path in source.iterdir() if path.is_file())
-    if any(map(is_image_name, files)):
-        return None
-    held = tuple(path for path in files if _holds_records(path))
-    others = [path.name for path in files if path not in held]
-    many = f"{len(others)} other {'file' if len(others) == 1 else 'files'}"
-    notes = (f"{source}: {many} left out: {', '.join(others[:3])}",) if others else ()
-    return Records(held, notes=notes) if held else None
 
 
 def read_records(records: Records, rule: LabelRule) -> Iterator[RawPair]:
@@ -394,31 +347,11 @@ def _serialized(file: Path) -> Iterator[bytes | DataError]:
 
     try:
         with file.open("rb") as opened:
-            kind = "GZIP" if opened.read(2) == _GZIP else ""
+            kind = "GZIP" if opened.read(2) == GZIP else ""
         yield from tf.data.TFRecordDataset(str(file), kind).as_numpy_iterator()
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "message", None) or str(error)
         yield DataError(f"is truncated or damaged ({reason.splitlines()[0]:.120})")
-
-
-def _holds_records(file: Path) -> bool:
-    """Whether a file begins as one of tf.Example records does; of an empty one, its name counts."""
-    try:
-        with file.open("rb") as opened:
-            zipped = opened.read(2) == _GZIP
-        with gzip.open(file) if zipped else file.open("rb") as opened:
-            head = opened.read(_HEADER + 1)
-    except (OSError, EOFError):
-        return "tfrecord" in file.name
-    if not head:
-        return zipped or "tfrecord" in file.name
-    length = int.from_bytes(head[:8], "little")
-    return len(head) > _HEADER and 0 < length < 1 << 32 and head[_HEADER:] == b"\n"
-
-
-def _ordered(paths: Any) -> tuple[Path, ...]:
-    kept = (path for path in paths if not path.name.startswith("."))
-    return tuple(sorted(kept, key=lambda path: (natural_key(path.name), str(path))))
 
 
 def _doubled(pair: Pair, first: str) -> Problem:

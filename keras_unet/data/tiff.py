@@ -340,16 +340,16 @@ class TiffStack(AbstractContextManager["TiffStack"]):
             for k, page in enumerate(series.pages)
         }
         found = []
-        for image in own_images(self.file.ome_metadata or "", self.path) or ():
-            if not all(ifd in places for ifd in image.planes.values()):
+        for planes in own_images(self.file.ome_metadata or "", self.path) or ():
+            if not all(ifd in places for ifd in planes.values()):
                 return None  # its metadata are wrong
-            there = sorted(image.planes)
+            there = sorted(planes)
             along = [sorted({place[k] for place in there}) for k in range(len(OME_AXES))]
             shape = tuple(map(len, along))
-            series = {places[image.planes[place]][0] for place in there}
+            series = {places[planes[place]][0] for place in there}
             if len(series) > 1 or int(np.prod(shape)) != len(there):
                 return None  # not a block of the set: each plane an image
-            order = np.array([places[image.planes[place]][1] for place in there])
+            order = np.array([places[planes[place]][1] for place in there])
             outer = [(axis, n) for axis, n in zip(OME_AXES, shape, strict=True) if n > 1]
             found.append((series.pop(), outer, order.reshape([n for _, n in outer])))
         return found or None
@@ -458,104 +458,72 @@ class _Complaints(logging.Handler):
 
 
 OME_AXES = "TZC"
+_Place = tuple[int, int, int]  # of a plane along T, Z and C in the whole set
+_File = tuple[str, str]  # UUID and name
 
 
-class OwnImage(NamedTuple):
-    """The planes of one image of the set that lie in this file.
-
-    name: of the image, "" if it has none. planes: the number of the directory (IFD) of each plane
-    by its place along T, Z and C in the whole set.
-    """
-
-    name: str
-    planes: dict[tuple[int, int, int], int]
-
-
-def own_images(xml: str, path: Path) -> list[OwnImage] | None:
+def own_images(xml: str, path: Path) -> list[dict[_Place, int]] | None:
     """What of an OME-TIFF set lies in the file `path`, whose OME-XML this is.
 
     None where the XML leaves it open: it is damaged, leaves everything to a companion that isn't
-    there, or knows no file by this UUID or name. A renamed file whose XML speaks of one file only
-    is that file.
+    there, or knows no file by this UUID or name. A renamed file whose XML names one file only is
+    that file.
+
+    Returns:
+        The planes of each image in this file: their number there (IFD) by their place.
     """
     try:
         root = ElementTree.fromstring(xml)
         uuid = root.get("UUID")
-        companion = next((each for each in root if _named(each, "BinaryOnly")), None)
-        if companion is not None:
+        if (companion := root.find("{*}BinaryOnly")) is not None:
             beside = path.with_name(Path(companion.get("MetadataFile", "")).name or path.name)
             root = ElementTree.fromstring(beside.read_bytes())
         data = list(_planes(root))
     except (ElementTree.ParseError, OSError, ValueError):
         return None
-    files = {file for _, _, _, file in data if file is not None}
+    files = {file for *_, file in data if file is not None}
     mine = {file for file in files if file[0] == uuid}  # a name may have changed
     mine = mine or {file for file in files if file[1].lower() == path.name.lower()}
     mine = files if len(files) == 1 else mine
-    images: dict[int, OwnImage] = {}
-    for image, name, (place, ifd), file in data:
+    images: dict[int, dict[_Place, int]] = {}
+    for image, place, ifd, file in data:
         if file is None or file in mine:
-            images.setdefault(image, OwnImage(name, {})).planes[place] = ifd
+            images.setdefault(image, {})[place] = ifd
     return list(images.values()) or None
 
 
-_File = tuple[str, str]  # UUID and name
-_Plane = tuple[tuple[int, int, int], int]
-
-
-def _planes(root: ElementTree.Element) -> Iterator[tuple[int, str, _Plane, _File | None]]:
-    """Each plane of a set: number and name of its image, place and IFD, and file if it is named."""
-    for number, image in enumerate(each for each in root if _named(each, "Image")):
-        for pixels in (each for each in image if _named(each, "Pixels")):
+def _planes(root: ElementTree.Element) -> Iterator[tuple[int, _Place, int, _File | None]]:
+    """Each plane of a set: number of its image, place and IFD, and file if it is named."""
+    for number, image in enumerate(root.iterfind("{*}Image")):
+        for pixels in image.iterfind("{*}Pixels"):
             order = [axis for axis in pixels.get("DimensionOrder", "XYCZT") if axis in OME_AXES]
             sizes = {axis: int(pixels.get(f"Size{axis}", 1)) for axis in OME_AXES}
-            channels = [each for each in pixels if _named(each, "Channel")]
-            samples = int(channels[0].get("SamplesPerPixel", 1)) if channels else 1
+            channel = pixels.find("{*}Channel")
+            samples = 1 if channel is None else int(channel.get("SamplesPerPixel", 1))
             sizes["C"] = max(sizes["C"] // samples, 1)
             total = sizes["T"] * sizes["Z"] * sizes["C"]
-            for data in (each for each in pixels if _named(each, "TiffData")):
-                first = {axis: int(data.get(f"First{axis}", 0)) for axis in OME_AXES}
+            for data in pixels.iterfind("{*}TiffData"):
                 start, step = 0, 1
                 for axis in order:  # the fastest first
-                    start += first[axis] * step
+                    start += int(data.get(f"First{axis}", 0)) * step
                     step *= sizes[axis]
                 alone = "IFD" in data.attrib
                 left = max(total - start, 0)  # a count beyond it would be of no plane
                 count = min(int(data.get("PlaneCount", 1 if alone else left)), left)
-                file = next(
-                    (
-                        ((each.text or "").strip(), each.get("FileName", ""))
-                        for each in data
-                        if _named(each, "UUID")
-                    ),
-                    None,
-                )
+                named = data.find("{*}UUID")
+                file = None
+                if named is not None:
+                    file = (named.text or "").strip(), named.get("FileName", "")
                 for k in range(count):
                     rest, place = start + k, {}
                     for axis in order:
                         rest, place[axis] = divmod(rest, sizes[axis])
                     at = (place.get("T", 0), place.get("Z", 0), place.get("C", 0))
-                    yield number, image.get("Name", ""), (at, int(data.get("IFD", 0)) + k), file
-
-
-def _named(element: ElementTree.Element, name: str) -> bool:
-    return element.tag.rpartition("}")[2] == name
+                    yield number, at, int(data.get("IFD", 0)) + k, file
 
 
 FAX_COMPRESSIONS = (2, 3, 4)  # run lengths, Group 3, Group 4
-_FAX_LAYOUT = (
-    256,
-    257,
-    258,
-    259,
-    266,
-    277,
-    278,
-    292,
-    293,
-    322,
-    323,
-)  # tags that say how it is coded
+_FAX_TAGS = (256, 257, 258, 259, 266, 277, 278, 292, 293, 322, 323)  # how it is coded
 _HEADER = 8  # bytes
 _LONG = 4  # type of a number
 
@@ -578,7 +546,7 @@ def decode_fax(page: Any) -> np.ndarray:
     counts = [len(segment) for segment in segments]
     starts = [_HEADER + sum(counts[:n]) for n in range(len(counts))]
     places, lengths = (324, 325) if page.is_tiled else (273, 279)
-    tags = {code: [int(page.tags[code].value)] for code in _FAX_LAYOUT if code in page.tags}
+    tags = {code: [int(page.tags[code].value)] for code in _FAX_TAGS if code in page.tags}
     tags |= {262: [1], places: starts, lengths: counts}  # 262: MinIsBlack
     body = b"".join(segments)
     entries = b""

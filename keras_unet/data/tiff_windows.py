@@ -15,13 +15,14 @@ from keras_unet.data.photometric import JPEG, shown
 from keras_unet.data.stored_pixels import (
     UPRIGHT,
     PixelSize,
+    WindowedFile,
+    WindowedImage,
     in_micrometres,
     page_orientation,
     pixel_size,
     upright_shape,
 )
 from keras_unet.data.tiff import Slot, TiffStack, undecoded
-from keras_unet.data.windows import WindowedFile, WindowedImage
 from keras_unet.errors import DataError
 
 _ROWS_BYTES = 1 << 22  # of an uncompressed plane, so much is read at a time

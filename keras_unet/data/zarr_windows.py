@@ -8,8 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_unet.data.stored_pixels import MOST_CHANNELS, PixelSize, in_micrometres, pixel_size
-from keras_unet.data.windows import WindowedFile, WindowedImage
+from keras_unet.data.stored_pixels import (
+    MOST_CHANNELS,
+    PixelSize,
+    WindowedFile,
+    WindowedImage,
+    in_micrometres,
+    pixel_size,
+)
 from keras_unet.errors import DataError
 
 

@@ -6,7 +6,6 @@ goes on to the same bits.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import Figure
 from rich.console import Console
 from skimage.segmentation import find_boundaries
 
@@ -39,7 +37,7 @@ from keras_unet.diffusion.unet import build_diffusion_unet
 from keras_unet.errors import ConfigError, DataError, TrainingError
 from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import library_versions, write_with_card
-from keras_unet.pictures import COLORS, save_png
+from keras_unet.pictures import COLORS, curves, save_png
 from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
 from keras_unet.training.build import environment
@@ -300,7 +298,8 @@ def _run(
         card = _card(folder.name, config, material, {"step": float(budget.done)})
         try:
             write_with_card(model, card, folder / run_layout.DIFFUSION_MODEL)
-            curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
+            picture = folder / run_layout.CURVES
+            curves(folder / run_layout.HISTORY, picture, "weighted squared error")
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written ({error})") from error
 
@@ -412,17 +411,3 @@ def contact_sheet(
     if masks is not None:
         rows.insert(0, row([COLORS[np.asarray(mask) % len(COLORS)] for mask in masks]))
     return np.concatenate(rows)
-
-
-def curves(history: Path, picture: Path) -> None:
-    """Draws the loss over the steps."""
-    with history.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        return
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([float(r["step"]) for r in rows], [float(r["loss"]) for r in rows])
-    axes.set(xlabel="optimiser step", ylabel="weighted squared error", yscale="log")
-    axes.grid(alpha=0.3)
-    figure.savefig(picture, dpi=130)

@@ -8,6 +8,12 @@ from .counts import image_counts as image_counts
 from .counts import score as score
 from .counts import stack as stack
 from .descriptions import describe as describe
+from .evaluation import Evaluation as Evaluation
+from .evaluation import ScoreSettings as ScoreSettings
+from .evaluation import counts_as_arrays as counts_as_arrays
+from .evaluation import flat as flat
+from .evaluation import plain as plain
+from .evaluation import read_evaluation as read_evaluation
 from .html import Html as Html
 from .html import Series as Series
 from .html import line_chart as line_chart
@@ -16,12 +22,6 @@ from .html import tag as tag
 from .instances import match_objects as match_objects
 from .instances import object_scores as object_scores
 from .isbi import isbi2012 as isbi2012
-from .record import Evaluation as Evaluation
-from .record import ScoreSettings as ScoreSettings
-from .record import counts_as_arrays as counts_as_arrays
-from .record import flat as flat
-from .record import plain as plain
-from .record import read_evaluation as read_evaluation
 from .scoring import LabelledImages as LabelledImages
 from .scoring import Samples as Samples
 from .scoring import evaluate as evaluate

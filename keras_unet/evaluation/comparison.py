@@ -14,12 +14,18 @@ from PIL import Image
 from keras_unet import run_layout
 from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError, DataError, listed
-from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import Counts, interval_notes, score, score_intervals, stack
 from keras_unet.evaluation.descriptions import describe, show, title
-from keras_unet.evaluation.gallery import Cell, legend, longest_side, number_cell, sortable
+from keras_unet.evaluation.evaluation import (
+    Evaluation,
+    counts_as_arrays,
+    file_name,
+    flat,
+    plain,
+    read_evaluation,
+)
 from keras_unet.evaluation.html import Html, data_uri, page, tag
-from keras_unet.evaluation.record import Evaluation, file_name, flat
+from keras_unet.evaluation.report import Cell, legend, longest_side, number_cell, sortable
 from keras_unet.pictures import without_legend
 from keras_unet.remote_path import local_path
 from keras_unet.settings import Frozen
@@ -81,7 +87,7 @@ def compare(
         run_a, run_b: folders with an `evaluation.json`, of `evaluate` or of a run; or that file.
         output: an HTML page to write; the JSON goes beside it. Its pictures are the runs' overlays.
         common: compare on the images that both have; otherwise other images are an error.
-        confidence, resamples, seed: of the intervals, see `intervals.intervals`.
+        confidence, resamples, seed: of the intervals, see `counts.intervals`.
 
     Raises:
         DataError: an evaluation is absent or of another version; images, labels, classes or
@@ -95,31 +101,30 @@ def compare(
         )
     if output is not None and (Path(output).is_dir() or Path(output).suffix == ".json"):
         raise ConfigError(f"{output}: expected the HTML page to write, such as compare.html")
-    a, b = record.read_evaluation(run_a), record.read_evaluation(run_b)
+    a, b = read_evaluation(run_a), read_evaluation(run_b)
     names, left_out = _shared_images(a, b, str(run_a), str(run_b), common)
     _require_equal(a, b, names)
     blocks = set.intersection(*(set(e.counts[n]) for e in (a, b) for n in names))
     stacked = [_stacked(e, names, blocks) for e in (a, b)]
     wholes = [
-        record.flat(score({k: v.sum(axis=0) for k, v in counts.items()}, a.classes))
-        for counts in stacked
+        flat(score({k: v.sum(axis=0) for k, v in counts.items()}, a.classes)) for counts in stacked
     ]
-    each = [record.flat(score(counts, a.classes)) for counts in stacked]
+    each = [flat(score(counts, a.classes)) for counts in stacked]
     paths = list(wholes[0])
     limits = score_intervals(
         stacked, a.classes, confidence=confidence, resamples=resamples, seed=seed
     )
     differences = []
     for path in paths:
-        values = [record.plain(whole[path]) for whole in wholes]
-        low_high = record.plain(limits[path]) if path in limits else (None, None)
+        values = [plain(whole[path]) for whole in wholes]
+        low_high = plain(limits[path]) if path in limits else (None, None)
         wins, losses, ties = _tally(each[0][path], each[1][path], describe(path).better)
         differences.append(
             Difference(
                 score=path,
                 a=values[0],
                 b=values[1],
-                difference=None if None in values else record.plain(values[1] - values[0]),
+                difference=None if None in values else plain(values[1] - values[0]),
                 interval=None if None in low_high else low_high,
                 wins=wins,
                 losses=losses,
@@ -192,7 +197,7 @@ def _require_equal(a: Evaluation, b: Evaluation, names: Sequence[str]) -> None:
 
 
 def _stacked(evaluation: Evaluation, names: Sequence[str], blocks: set[str]) -> Counts:
-    each = [record.counts_as_arrays(evaluation.counts[name]) for name in names]
+    each = [counts_as_arrays(evaluation.counts[name]) for name in names]
     return stack([{k: v for k, v in counts.items() if k in blocks} for counts in each])
 
 

@@ -16,9 +16,9 @@ from scipy import ndimage, stats
 
 from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation import boundaries, calibration, confusion, instances, isbi
+from keras_unet.evaluation import boundaries, calibration, confusion
 from keras_unet.evaluation.descriptions import ScorePath, has_interval
-from keras_unet.evaluation.record import ScoreSettings, flat
+from keras_unet.evaluation.evaluation import ScoreSettings, flat
 from keras_unet.inference.objects.finding import to_instances
 
 Counts = dict[str, np.ndarray]
@@ -95,8 +95,12 @@ def score(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str,
     found["calibration_error"] = calibration.expected_calibration_error(counts["confidence"])
     found["brier"] = confusion.ratio(counts["squared_error"][..., 0], pixels)
     if "objects" in counts:
+        from keras_unet.evaluation import instances
+
         found["objects"] = instances.rates(counts["objects"])
     if "isbi" in counts:
+        from keras_unet.evaluation import isbi
+
         found["isbi"] = isbi.rates(counts["isbi"])
     return found
 
@@ -141,6 +145,8 @@ def scores_objects(sample: Sample, settings: ScoreSettings) -> bool:
 def _objects(
     sample: Sample, predicted: np.ndarray, classes: Sequence[str], settings: ScoreSettings
 ) -> np.ndarray:
+    from keras_unet.evaluation.instances import object_counts
+
     true, object_class = sample.classes, settings.object_class
     assert true is not None  # scored_classes saw them
     if object_class is None:
@@ -158,7 +164,7 @@ def _objects(
         split=settings.split,
         seed_distance=settings.seed_distance,
     )
-    return instances.object_counts(true_objects, proposed)
+    return object_counts(true_objects, proposed)
 
 
 def _isbi(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -172,7 +178,9 @@ def _isbi(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
             "the ISBI 2012 metrics count every pixel, these labels have pixels that do not count "
             "(ignored ones, or lines between touching cells of instance labels)"
         )
-    return isbi.isbi_counts(truth, np.clip(probabilities[..., 1], 0, 1))
+    from keras_unet.evaluation.isbi import isbi_counts  # it makes tables as it is imported
+
+    return isbi_counts(truth, np.clip(probabilities[..., 1], 0, 1))
 
 
 def score_intervals(

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_unet.console import TERMINAL, say
-from keras_unet.evaluation.record import Evaluation, flat
+from keras_unet.evaluation.evaluation import Evaluation, flat
 
 if TYPE_CHECKING:
     from keras_unet.evaluation.comparison import Comparison

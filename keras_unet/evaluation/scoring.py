@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_unet import run_layout
-from keras_unet.data.check import find_source, read_source, refuse
+from keras_unet.data.check import read_source, refuse
 from keras_unet.data.label_check import (
     count_regions,
     file_notes,
@@ -20,11 +20,11 @@ from keras_unet.data.label_check import (
     single_class,
 )
 from keras_unet.data.label_rule import LabelRule
-from keras_unet.data.pairs import Problem
+from keras_unet.data.pairs import Problem, find_source
 from keras_unet.data.pipeline import scored_classes
 from keras_unet.data.samples import RawPair, Sample
 from keras_unet.errors import DataError
-from keras_unet.evaluation import calibration, confusion, isbi, record
+from keras_unet.evaluation import calibration, confusion
 from keras_unet.evaluation.counts import (
     Counts,
     add,
@@ -35,9 +35,16 @@ from keras_unet.evaluation.counts import (
     scores_objects,
     stack,
 )
-from keras_unet.evaluation.gallery import Gallery, longest_side, thumbnail
-from keras_unet.evaluation.record import Evaluation, ScoreSettings
-from keras_unet.evaluation.report import write_report
+from keras_unet.evaluation.evaluation import (
+    Evaluation,
+    ScoreSettings,
+    counts_as_lists,
+    file_name,
+    nested,
+    plain,
+    write_evaluation,
+)
+from keras_unet.evaluation.report import Gallery, longest_side, thumbnail, write_report
 from keras_unet.inference.ensemble import Model, members
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
@@ -287,7 +294,7 @@ class Scorer:
         if self._folder is not None:
             classes = to_classes(given)
             picture = overlay(sample.image, classes, truth)
-            file = f"{record.file_name(name)}.png"
+            file = f"{file_name(name)}.png"
             legend = error_entries(len(names))
             save_png(self._folder / run_layout.OVERLAYS / file, picture, legend)
             iou = score(counts, names)["mean_iou"]
@@ -304,7 +311,7 @@ class Scorer:
             raise DataError("found no image to score, expected one or more")
         evaluation = self._evaluation()
         if self._folder is not None:
-            record.write_evaluation(evaluation, self._folder)
+            write_evaluation(evaluation, self._folder)
             write_report(evaluation, self._gallery.pictures(), self._folder / run_layout.REPORT)
         return evaluation
 
@@ -320,6 +327,8 @@ class Scorer:
             "reliability": _each(calibration.reliability, histogram),
         }
         if "isbi" in total:
+            from keras_unet.evaluation import isbi
+
             curves["isbi"] = {
                 "threshold": list(isbi.THRESHOLDS),
                 **isbi.per_threshold(total["isbi"]),
@@ -337,11 +346,11 @@ class Scorer:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             classes=names,
             settings=settings,
-            total=record.plain(whole),
-            intervals=record.plain(record.nested(limits)),
-            images={name: record.plain(score(counts, names)) for name, counts in each.items()},
-            counts={name: record.counts_as_lists(counts) for name, counts in each.items()},
-            curves=record.plain(curves),
+            total=plain(whole),
+            intervals=plain(nested(limits)),
+            images={name: plain(score(counts, names)) for name, counts in each.items()},
+            counts={name: counts_as_lists(counts) for name, counts in each.items()},
+            curves=plain(curves),
             notes=(
                 *self._notes,
                 *_exchanged(total["confusion"]),

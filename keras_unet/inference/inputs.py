@@ -15,8 +15,7 @@ from keras_unet.data.pairs import (
     natural_key,
     stem_of,
 )
-from keras_unet.data.stored_pixels import PixelSize
-from keras_unet.data.windows import WindowedFile
+from keras_unet.data.stored_pixels import PixelSize, WindowedFile
 from keras_unet.errors import DataError
 from keras_unet.remote_path import local_path
 

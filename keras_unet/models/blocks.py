@@ -6,15 +6,13 @@ Only Keras is used, so that the blocks build on its TensorFlow, JAX and torch ba
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import initializers, layers
 
 from keras_unet import geometry
-
-Normalization = Literal["batch", "group", "layer"] | None
-Upsampling = Literal["transpose", "bilinear", "nearest"]
 
 # Of every layer that has a choice: Keras's default is what keras.json or another package last said.
 CHANNELS = "channels_last"
@@ -40,7 +38,7 @@ def convolution(
     name: str,
     kernel: int = 3,
     padding: str = "valid",
-    normalization: Normalization = None,
+    normalization: geometry.Normalization | None = None,
     activation: str = "relu",
     dtype: Any = None,
 ) -> Any:
@@ -58,17 +56,17 @@ def convolution(
     )(x)
     if normalization is None:
         return x
-    if normalization == "batch":
-        norm = FusedBatchNormalization(momentum=BATCH_MOMENTUM, dtype=dtype, name=f"{name}_norm")
-    elif normalization == "group":
-        norm = layers.GroupNormalization(math.gcd(32, filters), dtype=dtype, name=f"{name}_norm")
-    else:  # over the channels of each pixel: the same for a tile as for a whole image
-        norm = layers.LayerNormalization(axis=-1, dtype=dtype, name=f"{name}_norm")
+    norm = NORMALIZATIONS[normalization](filters, dtype=dtype, name=f"{name}_norm")
     return layers.Activation(activation, dtype=dtype, name=f"{name}_act")(norm(x))
 
 
 def up_convolution(
-    x: Any, filters: int, *, name: str, upsampling: Upsampling = "transpose", dtype: Any = None
+    x: Any,
+    filters: int,
+    *,
+    name: str,
+    upsampling: geometry.Upsampling = "transpose",
+    dtype: Any = None,
 ) -> Any:
     """Doubles height and width by the paper's 2x2 up-convolution, or upsampling + 2x2 conv."""
     channels = x.shape[-1]
@@ -184,6 +182,15 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
 # Keras's files name a layer's weights after its class: what was saved before is found by this name.
 FusedBatchNormalization.__name__ = "BatchNormalization"
+
+
+# Between convolution and activation, by the names of `geometry.Normalization`.
+NORMALIZATIONS: dict[str, Callable[..., layers.Layer]] = {
+    "batch": lambda channels, **given: FusedBatchNormalization(momentum=BATCH_MOMENTUM, **given),
+    "group": lambda channels, **given: layers.GroupNormalization(math.gcd(32, channels), **given),
+    # over the channels of each pixel: the same for a tile as for a whole image
+    "layer": lambda channels, **given: layers.LayerNormalization(axis=-1, **given),
+}
 
 
 def cut(x: Any, top: int, left: int, height: Any, width: Any) -> Any:

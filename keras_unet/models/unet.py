@@ -22,8 +22,8 @@ def build_unet(
     filters: int = 64,
     depth: int = 4,
     padding: geometry.Padding = "valid",
-    upsampling: blocks.Upsampling = "transpose",
-    normalization: blocks.Normalization = None,
+    upsampling: geometry.Upsampling = "transpose",
+    normalization: geometry.Normalization | None = None,
     dropout: float = 0.0,
     activation: str = "relu",
     output_activation: str | None = None,
@@ -168,8 +168,8 @@ def _check(
             raise ConfigError(f"{label} must be an integer >= 1, got {number!r}")
     choices: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
         ("padding", padding, get_args(geometry.Padding)),
-        ("upsampling", upsampling, get_args(blocks.Upsampling)),
-        ("normalization", normalization, (None, "batch", "group", "layer")),
+        ("upsampling", upsampling, get_args(geometry.Upsampling)),
+        ("normalization", normalization, (None, *get_args(geometry.Normalization))),
     )
     for label, value, allowed in choices:
         if value not in allowed:

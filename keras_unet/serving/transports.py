@@ -23,6 +23,7 @@ _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in gRPC's order
 _CONTENT = ("keras-unet-tensor-content", "1")  # other servers ignore it
 _LARGEST = 1 << 40  # bytes of an answer's tensor: what the client's memory bears
 _PASSING = (429, 502, 503)  # HTTP statuses
+Spec = tuple[str, "int | None", "str | None"]  # a model's name, version, label
 
 
 class Passing(ServingError):
@@ -33,13 +34,9 @@ class Transport(Protocol):
     """What `Client` needs of a protocol."""
 
     def predict(
-        self,
-        model: tuple[str, int | None, str | None],
-        signature: str,
-        inputs: Mapping[str, np.ndarray],
-        seconds: float,
+        self, model: Spec, signature: str, inputs: Mapping[str, np.ndarray], seconds: float
     ) -> dict[str, np.ndarray]:
-        """{output: array} of one request; `model` is (name, version, label)."""
+        """{output: array} of one request."""
 
     def status(self, name: str, seconds: float) -> list[dict[str, Any]]:
         """One {"version", "state", "error"} a version."""
@@ -111,11 +108,7 @@ class Grpc:
         self._metadata = [_CONTENT] + ([("authorization", f"Bearer {token}")] if token else [])
 
     def predict(
-        self,
-        model: tuple[str, int | None, str | None],
-        signature: str,
-        inputs: Mapping[str, np.ndarray],
-        seconds: float,
+        self, model: Spec, signature: str, inputs: Mapping[str, np.ndarray], seconds: float
     ) -> dict[str, np.ndarray]:
         """See `Transport`."""
         from tensorflow_serving.apis import predict_pb2
@@ -199,11 +192,7 @@ class Rest:
             self._session.auth = _bearer(token)
 
     def predict(
-        self,
-        model: tuple[str, int | None, str | None],
-        signature: str,
-        inputs: Mapping[str, np.ndarray],
-        seconds: float,
+        self, model: Spec, signature: str, inputs: Mapping[str, np.ndarray], seconds: float
     ) -> dict[str, np.ndarray]:
         """See `Transport`."""
         name, version, label = model

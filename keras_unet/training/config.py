@@ -112,10 +112,10 @@ class ModelConfig(Section):
     filters: int = Field(16, ge=1, description="channels of the first level; the paper has 64")
     depth: int = Field(4, ge=1, le=8, description="number of poolings")
     padding: geometry.Padding = Field("valid", description='"valid", the paper, or "same"')
-    upsampling: Literal["transpose", "bilinear", "nearest"] = Field(
+    upsampling: geometry.Upsampling = Field(
         "transpose", description="up-convolution, or resizing and a convolution"
     )
-    normalization: Literal["none", "batch", "group", "layer"] = Field(
+    normalization: Literal["none", geometry.Normalization] = Field(
         "batch", description="between convolution and ReLU; the paper has none"
     )
     dropout: float = Field(

@@ -18,9 +18,8 @@ from keras_unet.data.check import Loaded, load_samples
 from keras_unet.data.samples import Sample
 from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError
-from keras_unet.evaluation import record
 from keras_unet.evaluation.counts import add, score
-from keras_unet.evaluation.record import Evaluation
+from keras_unet.evaluation.evaluation import Evaluation, counts_as_arrays, flat, nested, plain
 from keras_unet.keras_backend import require_tensorflow
 from keras_unet.settings import Frozen, to_tree
 from keras_unet.training import run_folder
@@ -169,7 +168,7 @@ def read_splits(folder: Path) -> Splits:
 
 def summary(found: Sequence[Evaluation]) -> dict[str, Any]:
     """Mean, standard deviation (n - 1) and pooled scores of folds; see `cross_validate`."""
-    totals = [record.flat(one.total) for one in found]
+    totals = [flat(one.total) for one in found]
     means: dict[tuple[str, ...], Any] = {}
     deviations: dict[tuple[str, ...], Any] = {}
     for path in totals[0]:
@@ -180,13 +179,13 @@ def summary(found: Sequence[Evaluation]) -> dict[str, Any]:
     pooled: dict[str, np.ndarray] = {}
     for one in found:
         for counts in one.counts.values():
-            pooled = add(pooled, record.counts_as_arrays(counts))
+            pooled = add(pooled, counts_as_arrays(counts))
     return {
         "folds": len(found),
         "images": sum(len(one.images) for one in found),
-        "mean": record.plain(record.nested(means)),
-        "std": record.plain(record.nested(deviations)),
-        "pooled": record.plain(score(pooled, found[0].classes)),
+        "mean": plain(nested(means)),
+        "std": plain(nested(deviations)),
+        "pooled": plain(score(pooled, found[0].classes)),
         "each": [one.total for one in found],
     }
 

@@ -19,7 +19,7 @@ from keras_unet import pictures, run_layout
 from keras_unet.console import console_of, say
 from keras_unet.data.check import Loaded
 from keras_unet.errors import ConfigError, TrainingError
-from keras_unet.evaluation.record import Evaluation, read_evaluation
+from keras_unet.evaluation.evaluation import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.keras_backend import require_tensorflow
 from keras_unet.machine import dtype_policy

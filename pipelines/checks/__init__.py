@@ -1,1 +1,1 @@
-"""What stops a batch that should not train: statistics, schema, skew, drift; and Transform."""
+"""Data checks of a batch before it trains: statistics, schema, skew, drift; and Transform."""

@@ -1,4 +1,4 @@
-"""Which statistics a batch is compared with: those of the last other batch that passed."""
+"""Baseline statistics that a batch is compared with: of the last other batch that passed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images have what the schema forbids: statistics know how many, the records know which."""
+"""Images that have what the schema forbids: statistics know how many, the records know which."""
 
 from __future__ import annotations
 

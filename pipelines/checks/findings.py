@@ -1,4 +1,4 @@
-"""What the validators found, in words: which feature, what was found, what was expected, how often.
+"""Findings of the validators, in words: the feature, what was found, what was expected, how often.
 
 TFDV's messages name one value ("Unexpectedly large value: 3."); the statistics know how many
 images have it.

@@ -1,4 +1,4 @@
-"""The nodes of the data checks, joined: what a pipeline puts between its examples and Transform."""
+"""Nodes of the data checks, joined: what a pipeline puts between its examples and Transform."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statistics and the anomalies of a batch as HTML pages that need no network."""
+"""Statistics and anomalies of a batch as HTML pages that need no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Transform does to the records: how grey values are normalised, learnt on the training split.
+"""Preprocessing by Transform: how grey values are normalised, learnt on the training split.
 
 Pixels stay encoded (a training holds them as bytes); each record gains the numbers that turn
 them into what the network sees, float32 [C] each: (image - `image/shift`) * `image/scale`. They are

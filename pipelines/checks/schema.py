@@ -1,4 +1,4 @@
-"""The schema of the records: kept by hand in `schema.pbtxt`, adapted to a data set."""
+"""Schema of the records: kept by hand in `schema.pbtxt`, adapted to a data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the data checks are told: what the images and labels of this data set look like."""
+"""Settings of the data checks: what the images and labels of this data set look like."""
 
 from __future__ import annotations
 

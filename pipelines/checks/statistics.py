@@ -1,4 +1,4 @@
-"""What StatisticsGen is told, and its numbers as plain values."""
+"""Statistics of StatisticsGen: its options, and its numbers as plain values."""
 
 from __future__ import annotations
 

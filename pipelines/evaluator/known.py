@@ -1,4 +1,4 @@
-"""Which scores and slices there will be: a name that is none is found before the training."""
+"""Scores and slices that there will be: a name that is none is found before the training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Evaluator for Kubeflow Pipelines v2 and Vertex AI, where models have names, not numbers."""
+"""Evaluator for Kubeflow Pipelines v2 and Vertex AI, where models have names, not numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluation's pages: slices and verdict, beside the library's report."""
+"""Pages of an evaluation: slices and verdict, beside the library's report."""
 
 from __future__ import annotations
 

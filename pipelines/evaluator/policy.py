@@ -1,4 +1,4 @@
-"""What a model must reach to be blessed: thresholds on scores, over all images and over slices."""
+"""Policy of the Evaluator: thresholds on scores, over all images and over slices, that bless."""
 
 from __future__ import annotations
 

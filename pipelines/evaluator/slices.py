@@ -18,7 +18,7 @@ from keras_unet.evaluation import (
     score,
     stack,
 )
-from keras_unet.inference.objects.finding import to_instances
+from keras_unet.inference import to_instances
 
 AREA = 10_000  # pixels that a density is given for
 

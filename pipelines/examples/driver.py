@@ -1,4 +1,4 @@
-"""What TFX asks before it runs ImageExampleGen: which span, and has anything changed?"""
+"""Driver of ImageExampleGen: which span TFX reads, and whether anything has changed."""
 
 from __future__ import annotations
 

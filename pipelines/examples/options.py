@@ -1,4 +1,4 @@
-"""What ImageExampleGen is told: one object that goes as JSON through TFX's metadata."""
+"""Options of ImageExampleGen: one object that goes as JSON through TFX's metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image goes into which split and shard: decided by names alone, before any is read."""
+"""Plan of splits and shards: decided by the images' names alone, before any is read."""
 
 from __future__ import annotations
 

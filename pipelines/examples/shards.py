@@ -1,4 +1,4 @@
-"""The Beam part: shards of records are written by as many workers as the runner has.
+"""Shards of records, the Beam part: written by as many workers as the runner has.
 
 An element is a shard's task, a few paths; the images of a shard are read one after the other by
 the worker that writes them. Beam's own `WriteToTFRecord` (behind TFX's `WriteSplit`, after a

@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from keras_unet.data import LabelRule, load_samples
-from keras_unet.data.pairs import find_pairs
+from keras_unet.data.pairs import find_pairs, find_records
 from keras_unet.data.pipeline import border_term, targets
-from keras_unet.data.records import encode_example, find_records
+from keras_unet.data.records import encode_example
 from keras_unet.data.samples import Border, PairReader
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import DataError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -61,23 +62,27 @@ def test_a_run_leaves_model_history_pictures_and_no_checkpoints(run):
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(run, monkeypatch):
-    from keras_unet.diffusion import training
+    from keras_unet.training import loop
 
     folder, tree = run
     whole = weights(folder)
 
-    class Stops(training.StopRequest):
-        """SIGTERM at the third check between two steps."""
+    class Stops(loop.StopRequest):
+        """SIGTERM at the third look between two steps."""
 
-        calls = 0
+        looks = 0
 
-        def check(self):
-            Stops.calls += 1
-            if Stops.calls == 3:
-                raise training.Interrupted(training.signal.SIGTERM)
+        @property
+        def number(self):
+            Stops.looks += 1
+            return signal.SIGTERM if Stops.looks >= 3 else None
+
+        @number.setter
+        def number(self, value):
+            pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "StopRequest", Stops)
+        patch.setattr(loop, "StopRequest", Stops)
         with pytest.raises(SystemExit) as end:
             train_diffusion({**tree, "name": "stopped"})
     assert end.value.code == 143

@@ -16,9 +16,8 @@ from made_evaluation import NAMES, make_evaluation, scene
 from PIL import Image
 
 from keras_unet.evaluation import compare, read_evaluation
-from keras_unet.evaluation.gallery import Gallery, thumbnail
 from keras_unet.evaluation.html import Html, data_uri, join, page, tag
-from keras_unet.evaluation.report import advise, make_report
+from keras_unet.evaluation.report import Gallery, advise, make_report, thumbnail
 from keras_unet.pictures import (
     FALSE,
     MISSED,

@@ -18,8 +18,8 @@ from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import evaluate, evaluate_samples, isbi2012, read_evaluation
 from keras_unet.evaluation.confusion import confusion_matrix, scores
+from keras_unet.evaluation.evaluation import ScoreSettings
 from keras_unet.evaluation.instances import object_scores
-from keras_unet.evaluation.record import ScoreSettings
 from keras_unet.evaluation.scoring import LabelledImages, Scorer
 from keras_unet.inference import predict, to_classes, to_instances
 from keras_unet.models import TrainedModel, save_model

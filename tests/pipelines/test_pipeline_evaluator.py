@@ -19,7 +19,7 @@ from tfx.types import standard_artifacts
 
 from keras_unet import evaluate
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.record import ScoreSettings
+from keras_unet.evaluation.evaluation import ScoreSettings
 from keras_unet.models import build_unet, save_model
 from pipelines import models
 from pipelines.evaluator.component import SegmentationEvaluator

@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_unet.data import Normalization
 from keras_unet.errors import ConfigError
-from keras_unet.evaluation.record import read_evaluation
+from keras_unet.evaluation.evaluation import read_evaluation
 from keras_unet.serving import publish_bundle
 from keras_unet.serving.card import read_served_card
 from keras_unet.training.checkpoint import Checkpoints

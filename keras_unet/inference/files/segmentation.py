@@ -12,8 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from keras_unet.data.stored_pixels import NODATA, filled
-from keras_unet.data.windows import WindowedFile
+from keras_unet.data.stored_pixels import NODATA, WindowedFile, filled
 from keras_unet.disk import remove
 from keras_unet.errors import DataError
 from keras_unet.inference.files.disk_space import need, require_room

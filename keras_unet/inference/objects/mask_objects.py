@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_unet.data.images import ImageFile, is_zarr, open_windows
-from keras_unet.data.stored_pixels import PixelSize
-from keras_unet.data.windows import WindowedFile
+from keras_unet.data.stored_pixels import PixelSize, WindowedFile
 from keras_unet.disk import replacing
 from keras_unet.errors import DataError, listed
 from keras_unet.inference.inputs import find_inputs, name_of

@@ -222,6 +222,8 @@ class EmbeddedServer:
         observe.log_event(name, level, **fields)
 
     def _record(self, model: str, api: str, method: str, status: str, seconds: float) -> None:
+        if model not in self.manager.names():
+            model = observe.UNKNOWN
         self.metrics.request(model, api, method, status, seconds)
         if self.settings.log_requests:
             observe.log_event(

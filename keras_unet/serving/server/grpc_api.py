@@ -24,7 +24,7 @@ from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
 from keras_unet.serving.protocol.tensors import to_proto
 from keras_unet.serving.server.limits import Budget, Limits, Token
 from keras_unet.serving.server.model_files import from_proto
-from keras_unet.serving.server.observe import UNKNOWN, Record
+from keras_unet.serving.server.observe import Record
 from keras_unet.serving.server.predictor import (
     Prediction,
     Predictor,
@@ -127,8 +127,7 @@ class GrpcApi:
                 refused = as_refused(error)
                 code = refused.code
             finally:
-                known = model[0] if model[0] in self._predictor.manager.names() else UNKNOWN
-                self._record(known, "grpc", name, code.name, time.monotonic() - started)
+                self._record(model[0], "grpc", name, code.name, time.monotonic() - started)
             await context.abort(_STATUS[refused.code], refused.message)
             raise AssertionError("abort raises")  # pragma: no cover
 

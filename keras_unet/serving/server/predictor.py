@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -66,8 +66,7 @@ class Predictor:
         """
         seconds = min(self._limits.seconds, seconds or self._limits.seconds)
         deadline = time.monotonic() + seconds
-        version = self.acquire(spec)
-        try:
+        with self.using(spec) as version:
             name = spec.signature_name or DEFAULT
             definition = version.servable.signatures.get(name)
             if definition is None:
@@ -83,23 +82,16 @@ class Predictor:
                 )
             except asyncio.TimeoutError:
                 raise Refused(Code.DEADLINE_EXCEEDED, f"not done in {seconds:.3g} s") from None
-            return Prediction(
-                version.model, version.number, name, dict(zip(outputs, arrays, strict=True))
-            )
-        finally:
-            version.leave()
+            named = dict(zip(outputs, arrays, strict=True))
+            return Prediction(version.model, version.number, name, named)
 
-    def acquire(self, spec: Any) -> Version:
-        """The version that a ModelSpec means, entered."""
+    @contextmanager
+    def using(self, spec: Any) -> Iterator[Version]:
+        """The version that a ModelSpec means, for as long as the block runs."""
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         number = spec.version.value if spec.HasField("version") else None
-        return self.manager.acquire(spec.name, number, spec.version_label)
-
-    @contextmanager
-    def using(self, spec: Any) -> Any:
-        """The version that a ModelSpec means, for as long as the block runs."""
-        version = self.acquire(spec)
+        version = self.manager.acquire(spec.name, number, spec.version_label)
         try:
             yield version
         finally:

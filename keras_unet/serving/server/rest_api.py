@@ -20,7 +20,7 @@ from keras_unet.serving.protocol import json_tensors
 from keras_unet.serving.protocol.codes import Code, Refused, as_refused, invalid
 from keras_unet.serving.server.http import Lingering, index_page, unless_gone, unpacked
 from keras_unet.serving.server.limits import Budget, Token
-from keras_unet.serving.server.observe import UNKNOWN, Record
+from keras_unet.serving.server.observe import Record
 from keras_unet.serving.server.predictor import (
     DEFAULT,
     Predictor,
@@ -147,9 +147,8 @@ class RestApi:
         except Exception as error:
             response = _error(as_refused(error))
         finally:
-            known = spec.name if spec.name in self._predictor.manager.names() else UNKNOWN
             code = str(response.status_code) if response else "499"
-            self._record(known, "rest", method, code, time.monotonic() - started)
+            self._record(spec.name, "rest", method, code, time.monotonic() - started)
             if response and self._cors:
                 response.headers.update(_CORS)
         return response

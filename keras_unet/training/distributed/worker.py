@@ -15,7 +15,7 @@ from rich.console import Console
 from keras_unet import run_layout
 from keras_unet.data.check import Loaded
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.record import Evaluation
+from keras_unet.evaluation.evaluation import Evaluation
 from keras_unet.models.keras_file import TrainedModel, load_model
 from keras_unet.training.build import Digests, Task, build
 from keras_unet.training.callbacks import Budget, StopWhereNotFinite

@@ -143,3 +143,15 @@ def test_it_says_what_is_wrong(tmp_path, monkeypatch, arguments, message):
     result = CliRunner().invoke(app, ["serve", *map(str, arguments)])
     assert result.exit_code == 1 and message in str(result.exception)
     assert "secret" not in str(result.exception)
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path):
+    code = "import sys; sys.modules['prometheus_client'] = None; from keras_unet.cli import main"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; main()", "serve", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "prometheus_client is missing: pip install 'unet-keras[serve]'" in done.stderr
