@@ -5,9 +5,8 @@ Names are imported when they are first used, so that `import keras_unet` costs n
 `keras.saving.load_model` needs to open a model of this package, in any order.
 """
 
-from keras_unet._registration import register
 from keras_unet._version import __version__ as __version__
-from keras_unet.keras_backend import attach_stub
+from keras_unet.keras_backend import attach_stub, register
 
 register()  # `keras.saving.load_model` opens this package's files from here on
 

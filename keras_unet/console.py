@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import codecs
 import os
+import signal
 import sys
+import threading
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from rich import console as rich
@@ -147,3 +150,26 @@ def run_app(app: Callable[[], Any]) -> None:
     except (KerasUnetError, OSError) as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds what is done inside, to exit code 143, where nothing else handles it.
+
+    Its default leaves temporary files, and to a container's first process it does nothing.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -13,8 +13,8 @@ import pytest
 
 import keras_unet
 from keras_unet import diffusion, losses, metrics
-from keras_unet._registration import CLASSES, PACKAGE, StandIn
 from keras_unet.augment import Augment
+from keras_unet.keras_backend import CLASSES, PACKAGE, StandIn
 from keras_unet.models import build_unet
 from keras_unet.training.step import FusedAdamW
 

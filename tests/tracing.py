@@ -9,7 +9,7 @@ The command runs in a process of its own, from `keras_unet.cli.main` on, as a pe
 from __future__ import annotations
 
 import collections
-import contextlib
+import inspect
 import json
 import os
 import subprocess
@@ -23,10 +23,10 @@ from typing import NamedTuple
 class Trace(NamedTuple):
     """What was counted.
 
-    functions: of each file of the package, named by its path within it, what ran of it: functions
-    and the bodies of classes; a module that is only imported is not listed for it. opened: how
-    often each file within `watch` was opened for reading. decoded: pictures whose pixels Pillow
-    decoded. printed: what the command printed.
+    functions: of each file of the package, named by its path within it, the functions of it that
+    ran; a module or class that is only defined is not listed for it. opened: how often each file
+    within `watch` was opened for reading. decoded: pictures whose pixels Pillow decoded. printed:
+    what the command printed.
     """
 
     functions: dict[str, list[str]]
@@ -82,7 +82,8 @@ def _main(result: str, watch: str, since: str, *arguments: str) -> None:
         file = code.co_filename.removeprefix(package).replace(os.sep, "/")
         if since == f"{file}:{code.co_name}":
             counting[0] = True
-        if counting[0] and code.co_name != "<module>":
+        # no body of a class and no comprehension: those run where a module is imported
+        if counting[0] and code.co_flags & inspect.CO_OPTIMIZED and code.co_name[0] != "<":
             ran[file].add(code.co_name)
 
     def audit(event, given):
@@ -105,8 +106,9 @@ def _main(result: str, watch: str, since: str, *arguments: str) -> None:
     threading.setprofile(profile)
     sys.setprofile(profile)
     try:
-        with contextlib.suppress(SystemExit):
-            main()
+        main()
+    except SystemExit as end:
+        assert not end.code, end.code
     finally:
         sys.setprofile(None)
         threading.setprofile(None)

@@ -21,7 +21,7 @@ def compare(
     """Two evaluations side by side: paired differences with intervals, pictures of both."""
     from keras_unet.console import say
     from keras_unet.evaluation.comparison import compare as run
-    from keras_unet.evaluation.descriptions import show_comparison
+    from keras_unet.evaluation.comparison import show_comparison
 
     output = output if output.suffix else output.with_suffix(".html")
     comparison = run(run_a, run_b, output=output, common=common)

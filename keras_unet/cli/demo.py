@@ -19,7 +19,7 @@ def demo(
     """The whole job on made-up cells: data, training, scores, pictures, published model."""
     from keras_unet.console import TERMINAL, say
     from keras_unet.data.synthetic import write_dataset
-    from keras_unet.evaluation.descriptions import show_evaluation
+    from keras_unet.evaluation.evaluation import show_evaluation
     from keras_unet.serving.publish import export
     from keras_unet.training.config import make_config
     from keras_unet.training.run import train

@@ -17,8 +17,8 @@ from keras_unet.cli.options import (
     ShowSettings,
     command,
     data_section,
-    ended_by_sigterm,
 )
+from keras_unet.console import ended_by_sigterm
 
 diffusion = typer.Typer(
     name="diffusion",

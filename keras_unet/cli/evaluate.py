@@ -52,7 +52,7 @@ def evaluate(
     """Score a model on labelled images: a table, JSON, and a report with pictures of the errors."""
     from keras_unet.console import progress, say
     from keras_unet.data.label_rule import LabelRule
-    from keras_unet.evaluation.descriptions import show_evaluation
+    from keras_unet.evaluation.evaluation import show_evaluation
     from keras_unet.evaluation.scoring import evaluate as run
 
     settings = {

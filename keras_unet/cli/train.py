@@ -20,8 +20,8 @@ from keras_unet.cli.options import (
     Validation,
     ValidationLabels,
     data_section,
-    ended_by_sigterm,
 )
+from keras_unet.console import ended_by_sigterm
 
 
 @ended_by_sigterm()
@@ -62,7 +62,7 @@ def train(
         validation_labels=validation_labels,
     )
     from keras_unet.console import TERMINAL, say
-    from keras_unet.evaluation.descriptions import show_evaluation, show_folds
+    from keras_unet.evaluation.evaluation import show_evaluation, show_folds
 
     folded = folds is not None or (resume is not None and (resume / run_layout.SPLITS).is_file())
     checked, files, loaded = None, {}, None

@@ -207,3 +207,10 @@ def _listed(values: Iterable[int]) -> str:
     if len(values) > 8:
         return f"{values[0]}…{values[-1]}"
     return ", ".join(map(str, values)) or "nothing"
+
+
+def default_classes(count: int) -> tuple[str, ...]:
+    """Names for `count` classes of which nobody has said what they are."""
+    if count == 2:
+        return ("background", "foreground")
+    return ("background", *(f"class{i}" for i in range(1, count)))

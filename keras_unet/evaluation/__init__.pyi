@@ -7,10 +7,10 @@ from .counts import Counts as Counts
 from .counts import image_counts as image_counts
 from .counts import score as score
 from .counts import stack as stack
-from .descriptions import describe as describe
 from .evaluation import Evaluation as Evaluation
 from .evaluation import ScoreSettings as ScoreSettings
 from .evaluation import counts_as_arrays as counts_as_arrays
+from .evaluation import describe as describe
 from .evaluation import flat as flat
 from .evaluation import plain as plain
 from .evaluation import read_evaluation as read_evaluation

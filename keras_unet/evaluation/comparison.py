@@ -10,19 +10,25 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
 from keras_unet import run_layout
+from keras_unet.console import TERMINAL, say
 from keras_unet.disk import write_text
 from keras_unet.errors import ConfigError, DataError, listed
 from keras_unet.evaluation.counts import Counts, interval_notes, score, score_intervals, stack
-from keras_unet.evaluation.descriptions import describe, show, title
 from keras_unet.evaluation.evaluation import (
     Evaluation,
     counts_as_arrays,
+    describe,
     file_name,
     flat,
     plain,
     read_evaluation,
+    show,
+    title,
 )
 from keras_unet.evaluation.html import Html, data_uri, page, tag
 from keras_unet.evaluation.report import Cell, legend, longest_side, number_cell, sortable
@@ -208,6 +214,47 @@ def _tally(a: np.ndarray, b: np.ndarray, better: str) -> tuple[int, int, int]:
     gain = (b - a) * (1 if better == "higher" else -1)
     wins, losses = int(np.sum(gain > 1e-12)), int(np.sum(gain < -1e-12))
     return wins, losses, gain.size - wins - losses
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Prints the scores that both have, and the difference of B from A."""
+    say(f"A  {comparison.a}\nB  {comparison.b}")
+    count = len(comparison.images)
+    # narrow, so that 80 columns hold it: the names of scores may wrap, numbers may not
+    title_ = f"{count} image{'s' * (count != 1)}"
+    table = Table(title=title_, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table.add_column("score", min_width=11)
+    for name in ("A", "B", "B − A", "interval", "better\n/ worse"):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown: list[tuple[str, ...]] = [
+        ("mean_iou",),
+        ("mean_dice",),
+        ("pixel_error",),
+        ("calibration_error",),
+    ]
+    shown += [(key, name) for key in ("iou", "boundary_f1") for name in comparison.classes[1:]]
+    shown += [("objects", name) for name in ("f1", "seg", "map_dsb2018", "pq")]
+    shown += [("isbi", name) for name in ("v_rand", "v_info", "warping_error")]
+    for one in comparison.differences:
+        if one.difference is None or one.score not in shown:
+            continue
+        digits = describe(one.score).digits
+        low_high = one.interval or ()
+        clear = one.interval is not None and (one.interval[0] > 0 or one.interval[1] < 0)
+        table.add_row(
+            Text(title(one.score)),
+            show(one.score, one.a),
+            show(one.score, one.b),
+            f"{one.difference:+.{digits}f}",
+            " … ".join(f"{value:+.{digits}f}" for value in low_high),
+            f"{one.wins} / {one.losses}",
+            style="bold" if clear else "",
+        )
+    TERMINAL.print(table)
+    if comparison.left_out:
+        say(f"left out, since only one has them: {', '.join(comparison.left_out)}")
+    for note in comparison.notes:
+        say(note, "dim")
 
 
 def write_comparison(comparison: Comparison, path: Path) -> Path:

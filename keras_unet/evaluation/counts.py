@@ -17,9 +17,7 @@ from scipy import ndimage, stats
 from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import boundaries, calibration, confusion
-from keras_unet.evaluation.descriptions import ScorePath, has_interval
-from keras_unet.evaluation.evaluation import ScoreSettings, flat
-from keras_unet.inference.objects.finding import to_instances
+from keras_unet.evaluation.evaluation import ScorePath, ScoreSettings, flat, has_interval
 
 Counts = dict[str, np.ndarray]
 
@@ -146,6 +144,7 @@ def _objects(
     sample: Sample, predicted: np.ndarray, classes: Sequence[str], settings: ScoreSettings
 ) -> np.ndarray:
     from keras_unet.evaluation.instances import object_counts
+    from keras_unet.inference.objects.finding import to_instances
 
     true, object_class = sample.classes, settings.object_class
     assert true is not None  # scored_classes saw them

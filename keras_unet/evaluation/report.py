@@ -14,8 +14,17 @@ from PIL import Image
 from skimage.measure import block_reduce
 
 from keras_unet.disk import write_text
-from keras_unet.evaluation.descriptions import ScorePath, describe, show, show_range, title
-from keras_unet.evaluation.evaluation import Evaluation, counts_as_arrays, file_name, flat
+from keras_unet.evaluation.evaluation import (
+    Evaluation,
+    ScorePath,
+    counts_as_arrays,
+    describe,
+    file_name,
+    flat,
+    show,
+    show_range,
+    title,
+)
 from keras_unet.evaluation.html import COLORS, Html, Series, data_uri, join, line_chart, page, tag
 from keras_unet.pictures import MARKS, error_entries, error_marks, to_rgb
 

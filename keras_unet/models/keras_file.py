@@ -23,12 +23,11 @@ from pydantic import BaseModel, ValidationError
 
 from keras_unet import geometry, run_layout
 from keras_unet._version import __version__
-from keras_unet.data.label_rule import LabelMapping
+from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
 from keras_unet.disk import rename, shown_size, sync_file
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.models.model_card import ModelCard as ModelCard
-from keras_unet.models.model_card import default_classes
 from keras_unet.models.unet import Structure, structure, unet_in
 from keras_unet.remote_path import RemotePath, as_path, fetched, local_path
 from keras_unet.settings import Frozen

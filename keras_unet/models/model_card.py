@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from keras_unet.data.label_rule import LabelMapping
+from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
 from keras_unet.settings import Frozen
 
@@ -53,13 +53,6 @@ class ModelCard(Frozen):
         if self.data:
             lines.append(f"  data check    {_pairs(self.data)}")
         return lines
-
-
-def default_classes(count: int) -> tuple[str, ...]:
-    """Names for `count` classes of which nobody has said what they are."""
-    if count == 2:
-        return ("background", "foreground")
-    return ("background", *(f"class{i}" for i in range(1, count)))
 
 
 def _pairs(values: Mapping[str, object]) -> str:

@@ -20,7 +20,7 @@ from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import say
 from keras_unet.data.check import DataReport, Loaded, load_samples, shared_images
-from keras_unet.data.label_rule import LabelMapping
+from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import (
     ForegroundPixels,
@@ -37,7 +37,6 @@ from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
 from keras_unet.losses.table import training_loss
 from keras_unet.models.keras_file import ModelCard, library_versions
-from keras_unet.models.model_card import default_classes
 from keras_unet.models.unet import build_unet, head_weights, with_heads
 from keras_unet.settings import to_tree
 from keras_unet.training.config import TrainConfig

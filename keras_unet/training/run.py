@@ -39,8 +39,8 @@ from keras_unet.training.callbacks import (
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Cluster, join
-from keras_unet.training.distributed.worker import send_result, send_state, send_task, work
 from keras_unet.training.loop import Position, StopRequest, run_steps, snapshot
+from keras_unet.training.worker import send_result, send_state, send_task, work
 
 
 class TrainResult(NamedTuple):
@@ -148,8 +148,9 @@ def _resume(
         say(f"{folder}: this run is finished", console=console)
         Checkpoints(folder).remove()  # a killed process may have left some
         evaluation = read_evaluation(folder)
-        send_task(cluster, None)
-        send_result(cluster, folder, evaluation, False)
+        if cluster.machines > 1:
+            send_task(cluster, None)
+            send_result(cluster, folder, evaluation, False)
         return TrainResult(folder, load_model(folder), evaluation, False)
     config = make_config(record.config)
     with run_folder.locked_run(folder):
@@ -173,7 +174,8 @@ def _build(
         say(said, console=console)
     elif (gpus := len(tf.config.list_physical_devices("GPU"))) > 1:
         say(f"1 of {gpus} GPUs is used; devices=all would use all of them", console=console)
-    send_task(cluster, task)
+    if cluster.machines > 1:
+        send_task(cluster, task)
     return build(task, output, console, cluster, loaded)
 
 
@@ -198,7 +200,8 @@ def _finish(
             raise
         if not interrupted:
             run_folder.finish(folder, record)
-    send_result(built.cluster, folder, evaluation, interrupted)
+    if built.cluster.machines > 1:
+        send_result(built.cluster, folder, evaluation, interrupted)
     return TrainResult(folder, model, evaluation, interrupted)
 
 
@@ -268,7 +271,8 @@ def _steps(
         begins=begins,
     )
     if number == signal.SIGTERM:  # the machine is about to go
-        send_result(cluster, folder, None, True)
+        if cluster.machines > 1:
+            send_result(cluster, folder, None, True)
         raise SystemExit(128 + number)
     return number is not None
 

@@ -62,7 +62,7 @@ def test_folds_are_cross_validated_and_gone_on_with(data, tmp_path, monkeypatch)
 
     called = []
 
-    def stand_in(config, folds, console, *, resume, files):
+    def stand_in(config, folds, console, *, resume, files, loaded):
         called.append((config, folds, resume, files))
         scores = {"mean_dice": 0.5}
         report = {"folds": 2, "images": 3, "mean": scores, "std": {}, "pooled": scores}

@@ -120,8 +120,6 @@ def send_result(
     cluster: Cluster, folder: Path, evaluation: Evaluation | None, interrupted: bool
 ) -> None:
     """From the chief; on the others, see `receive_result`. None where SIGTERM ended the run."""
-    if cluster.machines == 1:
-        return
     text = "null" if evaluation is None else evaluation.model_dump_json()
     head = json.dumps({"folder": str(folder), "interrupted": interrupted, "evaluation": text})
     cluster.broadcast(head.encode())
