@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from keras_unet.cli.options import parts
+from keras_unet.inference.objects.object_formats import DEFAULT_FORMATS, OBJECT_FORMATS
+
 
 def objects(
     masks: Annotated[
@@ -23,8 +26,8 @@ def objects(
     ] = False,
     formats: Annotated[
         str,
-        typer.Option("--format", help="Any of labels, csv, geojson, rois, parquet, by commas."),
-    ] = "labels,csv,geojson,rois",
+        typer.Option("--format", help=f"Any of {', '.join(OBJECT_FORMATS)}, by commas."),
+    ] = ",".join(DEFAULT_FORMATS),
     pixel_size: Annotated[
         float | None, typer.Option(help="Micrometres a pixel; default: what the file states.")
     ] = None,
@@ -77,7 +80,7 @@ def objects(
             images=images,
             settings=settings,
             pixel_size=pixel_size,
-            formats=[name.strip() for name in formats.split(",") if name.strip()],
+            formats=parts(formats),
             overwrite=overwrite,
             progress=advance,
         )

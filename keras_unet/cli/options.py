@@ -136,3 +136,8 @@ def card_fields(
         "pixel_size": pixel_size,
     }
     return validated(CardFields, given)
+
+
+def parts(text: str) -> tuple[str, ...]:
+    """The names in "labels, csv"."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

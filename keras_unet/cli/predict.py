@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.options import ClassNames, Normalization
+from keras_unet.cli.options import ClassNames, Normalization, parts
+from keras_unet.inference.files.mask_formats import MASK_FORMATS
+from keras_unet.inference.objects.object_formats import OBJECT_FORMATS
 
 EXTRA = "Speed and exactness"
 FILES = "Files"
@@ -54,12 +56,13 @@ def predict(
         typer.Option(help="Of probabilities: float32, float16, uint8.", rich_help_panel=FILES),
     ] = "float32",
     format: Annotated[
-        str, typer.Option(help="Of masks: auto, png, tiff, zarr.", rich_help_panel=FILES)
+        str,
+        typer.Option(help=f"Of masks: auto, {', '.join(MASK_FORMATS)}.", rich_help_panel=FILES),
     ] = "auto",
     objects: Annotated[
         str | None,
         typer.Option(
-            help="Also write objects: of labels,csv,geojson,rois,parquet.", rich_help_panel=FILES
+            help=f"Also write objects: of {', '.join(OBJECT_FORMATS)}.", rich_help_panel=FILES
         ),
     ] = None,
     overlays: Annotated[
@@ -148,7 +151,7 @@ def predict(
 
     if memory is not None and not (isfinite(memory) and memory > 0):
         raise ConfigError(f"--memory: expected gigabytes above 0, got {memory}")
-    kinds = tuple(part.strip() for part in (objects or "").split(",") if part.strip())
+    kinds = parts(objects or "")
     try:
         with progress("predicting") as advance:
             done = predict_files(

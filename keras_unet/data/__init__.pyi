@@ -1,13 +1,13 @@
 from .check import DataReport as DataReport
 from .check import check_data as check_data
 from .check import load_samples as load_samples
+from .check import settle_labels as settle_labels
 from .check import shared_images as shared_images
 from .graph_images import checked_tensor as checked_tensor
 from .images import EXTENSIONS as EXTENSIONS
 from .images import count_pages as count_pages
 from .images import read_image as read_image
 from .images import read_labels as read_labels
-from .label_check import settle_labels as settle_labels
 from .label_rule import LabelKind as LabelKind
 from .label_rule import LabelMapping as LabelMapping
 from .label_rule import LabelRule as LabelRule

@@ -1,26 +1,34 @@
-"""Check of a data set before training: all that is wrong reported at once, and the samples."""
+"""Check of a data set before training: all that is wrong reported at once, and the samples.
+
+Label values of the whole set are held against the rule for them, which settles what they mean.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from keras_unet.data.label_check import (
-    file_notes,
-    label_notes,
-    regions_of,
-    settle_labels,
-    single_class,
+from keras_unet.data.label_rule import INSTANCES, MOST_UNSTATED, LabelMapping, LabelRule, as_setting
+from keras_unet.data.pairs import (
+    Pair,
+    Problem,
+    Records,
+    Source,
+    beside_images,
+    find_source,
+    natural_key,
 )
-from keras_unet.data.label_rule import LabelMapping, LabelRule
-from keras_unet.data.pairs import Pair, Problem, Records, Source, find_source, natural_key
 from keras_unet.data.samples import PairReader, RawPair, Sample, size
+from keras_unet.data.stored_pixels import NODATA
 from keras_unet.errors import DataError, listed
 from keras_unet.settings import Frozen
+
+VOID = (-1, 127, 254, 255, 32767, 65535)  # usual for pixels that do not count
+CONTRAST = 0.3  # standard deviations of the image that foreground and background lie apart
 
 
 class Loaded(NamedTuple):
@@ -249,6 +257,321 @@ def _spread(numbers: Sequence[float]) -> Spread | None:
     return Spread(
         min=round(float(low), 2), median=round(float(middle), 2), max=round(float(high), 2)
     )
+
+
+def settle_labels(
+    raws: Sequence[RawPair], rule: LabelRule
+) -> tuple[LabelMapping | None, list[Problem]]:
+    """What the label values found in a whole set mean, or what does not fit the rule.
+
+    Returns:
+      (mapping, no problems), or (None, problems): one for each file with values out of range, or
+      one for the set where the rule leaves its meaning open. (None, no problems) without labels.
+    """
+    labelled = [raw for raw in raws if raw.labels is not None]
+    if not labelled:
+        return None, []
+    holders = Counter(value for raw in labelled for value in raw.values)
+    if mixed := _mixed_masks(labelled, rule):
+        return None, [mixed]
+    try:
+        mapping = rule.resolve(holders)
+    except DataError as error:
+        found, _, expected = str(error).partition("; expected ")
+        stated = rule.stated()
+        allowed: set[int | None] = {*(stated or ()), rule.ignore}
+        if rule.kind == "instances":
+            allowed |= {value for value in holders if value >= 0}
+        if stated is not None or rule.kind == "instances":
+            named = [(raw, sorted(set(raw.values) - allowed)) for raw in labelled]
+            stray = sorted(set(holders) - allowed)
+            if stated and rule.ignore is None and len(stray) == 1 and stray[0] in VOID:
+                expected = (
+                    f"{listed(stated)} (a training with data.label_ignore = {stray[0]} leaves out "
+                    "pixels of that value)"
+                )
+            elif stated:
+                expected = listed(stated)
+            return None, [
+                Problem(
+                    file=raw.pair.label_shown,
+                    found=f"holds label values out of range: {listed(strange)}",
+                    expected=expected,
+                )
+                for raw, strange in named
+                if strange
+            ]
+        return None, [Problem(file="", found=found + _rare(labelled, holders), expected=expected)]
+    if _like_objects(labelled, mapping, rule):
+        return None, [
+            Problem(
+                file="",
+                found=f"labels hold the numbers {listed(mapping.values)}, and each is one single "
+                "region in every image, as numbers of objects are",
+                expected=f"{INSTANCES} if they are, or "
+                f"{as_setting('num_classes', mapping.num_classes)} if each number is a class",
+            )
+        ]
+    return mapping, []
+
+
+def _mixed_masks(labelled: Sequence[RawPair], rule: LabelRule) -> Problem | None:
+    """What is wrong with a set of masks, some of 0 and 1, others of 0 and 255."""
+    if rule.kind != "semantic" or rule.values is not None or rule.ignore in (1, 255):
+        return None
+    values = [set(raw.values) - {0, rule.ignore} for raw in labelled]
+    if not (
+        {1} in values and {255} in values and all(each in ({1}, {255}, set()) for each in values)
+    ):
+        return None
+    small, large = (
+        [raw.pair.label_shown for raw, each in zip(labelled, values, strict=True) if each == {top}]
+        for top in (1, 255)
+    )
+    return Problem(
+        file="",
+        found=f"{len(small)} masks are of 0 and 1 ({listed(small, 3)}), {len(large)} of 0 and 255 "
+        f"({listed(large, 3)})",
+        expected="one of the two in the whole set: save them alike (where 255 marks pixels that "
+        f"shall not count, set {as_setting('label_ignore', 255)})",
+    )
+
+
+def single_class(raws: Sequence[RawPair], mapping: LabelMapping) -> list[Problem]:
+    """What is wrong with a set whose labels hold one class only; nothing is, with more."""
+    counts = _class_counts(raws, mapping)
+    held = np.flatnonzero(counts.sum(axis=0))
+    if len(held) > 1 or not len(counts):
+        return []
+    what = f"a single class ({listed(held)})" if len(held) else "no pixel that counts"
+    what = "nothing but background" if held.tolist() == [0] else what
+    ignored = sum(raw.values.get(mapping.ignore, 0) for raw in raws if mapping.ignore is not None)
+    if ignored:
+        share = ignored / (ignored + counts.sum())
+        what += (
+            f", and {share:.1%} of the pixels hold {mapping.ignore}, which does not count: was "
+            f"{mapping.ignore} meant as a class here, as in a mask of 0 and 255"
+        )
+    needed = "at least two classes in the set" if mapping.kind == "semantic" else "cells"
+    if ignored and mapping.kind == "semantic":
+        needed += f", stored as {listed(mapping.values)}"
+    return [
+        Problem(
+            file="", found=f"the labels of all {len(counts)} images hold {what}", expected=needed
+        )
+    ]
+
+
+def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
+    """What is worth a look in the labels of a whole set; needs their values, not their pixels."""
+    notes = []
+    labelled = [raw for raw in raws if raw.values]
+    counts = _class_counts(raws, mapping)
+    empty = (counts[:, 1:].sum(axis=1) == 0) & (counts[:, 0] > 0)
+    if empty.any():
+        names = _names(labelled, empty)
+        notes.append(f"{len(names)} of {len(labelled)} images are all background: {listed(names)}")
+    if mapping.ignore is not None:
+        ignored = np.array([raw.values.get(mapping.ignore, 0) for raw in labelled])
+        if ignored.any():
+            share = ignored.sum() / (ignored.sum() + counts.sum())
+            notes.append(f"{share:.1%} of the pixels do not count (value {mapping.ignore})")
+        bare = counts.sum(axis=1) == 0
+        if bare.any():
+            names = _names(labelled, bare)
+            notes.append(
+                f"{len(names)} of {len(labelled)} images hold no pixel that counts: {listed(names)}"
+            )
+        strange = empty & (ignored > 0)
+        if strange.any() and not empty.all():
+            names = _names(labelled, strange)
+            notes.append(
+                f"{len(names)} of {len(labelled)} label images hold {mapping.ignore}, which does "
+                "not count, and background, but no other class, as a mask of 0 and "
+                f"{mapping.ignore} would: {listed(names)}"
+            )
+    if mapping.num_classes == 2:
+        notes += _polarity(labelled, counts, flipped=mapping.values == (255, 0))
+    return notes
+
+
+def file_notes(raws: Sequence[RawPair], ignore: int | None = None) -> list[str]:
+    """What is worth a look in what the files of a whole set state, their pixels apart.
+
+    Args:
+      ignore: the label value that does not count.
+    """
+    return [
+        *_nodata_notes({raw.pair.image_shown: raw.share_missing for raw in raws}),
+        *_palette_notes(raws, ignore),
+        *_orientation_notes(raws),
+        *beside_images({raw.pair.image: raw.left_out for raw in raws}),
+    ]
+
+
+def _orientation_notes(raws: Sequence[RawPair]) -> list[str]:
+    """A note on images that are turned to be displayed while their labels are not, or otherwise."""
+    apart = [raw.pair.image_shown for raw in raws if raw.turned_apart]
+    if not apart:
+        return []
+    return [
+        f"{len(apart)} of {len(raws)} images state another orientation (EXIF) than their labels, "
+        "and each is turned as it states: do the labels lie over the image as displayed? If they "
+        f"were drawn on the pixels as stored, remove the orientation: {listed(apart)}"
+    ]
+
+
+def _nodata_notes(shares: Mapping[str, float]) -> list[str]:
+    """A note on images, by name, of which a share of the pixels was never measured."""
+    found = {name: share for name, share in shares.items() if share}
+    if not found:
+        return []
+    share = np.mean(list(found.values()))
+    many = "1 image" if len(found) == 1 else f"{len(found)} images"
+    return [
+        f"{share:.1%} of the pixels of {many} were never measured ({NODATA}) and do not count: "
+        f"{listed(found)}"
+    ]
+
+
+def _palette_notes(raws: Sequence[RawPair], ignore: int | None) -> list[str]:
+    """Notes on palettes under which the numbers do not look like what they mean."""
+    shown = [raw for raw in raws if raw.colours]
+    notes = _inverted_notes(raws)
+    white = [raw for raw in shown if _background_elsewhere(raw.colours, ignore)]
+    if white:
+        colours = white[0].colours
+        order = sorted(set(colours) - {ignore}, key=lambda value: colours[value])
+        examples = ", ".join(f"{value} {_named(colours[value])}" for value in sorted(colours)[:4])
+        cure = f": if bright is foreground, set data.label_values = {order}" * (len(order) == 2)
+        notes.append(
+            f"labels are the numbers stored, but by their palette or MinIsWhite {len(white)} of "
+            f"{len(raws)} label images show {examples} "
+            f"({listed(raw.pair.label_shown for raw in white)}){cure}"
+        )
+    first: dict[int, RawPair] = {}
+    for raw in shown:
+        for value, colour in raw.colours.items():
+            other = first.setdefault(value, raw)
+            if other.colours[value] != colour:
+                notes.append(
+                    f"palettes differ: {value} is {_named(other.colours[value])} in "
+                    f"{other.pair.label_shown}, {_named(colour)} in {raw.pair.label_shown}; labels "
+                    "are the numbers stored: do they mean the same in all files?"
+                )
+                return notes
+    return notes
+
+
+def _inverted_notes(raws: Sequence[RawPair]) -> list[str]:
+    """A note on masks of one bit that show mostly white, though few of their bits are set."""
+    inverted = [raw for raw in raws if raw.inverted]
+    white = sum(raw.values.get(255, 0) for raw in inverted)
+    total = sum(sum(raw.values.values()) for raw in inverted)
+    if white <= 0.5 * total:
+        return []
+    return [
+        f"{len(inverted)} of {len(raws)} label images are of one bit and stored white as 0 "
+        f"(MinIsWhite): read as they are shown, {white / total:.1%} of their pixels are white, 255 "
+        f"({listed(raw.pair.label_shown for raw in inverted)}): if they were saved from boolean "
+        "arrays, as tifffile does it, foreground is what is black: set data.label_values = [255, 0]"
+    ]
+
+
+def _background_elsewhere(colours: Mapping[int, tuple[int, ...]], ignore: int | None) -> bool:
+    """Whether a palette, as far as it is used, shows another value than 0 as background is shown.
+
+    That is black, or in a palette of grey alone any value if 0 is the brightest.
+    """
+    others = [colour for value, colour in colours.items() if value not in (0, ignore)]
+    if 0 not in colours or not others:
+        return False
+    grey = all(len(set(colour)) == 1 for colour in (colours[0], *others))
+    return (grey and colours[0] > max(others)) or (any(colours[0]) and not any(min(others)))
+
+
+def _named(colour: tuple[int, ...]) -> str:
+    code = "#" + "".join(f"{part:02x}" for part in colour)
+    return {"#000000": "black", "#ffffff": "white"}.get(code, code)
+
+
+def _names(raws: Sequence[RawPair], chosen: np.ndarray) -> list[str]:
+    return [raw.pair.name for raw, taken in zip(raws, chosen, strict=True) if taken]
+
+
+def _class_counts(raws: Sequence[RawPair], mapping: LabelMapping) -> np.ndarray:
+    """Pixels of each class in each labelled image, int64 [images, K]; ignored ones in none."""
+    rows = []
+    for values in (raw.values for raw in raws if raw.values):
+        if mapping.kind == "semantic":
+            rows.append([values.get(value, 0) for value in mapping.values])
+        else:
+            objects = sum(n for v, n in values.items() if v > 0 and v != mapping.ignore)
+            rows.append([values.get(0, 0), objects])
+    return np.array(rows, np.int64).reshape(-1, mapping.num_classes)
+
+
+def _polarity(raws: Sequence[RawPair], counts: np.ndarray, flipped: bool) -> list[str]:
+    """A note where some masks seem to have foreground and background exchanged.
+
+    In such a mask the foreground is what is background in the others: most of the image rather
+    than the lesser part, and dark where theirs is bright, or the reverse. Where foreground and
+    background are equally bright in all images, shares far from one half must do.
+    """
+    both = counts.min(axis=1) > 0
+    share = np.where(both, counts[:, 1] / np.maximum(counts.sum(axis=1), 1), 0.5)
+    contrast = np.array([raw.contrast for raw in raws]) * (-1 if flipped else 1)
+    found = np.zeros(len(raws), bool)
+    for sign in (1, -1):
+        usual = (share < 0.5) & (sign * contrast > CONTRAST)
+        turned = (share > 0.5) & (sign * contrast < -CONTRAST)
+        if usual.any() and turned.any() and (usual | turned).sum() > found.sum():
+            found = turned if turned.sum() <= usual.sum() else usual
+    if np.all(np.abs(contrast[both]) <= CONTRAST):
+        low, high = both & (share < 0.35), both & (share > 0.65)
+        if low.any() and high.any() and np.all(low | high | ~both):
+            found = high if high.sum() <= low.sum() else low
+    if not found.any():
+        return []
+    names = _names(raws, found)
+    mostly = "foreground" if share[found][0] > 0.5 else "background"
+    return [
+        f"{len(names)} of {len(raws)} masks are mostly {mostly}, unlike the others, and what is "
+        "foreground in them looks like background in the others: are the two exchanged (white for "
+        f"black) in {listed(names)}?"
+    ]
+
+
+def _like_objects(labelled: Sequence[RawPair], mapping: LabelMapping, rule: LabelRule) -> bool:
+    """Whether classes that nobody stated look like numbers of objects."""
+    if mapping.kind != "semantic" or rule.stated() is not None:
+        return False
+    if not 3 <= mapping.num_classes <= MOST_UNSTATED:
+        return False
+    return all(regions_of(raw) <= len(set(raw.values) - {0}) for raw in labelled)
+
+
+def regions_of(raw: RawPair) -> int:
+    """How many regions the labels of a pair have; 0 without labels."""
+    if raw.regions is not None:
+        return raw.regions
+    return 0 if raw.labels is None else count_regions(raw.labels)
+
+
+def count_regions(labels: np.ndarray) -> int:
+    """How many 4-connected regions of equal, non-zero value there are."""
+    from skimage.measure import label as components  # slow to import, and seldom needed
+
+    return int(components(labels, connectivity=1, background=0).max())
+
+
+def _rare(labelled: Sequence[RawPair], holders: Counter[int]) -> str:
+    """Names the files with values that most files do without: likely the bad ones."""
+    rare = {value for value, files in holders.items() if files <= 0.2 * len(labelled)}
+    names = [raw.pair.label_shown for raw in labelled if rare & set(raw.values)]
+    if not names or len(names) > 3 or len(rare) > 4:
+        return ""
+    return f" (found {listed(sorted(rare))} only in {listed(names)})"
 
 
 class Spread(Frozen):

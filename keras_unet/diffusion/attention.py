@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_unet.diffusion.blocks import GroupNorm, gelu, register
+from keras_unet.diffusion.blocks import Block, GroupNorm, gelu, register
 
 # The most scores (batch · heads · queries · keys) that are in memory at a time: 16 MB in float32,
 # which is also what a processor's cache holds: at 4096 tokens 2.5 times as fast as in one piece.
@@ -93,7 +93,7 @@ def _larger(a: Any, b: Any) -> Any:
 
 
 @register
-class Attention(layers.Layer):
+class Attention(Block):
     """Multi-head attention of tokens [B, T, C] to themselves, or to a context [B, S, D].
 
     Args:
@@ -141,15 +141,6 @@ class Attention(layers.Layer):
 
     def compute_output_shape(self, x_shape: Any, context_shape: Any = None) -> Any:
         return x_shape
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "heads": self.heads,
-            "width": self.width,
-            "qkv_bias": self.qkv_bias,
-            "upcast": self.upcast,
-        }
 
 
 @register
@@ -199,17 +190,9 @@ class SelfAttentionBlock(Attention):
     def compute_output_shape(self, x_shape: Any) -> Any:  # type: ignore[override]
         return x_shape
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "groups": self.groups,
-            "epsilon": self.epsilon,
-            "output_scale": self.output_scale,
-        }
-
 
 @register
-class TransformerBlock(layers.Layer):
+class TransformerBlock(Block):
     """Self-attention, attention to the context, GEGLU (Shazeer 2020); each with norm and residual.
 
     Args:
@@ -250,13 +233,9 @@ class TransformerBlock(layers.Layer):
     def compute_output_shape(self, x_shape: Any, context_shape: Any) -> Any:
         return x_shape
 
-    def get_config(self) -> dict[str, Any]:
-        own = {"heads": self.heads, "width": self.width, "upcast": self.upcast}
-        return {**super().get_config(), **own}
-
 
 @register
-class SpatialTransformer(layers.Layer):
+class SpatialTransformer(Block):
     """Transformer blocks over the pixels of [B, H, W, C], given a context [B, S, D].
 
     Norm and projection before, projection and residual after (2112.10752, appendix E.2.1). The
@@ -310,16 +289,6 @@ class SpatialTransformer(layers.Layer):
 
     def compute_output_shape(self, x_shape: Any, context_shape: Any) -> Any:
         return x_shape
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "heads": self.heads,
-            "width": self.width,
-            "depth": self.depth,
-            "groups": self.groups,
-            "upcast": self.upcast,
-        }
 
 
 def tokens(image: Any) -> Any:

@@ -25,7 +25,7 @@ from keras_unet.diffusion.blocks import (
     float_dtype,
     register,
 )
-from keras_unet.diffusion.presets import completed, preset_options
+from keras_unet.diffusion.presets import completed, preset_options, require_count, with_sizes
 from keras_unet.errors import ConfigError
 
 EPSILON = 1e-6  # of all its norms
@@ -187,25 +187,11 @@ def kl_divergence(moments: Any) -> Any:
 
 
 def _resolved(options: dict[str, Any]) -> dict[str, Any]:
-    o = dict(options)
-    shape = list(o["input_shape"])
-    if len(shape) != 3 or not shape[2]:
-        raise ConfigError(f"input_shape must be (height, width, channels), got {shape!r}")
-    o["input_shape"] = shape
-    o["out_channels"] = o["out_channels"] or shape[2]
-    o["filters"] = list(o["filters"])
-    numbers = [(k, o[k]) for k in ("out_channels", "layers_per_block", "latent_channels")]
-    for key, number in (*numbers, *(("filters", n) for n in o["filters"])):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ConfigError(f"{key} must be an integer >= 1, got {number!r}")
-        if key == "filters" and number % o["norm_groups"]:
-            raise ConfigError(
-                f"filters must divide by norm_groups ({o['norm_groups']}), got {number}"
-            )
+    o = with_sizes(options)
+    for key in ("layers_per_block", "latent_channels"):
+        require_count(key, o[key])
     if not o["scaling_factor"] > 0:
         raise ConfigError(f"scaling_factor must be positive, got {o['scaling_factor']!r}")
-    size = o["sample_size"]
-    o["sample_size"] = size if size is None or isinstance(size, int) else list(size)
     return o
 
 

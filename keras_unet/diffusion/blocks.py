@@ -7,6 +7,7 @@ Residual blocks, resampling, group normalization and the embedding of a time ste
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -42,8 +43,22 @@ def convolution(
     )
 
 
+class Block(layers.Layer):
+    """A layer whose configuration is its arguments, each kept as an attribute of its name."""
+
+    def get_config(self) -> dict[str, Any]:
+        own = {}
+        kinds = type(self).__mro__
+        for kind in kinds[: kinds.index(Block)]:
+            _, *parameters = inspect.signature(kind.__init__).parameters.values()  # without self
+            own.update(
+                {p.name: getattr(self, p.name) for p in parameters if p.kind != p.VAR_KEYWORD}
+            )
+        return {**super().get_config(), **own}
+
+
 @register
-class GroupNorm(layers.Layer):
+class GroupNorm(Block):
     """Group normalization (Wu and He 2018) over [..., C]: groups of neighbouring channels.
 
         y = (x − mean) / sqrt(variance + epsilon) · gamma + beta
@@ -95,12 +110,9 @@ class GroupNorm(layers.Layer):
     def compute_output_shape(self, x_shape: Any, *_: Any) -> Any:
         return x_shape
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
-
 
 @register
-class Sinusoid(layers.Layer):
+class Sinusoid(Block):
     """Numbers as waves of geometric frequencies: [...] to [..., size] (Vaswani et al. 2017).
 
         frequency_i = 10000 ** (−i / (size/2 − freq_shift)),   i = 0 … size/2 − 1
@@ -139,18 +151,13 @@ class Sinusoid(layers.Layer):
         return keras.KerasTensor(shape, dtype=float_dtype(self.dtype_policy))
 
     def get_config(self) -> dict[str, Any]:
-        own = {
-            "size": self.size,
-            "flip_sin_to_cos": self.flip_sin_to_cos,
-            "freq_shift": self.freq_shift,
-        }
         config = super().get_config()
         config.pop("autocast", None)
-        return {**config, **own}
+        return config
 
 
 @register
-class EmbeddingMLP(layers.Layer):
+class EmbeddingMLP(Block):
     """Two dense layers with an activation between them: [B, F] to [B, units]."""
 
     def __init__(self, units: int, activation: str = "silu", **kwargs: Any):
@@ -170,9 +177,6 @@ class EmbeddingMLP(layers.Layer):
 
     def compute_output_shape(self, x_shape: Any) -> tuple[Any, ...]:
         return (*x_shape[:-1], self.units)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "units": self.units, "activation": self.activation}
 
 
 def double(x: Any) -> Any:
@@ -199,7 +203,7 @@ def halve(x: Any) -> Any:
 
 
 @register
-class Downsample(layers.Layer):
+class Downsample(Block):
     """A 3x3 convolution of stride 2.
 
     Args:
@@ -228,12 +232,9 @@ class Downsample(layers.Layer):
         height, width = (n and (n + self.padding - 2) // 2 + 1 for n in sizes)
         return (batch, height, width, self.filters)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters, "padding": self.padding}
-
 
 @register
-class Upsample(layers.Layer):
+class Upsample(Block):
     """Nearest-neighbour upsampling and a 3x3 convolution.
 
     Doubles [B, H, W, C]; with a second input, upsamples to its height and width (2H or 2H − 1: the
@@ -257,12 +258,9 @@ class Upsample(layers.Layer):
         sizes = [n and 2 * n for n in sizes] if like_shape is None else like_shape[1:3]
         return (batch, *sizes, self.filters)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "filters": self.filters}
-
 
 @register
-class ResidualBlock(layers.Layer):
+class ResidualBlock(Block):
     """Norm, activation, convolution, twice, beside a shortcut; the time comes in between.
 
         h = conv1(act(norm1(x)));   h += time_emb_proj(emb)
@@ -359,14 +357,4 @@ class ResidualBlock(layers.Layer):
         return (batch, *sizes, self.filters)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "groups": self.groups,
-            "epsilon": self.epsilon,
-            "scale_shift": self.scale_shift,
-            "resample": self.resample,
-            "activation": self.activation,
-            "dropout": self.dropout_rate,
-            "output_scale": self.output_scale,
-        }
+        return {**super().get_config(), "dropout": self.dropout_rate}

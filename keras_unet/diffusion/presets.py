@@ -202,3 +202,34 @@ def completed(builder: Callable[..., Any], options: Mapping[str, Any]) -> dict[s
             f"{builder.__name__} has no option {', '.join(unknown)}; it has {', '.join(parameters)}"
         )
     return {**parameters, **options}
+
+
+def with_sizes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a network over images; shape, filters and sample size as plain numbers and lists.
+
+    Raises:
+        ConfigError: no such shape, or widths that no group norm divides.
+    """
+    o = dict(options)
+    shape = list(o["input_shape"])
+    if len(shape) != 3 or not shape[2]:
+        raise ConfigError(f"input_shape must be (height, width, channels), got {shape!r}")
+    o["input_shape"] = shape
+    o["out_channels"] = o["out_channels"] or shape[2]
+    o["filters"] = list(o["filters"])
+    require_count("out_channels", o["out_channels"])
+    for count in o["filters"]:
+        require_count("filters", count)
+        if count % o["norm_groups"]:
+            raise ConfigError(
+                f"filters must divide by norm_groups ({o['norm_groups']}), got {count}"
+            )
+    size = o["sample_size"]
+    o["sample_size"] = size if size is None or isinstance(size, int) else list(size)
+    return o
+
+
+def require_count(name: str, number: Any) -> None:
+    """Raises ConfigError unless it is an integer of at least 1."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ConfigError(f"{name} must be an integer >= 1, got {number!r}")

@@ -21,8 +21,8 @@ import numpy as np
 from keras import layers, ops
 
 from keras_unet import disk
-from keras_unet.diffusion.blocks import float_dtype, gelu, register
-from keras_unet.diffusion.presets import completed, preset_options
+from keras_unet.diffusion.blocks import Block, float_dtype, gelu, register
+from keras_unet.diffusion.presets import completed, preset_options, require_count
 from keras_unet.errors import ConfigError, DataError
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -355,7 +355,7 @@ def _network(policy: Any, **o: Any) -> tuple[Any, dict[str, Any]]:
 
 
 @register
-class TokenEmbeddings(layers.Layer):
+class TokenEmbeddings(Block):
     """Integers [B, T] to vectors [B, T, size]: that of the token and that of its place, added."""
 
     def __init__(self, vocabulary_size: int, max_length: int, size: int, **kwargs: Any):
@@ -389,17 +389,9 @@ class TokenEmbeddings(layers.Layer):
     def compute_output_spec(self, ids: Any) -> Any:
         return keras.KerasTensor(self.compute_output_shape(ids.shape), dtype=self.compute_dtype)
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "vocabulary_size": self.vocabulary_size,
-            "max_length": self.max_length,
-            "size": self.size,
-        }
-
 
 @register
-class TextBlock(layers.Layer):
+class TextBlock(Block):
     """Causal self-attention and two dense layers over [B, T, D]; each after a norm, each added."""
 
     def __init__(
@@ -448,18 +440,9 @@ class TextBlock(layers.Layer):
     def compute_output_shape(self, x_shape: Any) -> Any:
         return x_shape
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "heads": self.heads,
-            "intermediate_size": self.intermediate_size,
-            "activation": self.activation,
-            "epsilon": self.epsilon,
-        }
-
 
 @register
-class Pool(layers.Layer):
+class Pool(Block):
     """The vector of the end token: [B, T, D] and integers [B, T] to [B, D]."""
 
     def __init__(self, eos_token: int, **kwargs: Any):
@@ -475,15 +458,10 @@ class Pool(layers.Layer):
     def compute_output_shape(self, x_shape: Any, ids_shape: Any) -> tuple[Any, ...]:
         return (x_shape[0], x_shape[2])
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "eos_token": self.eos_token}
-
 
 def _check(options: dict[str, Any]) -> None:
     for key in ("vocabulary_size", "hidden_size", "intermediate_size", "layers", "heads"):
-        number = options[key]
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ConfigError(f"{key} must be an integer >= 1, got {number!r}")
+        require_count(key, options[key])
     if options["hidden_size"] % options["heads"]:
         raise ConfigError(
             f"hidden_size {options['hidden_size']} cannot be shared among {options['heads']} heads"

@@ -15,6 +15,7 @@ from keras import layers
 
 from keras_unet.diffusion.attention import SelfAttentionBlock, SpatialTransformer
 from keras_unet.diffusion.blocks import (
+    Block,
     Downsample,
     EmbeddingMLP,
     GroupNorm,
@@ -25,7 +26,7 @@ from keras_unet.diffusion.blocks import (
     float_dtype,
     register,
 )
-from keras_unet.diffusion.presets import completed, preset_options
+from keras_unet.diffusion.presets import completed, preset_options, require_count, with_sizes
 from keras_unet.errors import ConfigError
 
 AttentionKind = Literal["self", "cross"] | None
@@ -370,7 +371,7 @@ def _embedding(
 
 
 @register
-class JoinAdded(layers.Layer):
+class JoinAdded(Block):
     """SDXL's additions as one vector [B, size]: a text [B, F], then numbers [B, N, D]."""
 
     def __init__(self, size: int, **kwargs: Any):
@@ -391,9 +392,6 @@ class JoinAdded(layers.Layer):
     def compute_output_shape(self, text_shape: Any, numbers_shape: Any) -> tuple[Any, ...]:
         return (text_shape[0], self.size)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "size": self.size}
-
 
 def _resolved(options: dict[str, Any]) -> dict[str, Any]:
     """The options with each default in its final form, as plain lists and numbers.
@@ -401,22 +399,8 @@ def _resolved(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: see `build_diffusion_unet`.
     """
-    o = dict(options)
-    shape = list(o["input_shape"])
-    if len(shape) != 3 or not shape[2]:
-        raise ConfigError(f"input_shape must be (height, width, channels), got {shape!r}")
-    o["input_shape"] = shape
-    o["out_channels"] = o["out_channels"] or shape[2]
-    o["filters"] = list(o["filters"])
+    o = with_sizes(options)
     levels = len(o["filters"])
-    _whole("out_channels", o["out_channels"])
-    for count in o["filters"]:
-        _whole("filters", count)
-        if count % o["norm_groups"]:
-            raise ConfigError(
-                f"filters must divide by norm_groups ({o['norm_groups']}), got {count}"
-            )
-
     for key in ("layers_per_block", "transformer_layers", "num_heads"):
         if o[key] is None:
             continue
@@ -426,7 +410,7 @@ def _resolved(options: dict[str, Any]) -> dict[str, Any]:
                 f"{key} must be a number or one for each of the {levels} levels, got {o[key]!r}"
             )
         for number in o[key]:
-            _whole(key, number)
+            require_count(key, number)
     if o["num_heads"] is not None and o["head_dim"] is not None:
         raise ConfigError("give num_heads or head_dim, not both")
 
@@ -480,16 +464,9 @@ def _resolved(options: dict[str, Any]) -> dict[str, Any]:
         if o[key] not in ("conv", "resnet"):
             raise ConfigError(f'{key} must be "conv" or "resnet", got {o[key]!r}')
     for key in ("conv_in_kernel", "conv_out_kernel"):
-        _whole(key, o[key])
+        require_count(key, o[key])
         if o[key] % 2 == 0:
             raise ConfigError(f"{key} must be odd, got {o[key]}")
     if not 0 <= o["dropout"] < 1:
         raise ConfigError(f"dropout must be in [0, 1), got {o['dropout']!r}")
-    size = o["sample_size"]
-    o["sample_size"] = size if size is None or isinstance(size, int) else list(size)
     return o
-
-
-def _whole(name: str, number: Any) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ConfigError(f"{name} must be an integer >= 1, got {number!r}")

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_unet import run_layout
-from keras_unet.data.check import read_source, refuse
-from keras_unet.data.label_check import (
+from keras_unet.data.check import (
     count_regions,
     file_notes,
     label_notes,
+    read_source,
+    refuse,
     settle_labels,
     single_class,
 )

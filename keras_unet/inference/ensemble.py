@@ -21,8 +21,8 @@ from keras_unet import run_layout
 from keras_unet.data.normalization import normalized
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import symmetries
+from keras_unet.inference.inputs import Rows, Source
 from keras_unet.inference.options import Average, Precision
-from keras_unet.inference.source import Rows, Source
 from keras_unet.keras_backend import require_tensorflow
 from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import Model as Model

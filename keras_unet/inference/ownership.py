@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,16 +49,31 @@ def broken(path: Path) -> str | None:
         if path.suffix == ".png":
             with Image.open(path) as picture:
                 picture.load()
-        elif path.suffix == ".tif":
-            from tifffile import TiffFile
-
-            with TiffFile(path) as tiff:
-                tiff.pages.first.shape  # noqa: B018  # reads its tags
+        elif path.suffix == ".tif" and _ends_early(path):
+            return "is damaged"
     except Image.DecompressionBombError:
         return None
     except Exception:  # Pillow raises OSError, SyntaxError, ValueError, struct.error; as tifffile
         return "is damaged"
     return None
+
+
+def _ends_early(path: Path) -> bool:
+    """Whether a TIFF file lacks pixels that its tags promise."""
+    import tifffile
+
+    logger, quiet = logging.getLogger("tifffile"), logging.NullHandler()
+    logger.addHandler(quiet)  # else it would print what it stumbles on
+    try:
+        with tifffile.TiffFile(path) as file:
+            ends = [
+                offset + count
+                for page in file.pages
+                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ]
+    finally:
+        logger.removeHandler(quiet)
+    return not ends or max(ends) > path.stat().st_size
 
 
 def require_own_names(wanted: Mapping[str, Iterable[str]]) -> None:

@@ -24,9 +24,9 @@ from keras_unet.inference.ensemble import (
     over_symmetries,
 )
 from keras_unet.inference.ensemble import probabilities_of as probabilities_of
+from keras_unet.inference.inputs import ArraySource, Source, check_source, read_rows
 from keras_unet.inference.options import PredictOptions, Stored
 from keras_unet.inference.planning import SHARE, Plan, layout_for, make_plan, smallest
-from keras_unet.inference.source import ArraySource, Source, check_source, read_rows
 from keras_unet.inference.tiles import Axis, Layout, axis_weights, mirrored
 from keras_unet.machine import free_memory
 from keras_unet.models.keras_file import ModelCard, Stated

@@ -1,4 +1,4 @@
-"""Data, network, loss, optimizer and compiled step of a run, made of its configuration.
+"""Build of a run: its data, network, loss, optimizer and compiled step, from the configuration.
 
 Nothing is written here.
 """

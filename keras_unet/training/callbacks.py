@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,43 +28,8 @@ from keras_unet.models.keras_file import TrainedModel, read_card, save_model
 from keras_unet.training.config import Schedule, TrainConfig
 from keras_unet.training.step import FINITE
 
-Bundle = Callable[[dict[str, float]], TrainedModel]
-
-
+Bundle = Callable[[dict[str, float]], TrainedModel]  # the model with its scores
 WARM_UP = 0.02  # share of the run, where no number of steps is given
-
-
-def learning_rate(
-    peak: float,
-    *,
-    used: float,
-    step: int,
-    schedule: Schedule = "polynomial",
-    warmup_steps: int | None = None,
-) -> float:
-    """The rate for the coming step.
-
-    "polynomial": peak · (1 - t)^0.9 ("poly", Chen et al. 2017, DeepLab, section 4.1; nnU-Net);
-    "cosine": peak · (1 + cos(π t)) / 2 (Loshchilov, Hutter 2017, equation 5, one cycle);
-    "constant": peak. Before, the rate rises linearly from nearly 0 over the warm-up.
-
-    Args:
-        peak: the greatest rate.
-        used: t, the share of the run that is over, by steps or by time, 0 … 1.
-        step: steps done.
-        schedule: which.
-        warmup_steps: length of the warm-up; None: the first 2 % of the run, by `used`.
-    """
-    if schedule == "polynomial":
-        falling = (1.0 - used) ** 0.9
-    elif schedule == "cosine":
-        falling = (1.0 + math.cos(math.pi * used)) / 2.0
-    else:
-        falling = 1.0
-    rising = (used + 1e-3) / WARM_UP
-    if warmup_steps is not None:
-        rising = (step + 1) / (warmup_steps + 1)
-    return peak * min(rising, 1.0) * falling
 
 
 class Budget(keras.callbacks.Callback):
@@ -144,6 +108,39 @@ class Budget(keras.callbacks.Callback):
         if logs is not None:
             logs["step"] = self.done
             logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+def learning_rate(
+    peak: float,
+    *,
+    used: float,
+    step: int,
+    schedule: Schedule = "polynomial",
+    warmup_steps: int | None = None,
+) -> float:
+    """The rate for the coming step.
+
+    "polynomial": peak · (1 - t)^0.9 ("poly", Chen et al. 2017, DeepLab, section 4.1; nnU-Net);
+    "cosine": peak · (1 + cos(π t)) / 2 (Loshchilov, Hutter 2017, equation 5, one cycle);
+    "constant": peak. Before, the rate rises linearly from nearly 0 over the warm-up.
+
+    Args:
+        peak: the greatest rate.
+        used: t, the share of the run that is over, by steps or by time, 0 … 1.
+        step: steps done.
+        schedule: which.
+        warmup_steps: length of the warm-up; None: the first 2 % of the run, by `used`.
+    """
+    if schedule == "polynomial":
+        falling = (1.0 - used) ** 0.9
+    elif schedule == "cosine":
+        falling = (1.0 + math.cos(math.pi * used)) / 2.0
+    else:
+        falling = 1.0
+    rising = (used + 1e-3) / WARM_UP
+    if warmup_steps is not None:
+        rising = (step + 1) / (warmup_steps + 1)
+    return peak * min(rising, 1.0) * falling
 
 
 class Validation(keras.callbacks.Callback):
@@ -327,7 +324,7 @@ class History(keras.callbacks.Callback):
         self.path, self.board = folder / run_layout.HISTORY, folder / run_layout.TENSORBOARD
         self.rows: list[dict[str, float]] = []
         self.times: list[float] = []  # when each row was written, seconds since 1970
-        self._events: dict[str, EventFile] = {}
+        self._events: dict[str, Any] = {}  # TensorBoard's writers
 
     def state(self) -> dict[str, Any]:
         return {"rows": self.rows, "times": self.times}
@@ -340,7 +337,9 @@ class History(keras.callbacks.Callback):
         write_text(self.path, "".join(map(self._line, range(len(self.rows)))))
         for old in self.board.glob("*/events.out.tfevents.*"):
             old.unlink()
-        self._events = {name: EventFile(self.board / name) for name in ("train", "validation")}
+        from tensorboard.summary import Writer
+
+        self._events = {name: Writer(str(self.board / name)) for name in ("train", "validation")}
         for epoch in range(len(self.rows)):
             self._to_board(epoch)
 
@@ -371,45 +370,14 @@ class History(keras.callbacks.Callback):
         return text.getvalue()
 
     def _to_board(self, number: int) -> None:
-        row = self.rows[number]
-        parts: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
+        row, time_ = self.rows[number], self.times[number]
         for key, value in row.items():
             if key != "epoch":
                 part = "validation" if key.startswith("val_") else "train"
-                parts[part][f"epoch_{key.removeprefix('val_')}"] = value
-        for part, values in parts.items():
-            self._events[part].write(values, int(row["epoch"]), self.times[number])
-
-
-class EventFile:
-    """One of TensorBoard's event files, each record handed to the system as it is written."""
-
-    def __init__(self, folder: Path) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._file = (folder / name).open("xb")
-        self._records = RecordWriter(self._file)
-        self._add(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-    def write(self, values: Mapping[str, float], step: int, wall_time: float) -> None:
-        """Adds one event with these scalars."""
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        if not values:
-            return
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._add(Event(wall_time=wall_time, step=step, summary=Summary(value=scalars)))
-
-    def close(self) -> None:
-        self._records.close()
-
-    def _add(self, event: Any) -> None:
-        self._records.write(event.SerializeToString())
-        self._records.flush()
+                tag = f"epoch_{key.removeprefix('val_')}"
+                self._events[part].add_scalar(tag, value, int(row["epoch"]), wall_time=time_)
+        for events in self._events.values():
+            events.flush()  # to the system: who looks on sees it, and a kill loses nothing
 
 
 class ShowProgress(keras.callbacks.Callback):

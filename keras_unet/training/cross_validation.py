@@ -1,4 +1,4 @@
-"""`cross_validate`: a run for each fold of a data set, and one report on all of them."""
+"""Cross-validation: a run for each fold of a data set, and one report on all of them."""
 
 from __future__ import annotations
 

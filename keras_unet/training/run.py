@@ -1,6 +1,6 @@
 """Training run: from a folder of images and labels to a trained model, its scores and its pictures.
 
-`train` begins a run or goes on with one; `_finish` trains and scores, wherever the run begins.
+`train` begins a run or goes on with one; either way `_finish` trains, scores and closes it.
 """
 
 from __future__ import annotations

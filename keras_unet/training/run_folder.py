@@ -1,4 +1,4 @@
-"""A run's folder: made at once, locked while a run is in it, and what a resumed run must match."""
+"""Run folder: made at once, locked while a run is in it, and what a resumed run must match."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images are held out: by share, by name, or in turn for a cross-validation."""
+"""Split of a data set: which images are held out, by share, by name, or fold by fold."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from keras_unet.data.pipeline import fill_bank, fitted, targets
 from keras_unet.data.stored_pixels import as_nan, filled, missing_pixels
 from keras_unet.data.tiff_windows import TiffWindows
 from keras_unet.errors import DataError
-from keras_unet.inference.source import Rows
+from keras_unet.inference.inputs import Rows
 
 RNG = np.random.default_rng(5)
 SHAPE = (40, 48)

@@ -15,9 +15,9 @@ from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import predictor as tile_row
 from keras_unet.inference.ensemble import listed
+from keras_unet.inference.inputs import ArraySource, Rows
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import MemoryWarning, Predictor, predict, quantized
-from keras_unet.inference.source import ArraySource, Rows
 from keras_unet.models.keras_file import TrainedModel
 from keras_unet.models.unet import build_unet
 

@@ -52,6 +52,25 @@ def test_a_damaged_one_is_named_and_the_one_before_is_taken(tmp_path, damage):
     assert names(tmp_path) == sorted([paths[0].name, third.name])  # the two that are whole
 
 
+def test_no_flipped_bit_changes_what_is_read(tmp_path):
+    """Be it in an array, in its header, or in the archive's directory, which has no checksum."""
+    arrays = [np.arange(8, dtype=np.float32), np.array(7, np.int64)]
+    [path] = [Checkpoints(tmp_path).write(0, arrays, {"step": 0})]
+    whole, noticed = path.read_bytes(), 0
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        path.write_bytes(content)
+        try:
+            found = module._read(path)
+        except module._Corrupt:
+            noticed += 1
+        else:  # a time stamp, say
+            assert found.state == {"step": 0}
+            assert [a.tobytes() for a in found.arrays] == [a.tobytes() for a in arrays]
+    assert noticed > len(whole) / 2
+
+
 def test_without_a_whole_one_the_run_cannot_go_on(tmp_path):
     _, paths = written(tmp_path, 2)
     for path in paths:

@@ -18,13 +18,14 @@ def events(folder):
     """(tag, step, value) of each scalar, in the order of writing, by part."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.util.tensor_util import make_ndarray
 
     found = {}
     for path in sorted((folder / "tensorboard").glob("*/events*")):
         part = found.setdefault(path.parent.name, [])
         for record in RawEventFileLoader(str(path)).Load():
             event = Event.FromString(record)
-            part += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            part += [(v.tag, event.step, make_ndarray(v.tensor)) for v in event.summary.value]
     return found
 
 

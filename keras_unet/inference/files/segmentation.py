@@ -19,9 +19,8 @@ from keras_unet.inference.files.disk_space import need, require_room
 from keras_unet.inference.files.jobs import Common, FileOptions, Job
 from keras_unet.inference.files.mask_formats import MASK_FORMATS, MaskFormat, Sheet, label_values
 from keras_unet.inference.files.state import Scratch, publish, synced_sizes, write_record
-from keras_unet.inference.inputs import open_images
+from keras_unet.inference.inputs import Source, missing_of, open_images
 from keras_unet.inference.predictor import Band, quantized, to_classes
-from keras_unet.inference.source import Source, missing_of
 from keras_unet.pictures import Entry, class_entries, overlay, save_png
 
 _STRIP_BYTES = 1 << 26  # of an image, as much is read at a time for its overlay

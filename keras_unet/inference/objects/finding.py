@@ -373,7 +373,7 @@ def parse_names(texts: list[str]) -> dict[int, str]:
     Raises:
         ConfigError: no number before the sign, or no sign.
     """
-    names: dict[int, str] = Field(default_factory=dict)
+    names: dict[int, str] = {}
     for text in texts:
         value, mark, name = text.partition("=")
         if not mark or not value.strip().isdecimal() or not name.strip():

@@ -7,7 +7,7 @@ import pytest
 
 from keras_unet.inference.files import segmentation
 from keras_unet.inference.files.state import Scratch
-from keras_unet.inference.source import ArraySource
+from keras_unet.inference.inputs import ArraySource
 from keras_unet.pictures import overlay
 
 
