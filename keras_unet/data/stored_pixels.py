@@ -179,26 +179,18 @@ def stored_window(
 
 # Micrometres in one unit, by the names that OME-XML, OME-Zarr and ImageJ use.
 _UNITS = {
-    "µm": 1.0,  # micro sign
-    "μm": 1.0,  # Greek mu
-    "um": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "micrometre": 1.0,
-    "nm": 1e-3,
-    "nanometer": 1e-3,
-    "pm": 1e-6,
-    "å": 1e-4,
-    "angstrom": 1e-4,
-    "mm": 1e3,
-    "millimeter": 1e3,
-    "cm": 1e4,
-    "centimeter": 1e4,
-    "m": 1e6,
-    "meter": 1e6,
-    "in": 25400.0,
-    "inch": 25400.0,
+    name: micrometres
+    for micrometres, names in (
+        (1.0, "µm μm um micron microns micrometer micrometre"),  # micro sign, Greek mu
+        (1e-3, "nm nanometer"),
+        (1e-6, "pm"),
+        (1e-4, "å angstrom"),
+        (1e3, "mm millimeter"),
+        (1e4, "cm centimeter"),
+        (1e6, "m meter"),
+        (25400.0, "in inch"),
+    )
+    for name in names.split()
 }
 
 

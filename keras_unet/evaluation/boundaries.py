@@ -9,7 +9,12 @@ import numpy as np
 from scipy import ndimage
 
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.confusion import integers_of_one_shape, ratio, require_within
+from keras_unet.evaluation.confusion import (
+    integers_of_one_shape,
+    pairs_of_images,
+    ratio,
+    require_within,
+)
 
 IGNORED = -1
 # what one image adds to the scores of a set, class by class; counts of several images add up
@@ -73,15 +78,10 @@ def boundary_scores(
             "num_classes must be 1 or more and tolerance 0 or more, got "
             f"{num_classes} and {tolerance}"
         )
-    if isinstance(truth, np.ndarray) and isinstance(predicted, np.ndarray):
-        truth, predicted = [truth], [predicted]
-    if len(truth) != len(predicted):
-        raise DataError(f"got {len(truth)} true and {len(predicted)} predicted images")
-
     counts = sum(
         (
             boundary_counts(*pair, num_classes, tolerance=tolerance, image_edge=image_edge)
-            for pair in zip(truth, predicted, strict=True)
+            for pair in pairs_of_images(truth, predicted)
         ),
         np.zeros((num_classes, len(COUNTS))),
     )

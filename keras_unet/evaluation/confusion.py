@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -148,3 +149,17 @@ def require_within(low: int, high: int, **named: np.ndarray) -> None:
                 f"{name} has labels {int(labels.min())} … {int(labels.max())}, expected "
                 f"{low} … {high}"
             )
+
+
+def pairs_of_images(
+    truth: np.ndarray | Sequence[np.ndarray], predicted: np.ndarray | Sequence[np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """One image, or several, as pairs of truth and prediction."""
+    one = isinstance(truth, np.ndarray)
+    if one != isinstance(predicted, np.ndarray):
+        raise DataError("truth and prediction must both be an array, or both a list of arrays")
+    if one:
+        return [(np.asarray(truth), np.asarray(predicted))]
+    if len(truth) != len(predicted):
+        raise DataError(f"got {len(truth)} true and {len(predicted)} predicted images")
+    return list(zip(truth, predicted, strict=True))

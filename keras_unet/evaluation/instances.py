@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from keras_unet.errors import ConfigError, DataError
-from keras_unet.evaluation.confusion import check_labels, overlap_table, ratio
+from keras_unet.errors import ConfigError
+from keras_unet.evaluation.confusion import check_labels, overlap_table, pairs_of_images, ratio
 
 # Data Science Bowl 2018: IoU 0.50, 0.55 … 0.95. In twentieths, so that an IoU is compared with
 # them in integers and one of exactly 0.55 is never taken for more
@@ -120,7 +120,7 @@ def object_scores(
     Raises:
         DataError: shapes, types or numbers of images do not fit.
     """
-    pairs = _paired(truth, predicted)
+    pairs = pairs_of_images(truth, predicted)
     counts = sum((object_counts(*pair) for pair in pairs), np.zeros(len(COUNTS)))
     return {
         name: {k: float(v) for k, v in value.items()} if isinstance(value, dict) else float(value)
@@ -228,16 +228,3 @@ def _close(labels: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
     if names[0] != 0:
         names, close = np.concatenate([np.zeros(1, names.dtype), names]), close + 1
     return names, close.reshape(labels.shape)
-
-
-def _paired(
-    truth: np.ndarray | Sequence[np.ndarray], predicted: np.ndarray | Sequence[np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    one = isinstance(truth, np.ndarray)
-    if one != isinstance(predicted, np.ndarray):
-        raise DataError("truth and prediction must both be an array, or both a list of arrays")
-    if one:
-        return [(np.asarray(truth), np.asarray(predicted))]
-    if len(truth) != len(predicted):
-        raise DataError(f"got {len(truth)} true and {len(predicted)} predicted images")
-    return list(zip(truth, predicted, strict=True))

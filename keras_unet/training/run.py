@@ -72,7 +72,8 @@ def train(
     the last checkpoint counts, and the learning rate follows the clock.
 
     Machines that TF_CONFIG names train it together: each calls this with the same arguments. The
-    first one decides, validates and writes; the others follow it, and return the same.
+    chief, the first of them, decides, validates and writes; the others do its steps, and return
+    the same.
 
     Ctrl-C ends a run after its step with a checkpoint and a usable, scored model; SIGTERM with a
     checkpoint and exit code 143.

@@ -7,7 +7,7 @@ import json
 import signal
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -23,14 +23,7 @@ from keras_unet.training.config import make_config
 from keras_unet.training.distributed.cluster import Cluster
 from keras_unet.training.loop import StopRequest, restore, run_until_stopped
 
-
-class Result(NamedTuple):
-    """Of a run; see `TrainResult`."""
-
-    folder: Path
-    model: TrainedModel
-    evaluation: Evaluation
-    interrupted: bool
+Result = tuple[Path, TrainedModel, Evaluation, bool]  # the fields of a `TrainResult`
 
 
 def work(cluster: Cluster, loaded: Loaded | None = None) -> Result:
@@ -67,15 +60,16 @@ def _steps(task: Task, cluster: Cluster, loaded: Loaded | None) -> None:
         StopWhereNotFinite(built.names, lambda: budget.done, lambda: "See machine 0"),
     ]
     position = restore(built.model, callbacks, arrays, state)
-    run_until_stopped(
-        built.model,
-        lambda: iter(built.data(budget.done)),
-        callbacks,
-        steps_per_epoch=config.steps_per_epoch,
-        position=position,
-        stop=StopRequest(),
-        cluster=cluster,
-    )
+    with StopRequest() as stop:
+        run_until_stopped(
+            built.model,
+            lambda: iter(built.data(budget.done)),
+            callbacks,
+            steps_per_epoch=config.steps_per_epoch,
+            position=position,
+            stop=stop,
+            cluster=cluster,
+        )
 
 
 def send_task(cluster: Cluster, task: Task | None) -> None:
@@ -136,4 +130,4 @@ def receive_result(cluster: Cluster) -> Result | None:
         Path(beside, run_layout.BEST).write_bytes(model)
         loaded = load_model(beside)
     evaluation = Evaluation.model_validate_json(head["evaluation"])
-    return Result(Path(head["folder"]), loaded, evaluation, head["interrupted"])
+    return Path(head["folder"]), loaded, evaluation, head["interrupted"]
