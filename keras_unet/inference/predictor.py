@@ -27,7 +27,7 @@ from keras_unet.inference.ensemble import probabilities_of as probabilities_of
 from keras_unet.inference.inputs import ArraySource, Source, check_source, read_rows
 from keras_unet.inference.options import PredictOptions, Stored
 from keras_unet.inference.planning import SHARE, Plan, layout_for, make_plan, smallest
-from keras_unet.inference.tiles import Axis, Layout, axis_weights, mirrored
+from keras_unet.inference.tiles import Axis, axis_weights, mirrored
 from keras_unet.machine import free_memory
 from keras_unet.models.keras_file import ModelCard, Stated
 from keras_unet.models.unet import whole_image_statistics
@@ -35,80 +35,6 @@ from keras_unet.settings import validated
 
 Networks = Sequence[tuple[Prepare, Forward]]
 _VERSIONS = {"none": (symmetries.IDENTITY,), "flips": symmetries.FLIPS, "all": symmetries.ALL}
-
-
-def compute_row(
-    source: Source,
-    top: int,
-    index: int,
-    plan: Plan,
-    form: Layout,
-    networks: Networks,
-    options: PredictOptions,
-    progress: Callable[[int], None],
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Probabilities of row `index` of a plan's tiles, whose first row of output is `top`.
-
-    Args:
-        progress: called with the number of tiles done at a time.
-
-    Returns:
-        float32 [h, W, K], h = the rows that the tiles cover. Where tiles are blended the values
-        are weighted already, and the rows that the next tiles cover too still lack their share.
-        And which pixels of these rows were never measured: bool [h, W], None where all were.
-    """
-    height, width, _ = source.shape
-    rows, columns = plan.rows, plan.columns
-    strip = _strip(source, top - rows.context, rows.tile)
-    covered = min(rows.used, height - top)
-    across = down = None
-    if options.blend != "exact":
-        down = axis_weights(rows, options.blend)[index, :covered, None, None]
-        across = axis_weights(columns, options.blend)[..., None]
-    result: np.ndarray | None = None
-    for first in range(0, columns.repeats, plan.batch):
-        numbers = range(first, min(first + plan.batch, columns.repeats))
-        tiles = np.stack([_window(strip, number, columns) for number in numbers])
-        if plan.square is not None:
-            origin = (
-                top - symmetries.centre_of(height, form),
-                first * columns.step - symmetries.centre_of(width, form),
-            )
-            outputs = over_rotations(tiles[0], origin, plan.square, networks, options.average)[None]
-        else:
-            versions = _VERSIONS[options.symmetries]
-            outputs = over_symmetries(tiles, networks, versions, options.average)
-            outputs = outputs[:, rows.lead : rows.lead + rows.used]
-            outputs = outputs[:, :, columns.lead : columns.lead + columns.used]
-        if result is None:
-            make = np.empty if across is None else np.zeros
-            result = make((covered, width, outputs.shape[-1]), np.float32)
-        for number, output in zip(numbers, outputs, strict=True):
-            start = number * columns.step
-            length = min(columns.used, width - start)
-            part = output[:covered, :length]
-            if across is None or down is None:
-                result[:, start : start + length] = part
-            else:
-                result[:, start : start + length] += part * down * across[number, :length]
-        progress(len(outputs))
-    assert result is not None  # an image has at least one column
-    return result, missing_pixels(strip[rows.context : rows.context + covered])
-
-
-def _strip(source: Source, start: int, count: int) -> np.ndarray:
-    """Rows start … start + count - 1, mirrored at the image's borders: [count, W, C] as stored."""
-    rows = mirrored(start, start + count, source.shape[0])
-    low, high = int(rows.min()), int(rows.max()) + 1
-    strip = read_rows(source, low, high)
-    return strip if start == low and start + count == high else strip[rows - low]
-
-
-def _window(strip: np.ndarray, number: int, axis: Axis) -> np.ndarray:
-    start = number * axis.step - axis.context
-    return strip[:, mirrored(start, start + axis.tile, strip.shape[1])]
-
-
 Progress = Callable[[int, int], None]
 _BY_GROUPS = (
     "the network normalises by groups of channels, over all of its input: what a pixel is given "
@@ -130,6 +56,51 @@ class Band(NamedTuple):
     rows: slice
     probabilities: np.ndarray
     missing: int = 0
+
+
+def predict(
+    model: Model | Sequence[Model],
+    image: np.ndarray,
+    *,
+    normalization: Stated = None,
+    tile: int | tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """Segments one image of any size (overlap-tile strategy: paper, section 2, figure 2).
+
+    Missing context is mirrored at the image's borders. The result equals that of the network run
+    once over the whole mirrored image, up to rounding; not so with group normalization, whose
+    statistics depend on the tile, and with `blend="gaussian"` or `"flat"`.
+
+    Args:
+        model: what `load_model` returns, the path it takes, any model of `build_unet`; or several
+            whose probabilities are averaged: a sequence, or a folder with `fold_0`, `fold_1`, …
+        image: [H, W] or [H, W, C], any number type, as read from the file.
+        normalization: for a model whose card does not say it, as one of a script: "image", a number
+            that grey values are divided by, or a `Normalization`; None feeds the image as it is. A
+            trained model brings its own.
+        tile: largest input tile, pixels a side or (height, width); None: the fastest that memory
+            holds.
+        batch_size: tiles computed together; None: small tiles are put together.
+        progress: called with (tiles done, tiles in all).
+        options: `memory`, `symmetries`, `average`, `blend`, `overlap`, `precision`, `dtype`: see
+            `keras_unet.inference.PredictOptions`.
+
+    Returns:
+        Probabilities [H, W, K] float32, or the `dtype` asked for; K = 1 is the foreground's
+        probability.
+
+    Raises:
+        DataError: the image's rank or channels do not fit the model, or it holds NaN; or models
+            that do not fit each other.
+        ConfigError: an option is unknown, out of range or does not fit the model, or a
+            normalisation is given for a trained model.
+    """
+    given = {"tile": tile, "batch_size": batch_size, **options}
+    chosen = validated(PredictOptions, given)
+    return Predictor(model, chosen, normalization)(image, progress)
 
 
 class Predictor:
@@ -258,16 +229,9 @@ class Predictor:
         while (top := origin + index * plan.rows.step) < height and index < plan.rows.repeats:
             before, number = count.done, index - pending
             try:
-                row, missing = compute_row(
-                    source,
-                    origin + number * plan.rows.step,
-                    number,
-                    plan,
-                    self._layout,
-                    networks,
-                    self.options,
-                    (lambda _: None) if pending else count.add,
-                )
+                first = origin + number * plan.rows.step
+                told = (lambda _: None) if pending else count.add
+                row, missing = self._row(source, first, number, plan, networks, told)
             except (tf.errors.ResourceExhaustedError, MemoryError) as error:
                 plan = self._smaller(plan, (height - top, source.shape[1]), error)
                 origin, index, carry, pending = top, 0, None, False
@@ -290,6 +254,66 @@ class Predictor:
             index += 1
         if not some:
             raise DataError(f"image holds no measured pixel, all are {NODATA}; expected some")
+
+    def _row(
+        self,
+        source: Source,
+        top: int,
+        index: int,
+        plan: Plan,
+        networks: Networks,
+        progress: Callable[[int], None],
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities of row `index` of a plan's tiles, whose first row of output is `top`.
+
+        Args:
+            progress: called with the number of tiles done at a time.
+
+        Returns:
+            float32 [h, W, K], h = the rows that the tiles cover. Where tiles are blended the values
+            are weighted already, and the rows that the next tiles cover too still lack their share.
+            And which pixels of these rows were never measured: bool [h, W], None where all were.
+        """
+        options, form = self.options, self._layout
+        height, width, _ = source.shape
+        rows, columns = plan.rows, plan.columns
+        strip = _strip(source, top - rows.context, rows.tile)
+        covered = min(rows.used, height - top)
+        across = down = None
+        if options.blend != "exact":
+            down = axis_weights(rows, options.blend)[index, :covered, None, None]
+            across = axis_weights(columns, options.blend)[..., None]
+        result: np.ndarray | None = None
+        for first in range(0, columns.repeats, plan.batch):
+            numbers = range(first, min(first + plan.batch, columns.repeats))
+            tiles = np.stack([_window(strip, number, columns) for number in numbers])
+            if plan.square is not None:
+                origin = (
+                    top - symmetries.centre_of(height, form),
+                    first * columns.step - symmetries.centre_of(width, form),
+                )
+                outputs = over_rotations(tiles[0], origin, plan.square, networks, options.average)[
+                    None
+                ]
+            else:
+                versions = _VERSIONS[options.symmetries]
+                outputs = over_symmetries(tiles, networks, versions, options.average)
+                outputs = outputs[:, rows.lead : rows.lead + rows.used]
+                outputs = outputs[:, :, columns.lead : columns.lead + columns.used]
+            if result is None:
+                make = np.empty if across is None else np.zeros
+                result = make((covered, width, outputs.shape[-1]), np.float32)
+            for number, output in zip(numbers, outputs, strict=True):
+                start = number * columns.step
+                length = min(columns.used, width - start)
+                part = output[:covered, :length]
+                if across is None or down is None:
+                    result[:, start : start + length] = part
+                else:
+                    result[:, start : start + length] += part * down * across[number, :length]
+            progress(len(outputs))
+        assert result is not None  # an image has at least one column
+        return result, missing_pixels(strip[rows.context : rows.context + covered])
 
     def _smaller(self, plan: Plan, size: tuple[int, int], error: Exception) -> Plan:
         """After running out of memory: fewer tiles together, then smaller ones; kept from now on.
@@ -327,18 +351,6 @@ class _Count:
             self._progress(self.done, self.total)
 
 
-def _background(classes: int) -> np.ndarray:
-    """What is said of a pixel that was never measured, [K]: class 0, certainly."""
-    return np.zeros(1) if classes == 1 else np.eye(1, classes)[0]
-
-
-def quantized(probabilities: np.ndarray, dtype: Stored) -> np.ndarray:
-    """float32 probabilities as they are stored; uint8 is round(255 p)."""
-    if dtype == "uint8":
-        return np.rint(probabilities * np.float32(255)).clip(0, 255).astype(np.uint8)
-    return probabilities.astype(dtype, copy=False)
-
-
 def _start(
     first_row: int, plan: Plan, size: tuple[int, int], stride: int, blend: str
 ) -> tuple[int, int]:
@@ -353,49 +365,29 @@ def _start(
     )
 
 
-def predict(
-    model: Model | Sequence[Model],
-    image: np.ndarray,
-    *,
-    normalization: Stated = None,
-    tile: int | tuple[int, int] | None = None,
-    batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    **options: Any,
-) -> np.ndarray:
-    """Segments one image of any size (overlap-tile strategy: paper, section 2, figure 2).
+def _strip(source: Source, start: int, count: int) -> np.ndarray:
+    """Rows start … start + count - 1, mirrored at the image's borders: [count, W, C] as stored."""
+    rows = mirrored(start, start + count, source.shape[0])
+    low, high = int(rows.min()), int(rows.max()) + 1
+    strip = read_rows(source, low, high)
+    return strip if start == low and start + count == high else strip[rows - low]
 
-    Missing context is mirrored at the image's borders. The result equals that of the network run
-    once over the whole mirrored image, up to rounding; not so with group normalization, whose
-    statistics depend on the tile, and with `blend="gaussian"` or `"flat"`.
 
-    Args:
-        model: what `load_model` returns, the path it takes, any model of `build_unet`; or several
-            whose probabilities are averaged: a sequence, or a folder with `fold_0`, `fold_1`, …
-        image: [H, W] or [H, W, C], any number type, as read from the file.
-        normalization: for a model whose card does not say it, as one of a script: "image", a number
-            that grey values are divided by, or a `Normalization`; None feeds the image as it is. A
-            trained model brings its own.
-        tile: largest input tile, pixels a side or (height, width); None: the fastest that memory
-            holds.
-        batch_size: tiles computed together; None: small tiles are put together.
-        progress: called with (tiles done, tiles in all).
-        options: `memory`, `symmetries`, `average`, `blend`, `overlap`, `precision`, `dtype`: see
-            `keras_unet.inference.PredictOptions`.
+def _window(strip: np.ndarray, number: int, axis: Axis) -> np.ndarray:
+    start = number * axis.step - axis.context
+    return strip[:, mirrored(start, start + axis.tile, strip.shape[1])]
 
-    Returns:
-        Probabilities [H, W, K] float32, or the `dtype` asked for; K = 1 is the foreground's
-        probability.
 
-    Raises:
-        DataError: the image's rank or channels do not fit the model, or it holds NaN; or models
-            that do not fit each other.
-        ConfigError: an option is unknown, out of range or does not fit the model, or a
-            normalisation is given for a trained model.
-    """
-    given = {"tile": tile, "batch_size": batch_size, **options}
-    chosen = validated(PredictOptions, given)
-    return Predictor(model, chosen, normalization)(image, progress)
+def _background(classes: int) -> np.ndarray:
+    """What is said of a pixel that was never measured, [K]: class 0, certainly."""
+    return np.zeros(1) if classes == 1 else np.eye(1, classes)[0]
+
+
+def quantized(probabilities: np.ndarray, dtype: Stored) -> np.ndarray:
+    """float32 probabilities as they are stored; uint8 is round(255 p)."""
+    if dtype == "uint8":
+        return np.rint(probabilities * np.float32(255)).clip(0, 255).astype(np.uint8)
+    return probabilities.astype(dtype, copy=False)
 
 
 def to_classes(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:

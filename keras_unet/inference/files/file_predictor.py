@@ -137,7 +137,7 @@ class FilePredictor:
         if self.options.objects:
             require_formats(self.options.objects)
         self._model = model
-        self._given = {"normalization": normalization, "class_names": class_names}
+        self._normalization, self._class_names = normalization, class_names
 
     def load(self) -> FilePredictor:
         """Loads the models, which else the first call does."""
@@ -157,7 +157,7 @@ class FilePredictor:
         say, output = say or (lambda text: None), local_path(output)
         found = find_inputs(images, say)
         self.load()
-        if self._given["normalization"] is None and self.card.normalization.method == "none":
+        if self._normalization is None and self.card.normalization.method == "none":
             say(AS_THEY_ARE)
         with Workplace(output) as place:
             for name in tidy(place, [name_of(path) for path in found]):
@@ -204,9 +204,9 @@ class FilePredictor:
 
     def _identity(self, path: Path) -> Identity:
         options = self.options.identity()
-        if self._given["normalization"] is not None:
+        if self._normalization is not None:
             options["normalization"] = self.card.normalization.model_dump(mode="json")
-        if self._given["class_names"] is not None:
+        if self._class_names is not None:
             options["class_names"] = list(self.card.classes)
         hashes, _ = self._models
         return Identity(version=__version__, model=hashes, input=fingerprint(path), options=options)
@@ -220,7 +220,10 @@ class FilePredictor:
         # Hashed before they are loaded: a model that training replaces in between is then taken
         # for the older one, and the next call predicts again.
         hashes = tuple(_digest(one) for one in models)
-        trained = [trained_model(one, **self._given) for one in models]
+        trained = [
+            trained_model(one, normalization=self._normalization, class_names=self._class_names)
+            for one in models
+        ]
         _check(trained[0].card.classes, self.options)
         return hashes, trained
 

@@ -13,7 +13,7 @@ from prediction_networks import identity_network, random_unet
 
 from keras_unet.data.normalization import Normalization
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference import predictor as tile_row
+from keras_unet.inference import predictor as predictor_module
 from keras_unet.inference.ensemble import listed
 from keras_unet.inference.inputs import ArraySource, Rows
 from keras_unet.inference.options import PredictOptions
@@ -162,7 +162,7 @@ def test_out_of_memory_goes_on_with_smaller_tiles(monkeypatch, error, padding, b
     rule = Normalization()
     expected = predict(model, image, normalization=rule, tile=120, blend=blend)
     calls, progress = [0], []
-    real = tile_row.over_symmetries
+    real = predictor_module.over_symmetries
 
     def scarce(tiles, *arguments):
         calls[0] += 1
@@ -170,7 +170,7 @@ def test_out_of_memory_goes_on_with_smaller_tiles(monkeypatch, error, padding, b
             raise error
         return real(tiles, *arguments)
 
-    monkeypatch.setattr(tile_row, "over_symmetries", scarce)
+    monkeypatch.setattr(predictor_module, "over_symmetries", scarce)
     predictor = Predictor(model, PredictOptions(tile=120, blend=blend, batch_size=1), rule)
     with pytest.warns(MemoryWarning, match="out of memory.*1 × 1.. × .*going on with.*tiles of"):
         got = predictor(image, progress=lambda *a: progress.append(a))
@@ -190,7 +190,7 @@ def test_out_of_memory_first_gives_up_batches_and_in_the_end_raises(monkeypatch)
         sizes.append(tiles.shape[:2])
         raise MemoryError("none left")
 
-    monkeypatch.setattr(tile_row, "over_symmetries", never)
+    monkeypatch.setattr(predictor_module, "over_symmetries", never)
     with pytest.warns(MemoryWarning), pytest.raises(MemoryError, match="none left"):
         predict(model, image_of(200, 200), tile=60, batch_size=4)
     assert [n for n, _ in sizes[:3]] == [4, 2, 1]
