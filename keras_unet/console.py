@@ -36,9 +36,10 @@ class Console(rich.Console):
     more, as after `| head`: the work goes on.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, prepared: bool = False, **options: Any) -> None:
+        """prepared: leaves standard output as it is; see `take_every_character`."""
         super().__init__(highlight=False, **options)
-        if "file" not in options:
+        if "file" not in options and not prepared:
             take_every_character()
 
     @property  # type: ignore[misc]  # Rich's has a setter, for which there is no use
@@ -85,7 +86,7 @@ _HANDLER = "keras_unet.stand_ins"
 codecs.register_error(_HANDLER, _stand_in)
 
 
-TERMINAL = Console()  # of the commands
+TERMINAL = Console(prepared=True)  # of the commands; an import changes no stream
 
 
 def say(text: str, style: str | None = None, console: rich.Console = TERMINAL) -> None:
@@ -122,8 +123,10 @@ def console_of(console: rich.Console | None, verbose: int) -> rich.Console:
     verbose: 0 for nowhere.
     """
     if not verbose:
-        return Console(quiet=True)
-    return TERMINAL if console is None else console
+        return Console(quiet=True, prepared=True)
+    if console is None:
+        take_every_character()
+    return console or TERMINAL
 
 
 def keep_quiet(quiet: bool) -> None:

@@ -109,3 +109,9 @@ def test_the_package_is_a_program(argument, found):
     command = [sys.executable, "-m", "keras_unet", argument]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert found in done.stdout and not done.stderr
+
+
+def test_an_import_leaves_standard_output_as_it_is():
+    code = "import sys; import keras_unet.console; print(sys.stdout.errors)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("strict", "surrogateescape")

@@ -50,7 +50,7 @@ class Block(layers.Layer):
         own = {}
         kinds = type(self).__mro__
         for kind in kinds[: kinds.index(Block)]:
-            _, *parameters = inspect.signature(kind.__init__).parameters.values()  # without self
+            _, *parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
             own.update(
                 {p.name: getattr(self, p.name) for p in parameters if p.kind != p.VAR_KEYWORD}
             )
