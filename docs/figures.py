@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from drawing.architecture import draw_architecture
 from drawing.arithmetic import draw_arithmetic
 from drawing.augmentation import draw_augmentation
 from drawing.border_weight import draw_border_weight
@@ -26,7 +25,7 @@ FOLDER = Path(__file__).parent / "figures"
 DPI = 100
 LIMIT = 200_000  # bytes; a larger picture is stored with a palette
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "architecture": lambda: draw_architecture(keras_unet.build_unet((572, 572, 1))),
+    "architecture": lambda: keras_unet.plot_unet(keras_unet.build_unet((572, 572, 1))),
     "arithmetic": draw_arithmetic,
     "augmentation": draw_augmentation,
     "overlap-tile": draw_overlap_tile,

@@ -2,6 +2,7 @@ from . import augment as augment
 from . import data as data
 from . import diffusion as diffusion
 from . import evaluation as evaluation
+from . import explorer as explorer
 from . import geometry as geometry
 from . import inference as inference
 from . import losses as losses
@@ -11,9 +12,11 @@ from . import serving as serving
 from . import training as training
 from .evaluation.comparison import compare as compare
 from .evaluation.scoring import evaluate as evaluate
+from .explorer.server import explore as explore
 from .inference.predictor import predict as predict
 from .models.keras_file import load_model as load_model
 from .models.keras_file import save_model as save_model
+from .models.plot import plot_unet as plot_unet
 from .models.unet import build_unet as build_unet
 from .serving.formats import convert as convert
 from .serving.publish import export as export

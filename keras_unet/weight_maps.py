@@ -202,10 +202,7 @@ def _contacts(labels: np.ndarray) -> tuple[tuple, tuple]:
     width = labels.shape[1]
     flat = labels.ravel()
     lesser, greater = [], []
-    for here, there, step in (
-        (labels[:, :-1], labels[:, 1:], 1),
-        (labels[:-1], labels[1:], width),
-    ):
+    for here, there, step in ((labels[:, :-1], labels[:, 1:], 1), (labels[:-1], labels[1:], width)):
         y, x = np.nonzero(here != there)
         one = y * width + x
         other = one + step

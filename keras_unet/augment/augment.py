@@ -10,11 +10,7 @@ import tensorflow as tf
 
 from keras_unet.augment.draws import draw, threefry
 from keras_unet.augment.field import make_field, tile_origin
-from keras_unet.augment.intensity import (
-    apply_intensity,
-    bank_statistics,
-    batch_statistics,
-)
+from keras_unet.augment.intensity import apply_intensity, bank_statistics, batch_statistics
 from keras_unet.augment.resample import (
     bank_source,
     batch_source,

@@ -21,10 +21,6 @@ from keras_unet.augment.settings import AugmentSettings
 Tensor = Any
 
 
-def _constant(value: int) -> Tensor:
-    return tf.constant(value, tf.uint32)
-
-
 def threefry(key: tuple[Tensor, Tensor], counter: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """`keras_unet.threefry.threefry` in TensorFlow."""
     return generator.threefry(key, counter, tf.bitwise)
@@ -44,15 +40,13 @@ def sample_bits(seeds: Tensor, stream: int, count: int | Tensor) -> tuple[Tensor
     """
     words = tf.bitcast(seeds, tf.uint32)
     index = tf.cast(tf.range(count), tf.uint32)[None, :]
-    return threefry((words[:, :1], words[:, 1:]), (index, _constant(stream)))
+    return threefry((words[:, :1], words[:, 1:]), (index, tf.constant(stream, tf.uint32)))
 
 
 def uniform(bits: Tensor) -> Tensor:
     """float32 in [0, 1), a multiple of 2^-24, from uint32 bits of any shape."""
-    return (
-        tf.cast(tf.cast(tf.bitwise.right_shift(bits, _constant(8)), tf.int32), tf.float32)
-        * 2.0**-24
-    )
+    high = tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32))
+    return tf.cast(tf.cast(high, tf.int32), tf.float32) * 2.0**-24
 
 
 def normal(numbers: tuple[Tensor, Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from keras_unet.cli.convert import convert
 from keras_unet.cli.demo import demo
 from keras_unet.cli.diffusion import diffusion
 from keras_unet.cli.evaluate import evaluate
+from keras_unet.cli.explore import explore
 from keras_unet.cli.export import export, rollback
 from keras_unet.cli.info import info
 from keras_unet.cli.lineage import lineage
@@ -45,6 +46,7 @@ for function in (
     lineage,
     rollback,
     augment,
+    explore,
     serve,
 ):
     command(app)(function)

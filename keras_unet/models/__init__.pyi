@@ -8,6 +8,8 @@ from .keras_file import load_model as load_model
 from .keras_file import save_model as save_model
 from .keras_file import trained_model as trained_model
 from .model_card import ModelCard as ModelCard
+from .plot import feature_maps as feature_maps
+from .plot import plot_unet as plot_unet
 from .unet import Structure as Structure
 from .unet import build_unet as build_unet
 from .unet import structure as structure

@@ -135,11 +135,7 @@ class ModelConfig(Section):
 class EntropyConfig(Section):
     """Weighted cross-entropy (paper, equations 1 and 2)."""
 
-    w0: float = Field(
-        10.0,
-        ge=0.0,
-        description="height of the border weight; 0 = no border weight",
-    )
+    w0: float = Field(10.0, ge=0.0, description="height of the border weight; 0 = no border weight")
     sigma: float = Field(5.0, gt=0.0, description="width of the border weight in pixels")
     class_weights: Literal["balanced", "none"] | tuple[Weight, ...] = Field(
         "balanced", description="weight of each class, or how to choose it"
@@ -248,8 +244,7 @@ class TrainConfig(Section):
         "mean_dice", description="validation score that makes a model the best"
     )
     precision: Precision = Field(
-        "auto",
-        description="of the layers; auto: bfloat16 or float16 where the processor has it",
+        "auto", description="of the layers; auto: bfloat16 or float16 where the processor has it"
     )
     checkpoint_minutes: float = Field(
         10.0,
@@ -342,7 +337,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "constant",
         "warmup_steps": 0,
         "ema_decay": 0.0,
-    },
+    }
 }
 
 
@@ -351,9 +346,5 @@ def with_preset(tree: Mapping[str, Any]) -> dict[str, Any]:
 
     An unknown preset is left for the validation of `TrainConfig` to name.
     """
-    preset = PRESETS.get(tree.get("preset") or "", {}) if _is_name(tree.get("preset")) else {}
-    return merged(preset, tree)
-
-
-def _is_name(value: Any) -> bool:
-    return value is None or isinstance(value, str)
+    name = tree.get("preset")
+    return merged(PRESETS.get(name, {}) if isinstance(name, str) else {}, tree)

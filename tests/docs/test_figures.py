@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_unet import build_unet, geometry
-
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -20,22 +18,6 @@ def drawing():
     sys.path.insert(0, str(DOCS))
     yield
     sys.path.remove(str(DOCS))
-
-
-def test_the_boxes_of_the_u_are_the_models_feature_maps():
-    from drawing.architecture import draw_architecture, feature_maps
-
-    model = build_unet((60, 60, 3), num_classes=5, filters=3, depth=2)
-    maps = {m.layer: m for m in feature_maps(model)}
-    assert maps["image"][2:] == (1, 60, (3,))
-    assert maps["down1_conv2"][2:] == (1, 56, (3,))
-    assert maps["down1_pool"][2:] == (2, 28, (3,))
-    assert maps["bridge_conv2"][2:] == (3, 8, (12,))
-    assert maps["up2_concat"][2:] == (2, 16, (6, 6))
-    assert maps["logits"][2:] == (1, geometry.output_size(60, depth=2), (5,))
-
-    shown = {text.get_text() for text in draw_architecture(model).axes[0].texts}
-    assert {"60²", "20²", "3 + 3", "crop 16 each side", "crop 4 each side"} <= shown
 
 
 def test_the_small_grids_are_those_of_the_text():
