@@ -24,13 +24,7 @@ def refuse_unknown(path: Any, page: Any) -> None:
     """Raises DataError if it isn't known how the page's colours become RGB."""
     kind, found = page.photometric, ""
     expected = "expected grey, RGB, a palette or CMYK: convert it to RGB"
-    if kind in (
-        PHOTOMETRIC.CIELAB,
-        PHOTOMETRIC.ICCLAB,
-        PHOTOMETRIC.ITULAB,
-        PHOTOMETRIC.LOGL,
-        PHOTOMETRIC.LOGLUV,
-    ):
+    if getattr(kind, "name", "") in ("CIELAB", "ICCLAB", "ITULAB", "LOGL", "LOGLUV"):
         found = f"{kind.name} colours"
     elif page.bitspersample == 24 and page.dtype.kind != "f":
         found = "integers of 24 bits, whose byte order readers disagree on"

@@ -245,7 +245,9 @@ def read_records(records: Records, rule: LabelRule) -> Iterator[RawPair]:
             raw = read_record(data, file, number, rule)
             first = seen.setdefault(raw.pair.name, raw.pair.image_shown)
             if first != raw.pair.image_shown:
-                raw = replace(raw, problems=(*raw.problems, _doubled(raw.pair, first)))
+                found, shown_as = f"has the same name as {first}", raw.pair.image_shown
+                doubled = Problem(file=shown_as, found=found, expected="each name once")
+                raw = replace(raw, problems=(*raw.problems, doubled))
             yield raw
 
 
@@ -352,12 +354,6 @@ def _serialized(file: Path) -> Iterator[bytes | DataError]:
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "message", None) or str(error)
         yield DataError(f"is truncated or damaged ({reason.splitlines()[0]:.120})")
-
-
-def _doubled(pair: Pair, first: str) -> Problem:
-    return Problem(
-        file=pair.image_shown, found=f"has the same name as {first}", expected="each name once"
-    )
 
 
 def _unfit(pair: Pair, found: str, expected: str) -> RawPair:

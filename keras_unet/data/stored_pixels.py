@@ -11,7 +11,7 @@ same numbers).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -366,16 +366,9 @@ class WindowedFile(AbstractContextManager["WindowedFile"]):
         self.close()
 
 
-def _overlaps(span: slice, length: int) -> list[tuple[int, slice, slice]]:
+def _overlaps(span: slice, length: int) -> Iterator[tuple[int, slice, slice]]:
     """(number of a block, part within the block, part within the span) of each block in a span."""
-    found = []
     for number in range(span.start // length, -(-span.stop // length)):
-        start, stop = max(span.start, number * length), min(span.stop, (number + 1) * length)
-        found.append(
-            (
-                number,
-                slice(start - number * length, stop - number * length),
-                slice(start - span.start, stop - span.start),
-            )
-        )
-    return found
+        top = number * length
+        start, stop = max(span.start, top), min(span.stop, top + length)
+        yield number, slice(start - top, stop - top), slice(start - span.start, stop - span.start)

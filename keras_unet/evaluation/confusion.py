@@ -12,10 +12,7 @@ from keras_unet.errors import ConfigError, DataError
 
 
 def confusion_matrix(
-    truth: np.ndarray,
-    prediction: np.ndarray,
-    num_classes: int,
-    ignore_class: int | None = None,
+    truth: np.ndarray, prediction: np.ndarray, num_classes: int, ignore_class: int | None = None
 ) -> np.ndarray:
     """Pixels by true class (row) and predicted class (column).
 

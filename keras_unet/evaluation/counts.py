@@ -79,10 +79,7 @@ def score(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str,
     A score of one value a class is a mapping from class name to value. NaN where undefined.
     """
     pixels = counts["confusion"].sum(axis=(-2, -1))
-    per_class = {
-        **confusion.rates(counts["confusion"]),
-        **boundaries.rates(counts["boundary"]),
-    }
+    per_class = {**confusion.rates(counts["confusion"]), **boundaries.rates(counts["boundary"])}
     found: dict[str, Any] = {
         name: dict(zip(classes, np.moveaxis(values, -1, 0), strict=True))
         if values.ndim == pixels.ndim + 1
@@ -183,12 +180,7 @@ def _isbi(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) 
 
 
 def score_intervals(
-    sets: Sequence[Counts],
-    classes: Sequence[str],
-    *,
-    confidence: float,
-    resamples: int,
-    seed: int,
+    sets: Sequence[Counts], classes: Sequence[str], *, confidence: float, resamples: int, seed: int
 ) -> dict[ScorePath, np.ndarray]:
     """Bootstrap intervals of the scores of a set, or of what the second of two has more.
 
