@@ -16,6 +16,7 @@ from rich.console import Console
 
 import keras_unet
 from keras_unet import losses, metrics
+from keras_unet.augment import Augment, preset_settings
 from keras_unet.evaluation import read_evaluation
 from keras_unet.inference import predict_files
 from keras_unet.models import load_model
@@ -65,6 +66,34 @@ def test_a_compiled_network_with_everything_registered(saved):
     truth = np.zeros(answer.shape[:-1], "int32")
     assert np.isfinite(model.train_on_batch(x[:1], truth)[0])
     assert any(isinstance(one, metrics.Dice) for one in model.metrics[-1].metrics)
+
+
+@pytest.fixture
+def layers(tmp_path):
+    with zipfile.ZipFile(SAVED.with_name("layers.zip")) as archive:
+        archive.extractall(tmp_path)
+    return tmp_path
+
+
+def test_layers_that_stand_for_keras_own(layers):
+    """Batch normalization, bilinear upsampling and cropping, by the names they had."""
+    known = json.loads((layers / "objects.json").read_text())
+    image, answer = np.array(known["image"], np.float32), np.array(known["answer"])
+    model = keras.saving.load_model(layers / "layers.keras", safe_mode=True)
+    np.testing.assert_allclose(model(image), answer, atol=1e-5)
+    network = load_model(layers / "layers.keras").network
+    np.testing.assert_allclose(network(image), answer, atol=1e-5)
+
+
+def test_objects_as_keras_serialized_them(layers):
+    known = json.loads((layers / "objects.json").read_text())["objects"]
+    augment, loss, iou, *_ = map(keras.saving.deserialize_keras_object, known)
+    assert isinstance(augment, Augment)
+    assert (augment.tile_size, augment.output_size, augment.seed) == ((20, 20), (4, 4), 3)
+    assert augment.settings == preset_settings("nnunet")
+    kinds = [losses.WeightedCrossEntropy, losses.Focal, losses.Dice]
+    assert [type(term) for term in loss.losses] == kinds
+    assert isinstance(iou, metrics.IoU) and iou.class_id == 1
 
 
 def test_a_finished_run_and_its_card(saved):

@@ -64,7 +64,7 @@ def test_the_table_of_levels_is_the_networks(ran):
         channels = layers[f"down{level}_conv2"][3]
         assert f"| {level} | {left} | {channels} | {cut} | {right} |" in GUIDE
     left = sizes("down4_pool", "bridge_conv2")
-    assert f"| bridge | {left} | {layers['bridge_conv2'][3]} | | |" in GUIDE
+    assert f"| bridge | {left} | {layers['bridge_conv2'][3]} |  |  |" in GUIDE
 
 
 def test_the_numbers_in_the_text_are_true(ran):
