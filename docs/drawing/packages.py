@@ -16,7 +16,7 @@ ROOT = Path(keras_unet.__file__).parent
 LAYERS = (
     ("cli",),
     ("diffusion",),
-    ("training", "serving"),
+    ("training", "serving", "explorer"),
     ("evaluation",),
     ("inference",),
     ("models", "losses"),
@@ -24,7 +24,7 @@ LAYERS = (
     ("augment",),
 )
 ABOVE = ("metrics",)  # a single module that imports a package, losses
-WIDE, HIGH, GAP = 4.3, 0.86, 0.42
+WIDE, HIGH, GAP = 3.6, 0.86, 0.42
 
 
 def packages() -> dict[str, str]:
@@ -53,7 +53,7 @@ def imports() -> set[tuple[str, str]]:
 def draw_packages() -> Figure:
     """A row a layer, an arrow from each package to the nearest below that it imports."""
     about = packages()
-    figure = Figure(figsize=(9.6, 9.4), layout="constrained")
+    figure = Figure(figsize=(11, 9.4), layout="constrained")
     axes = figure.subplots()
     rows = {name: row for row, layer in enumerate(LAYERS) for name in layer}
     middle = {}
@@ -71,7 +71,7 @@ def draw_packages() -> Figure:
             }
             axes.add_patch(FancyBboxPatch(box, WIDE, HIGH, **style))
             write(axes, x, y + 0.24, name, 10, weight="bold", zorder=5)
-            lines = textwrap.wrap(about[name].rstrip("."), 52)[:2]
+            lines = textwrap.wrap(about[name].rstrip("."), 46)[:2]
             write(axes, x, y - 0.16, "\n".join(lines), 7.5, linespacing=1.15, zorder=5)
     below = imports()
     for one, (x, y) in middle.items():
@@ -81,14 +81,14 @@ def draw_packages() -> Figure:
                 to_x, to_y = middle[other]
                 shift = 0.25 * ((to_x > x) - (to_x < x))
                 arrow(axes, (x + shift, y - HIGH / 2), (to_x - shift, to_y + HIGH / 2), GREY)
-    y = -len(LAYERS) * (HIGH + GAP)
+    y, half = -len(LAYERS) * (HIGH + GAP), 1.5 * WIDE + 0.5
     roots = sorted(file.stem for file in ROOT.glob("*.py") if file.stem not in ABOVE)
     roots = [name for name in roots if not name.startswith("_")]
-    box = (-WIDE - 0.25, y - HIGH / 2)
+    box = (-half, y - HIGH / 2)
     style = {"boxstyle": "round,pad=0,rounding_size=0.08", "fc": "#EEEEEE", "ec": GREY}
-    axes.add_patch(FancyBboxPatch(box, 2 * WIDE + 0.5, HIGH, **style))
+    axes.add_patch(FancyBboxPatch(box, 2 * half, HIGH, **style))
     write(axes, 0, y + 0.24, "single modules, which import no package", 10, weight="bold")
     write(axes, 0, y - 0.16, "\n".join(textwrap.wrap(", ".join(roots), 110)), 7.5)
-    axes.set(xlim=(-WIDE - 0.4, WIDE + 0.4), ylim=(y - HIGH / 2 - 0.05, HIGH / 2 + 0.05))
+    axes.set(xlim=(-half - 0.1, half + 0.1), ylim=(y - HIGH / 2 - 0.05, HIGH / 2 + 0.05))
     axes.axis("off")
     return figure
