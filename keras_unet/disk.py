@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keras_unet.errors import ConfigError
@@ -113,9 +113,9 @@ def locked(
                 raise busy(file.read().strip() or "another process") from None
             if without_locks:
                 raise without_locks(error) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
+        with suppress(OSError):  # it is locked; only its name is missing where the disk is full
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()}".encode())
         yield
 
 
