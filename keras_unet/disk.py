@@ -9,6 +9,7 @@ import codecs
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,14 +32,14 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> with replacing(Path("scores.csv")) as beside:
     ...     beside.write_text("image,dice\\n")
     """
-    beside = path.with_name(f".{os.getpid()}-{path.name}")
-    remove(beside)  # of a process that was killed and had the same number
+    beside = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
         yield beside
         (sync if beside.is_dir() else sync_file)(beside)
         rename(beside, path)
     finally:
-        remove(beside)
+        with suppress(OSError):  # on a network's file system, and it would hide the first error
+            remove(beside)
 
 
 def write_text(path: Path, text: str) -> Path:
