@@ -1,7 +1,7 @@
 """Console: messages and progress of commands and of training, in what a stream can show.
 
-`-q` of a command, and `verbose=0` of a function, keep it quiet. What is no message of a command but
-a danger to the result, a library function tells by `warnings`; a server logs by `logging`.
+`-q` of a command, and `verbose=0` of a function, keep it quiet. Library functions use `warnings`
+for what endangers a result; servers use `logging`.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ codecs.register_error(_HANDLER, _stand_in)
 
 
 TERMINAL = Console(prepared=True)  # of the commands; an import changes no stream
+_quiet = False  # asked for by -q; the terminal falls silent for other reasons too
 
 
 def say(text: str, style: str | None = None, console: rich.Console = TERMINAL) -> None:
@@ -124,14 +125,13 @@ def console_of(console: rich.Console | None, verbose: int) -> rich.Console:
     """
     if not verbose:
         return Console(quiet=True, prepared=True)
-    if console is None:
-        take_every_character()
-    return console or TERMINAL
+    return console or Console(quiet=_quiet)  # made now: standard output may be another by now
 
 
 def keep_quiet(quiet: bool) -> None:
     """Whether commands show errors only: no messages, no progress, no warnings."""
-    TERMINAL.quiet = quiet
+    global _quiet
+    TERMINAL.quiet = _quiet = quiet
 
 
 def run_app(app: Callable[[], Any]) -> None:
@@ -143,7 +143,7 @@ def run_app(app: Callable[[], Any]) -> None:
     import typer
 
     def warn(message: Warning | str, *_: Any, **__: Any) -> None:
-        if not TERMINAL.quiet:
+        if not _quiet:
             typer.secho(f"Warning: {message}", fg="yellow", err=True)
 
     take_every_character()

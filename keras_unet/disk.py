@@ -9,9 +9,10 @@ import codecs
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keras_unet.errors import ConfigError
@@ -31,14 +32,14 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> with replacing(Path("scores.csv")) as beside:
     ...     beside.write_text("image,dice\\n")
     """
-    beside = path.with_name(f".{os.getpid()}-{path.name}")
-    remove(beside)  # of a process that was killed and had the same number
+    beside = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
     try:
         yield beside
         (sync if beside.is_dir() else sync_file)(beside)
         rename(beside, path)
     finally:
-        remove(beside)
+        with suppress(OSError):  # on a network's file system, and it would hide the first error
+            remove(beside)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -113,9 +114,9 @@ def locked(
                 raise busy(file.read().strip() or "another process") from None
             if without_locks:
                 raise without_locks(error) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
+        with suppress(OSError):  # it is locked; only its name is missing where the disk is full
+            os.truncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()}".encode())
         yield
 
 

@@ -112,7 +112,7 @@ def problems(
             lines.append(f"{prefix}{path}: must be given")
         elif not path:  # what several settings are together
             lines.append(prefix + message)
-        elif path in hidden:
+        elif path in hidden or "did you mean" in message:  # which names what was given
             lines.append(f"{prefix}{path}: {message}")
         else:
             lines.append(f"{prefix}{path}: {message}, got {problem['input']!r:.80}")
@@ -170,7 +170,7 @@ def put(tree: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         key, found, text = setting.partition("=")
         if not found or not key:
-            raise ConfigError(f"--set {setting!r}: expected key=value, such as --set minutes=20")
+            raise ConfigError(f"--set {setting!r}: expected key=value")
         *sections, last = key.strip().split(".")
         inside = tree
         for section in sections:

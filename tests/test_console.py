@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import subprocess
@@ -11,7 +12,14 @@ import warnings
 import pytest
 from rich.table import Table
 
-from keras_unet.console import Console, keep_quiet, run_app, take_every_character
+from keras_unet.console import (
+    Console,
+    console_of,
+    keep_quiet,
+    run_app,
+    say,
+    take_every_character,
+)
 from keras_unet.errors import DataError
 
 
@@ -86,6 +94,22 @@ print("done", file=sys.stderr)
         process.stdout.close()
         assert process.stderr.read() == b"done\n"
     assert process.returncode == 0
+
+
+def test_a_console_that_is_made_when_asked_for_knows_where_it_writes(tmp_path):
+    with (tmp_path / "log").open("w") as file, contextlib.redirect_stdout(file):
+        say("done", "bold green", console_of(None, 1))
+    assert (tmp_path / "log").read_text() == "done\n"
+
+
+def test_no_bar_takes_the_output_of_others_where_all_is_quiet(capsys):
+    from keras_unet.training.callbacks import Budget, ShowProgress
+
+    quiet = Console(file=io.StringIO(), force_terminal=True, quiet=True)
+    shown = ShowProgress(Budget(1e-3, 2, None), quiet)
+    shown.on_train_begin()
+    print("a person's own line")
+    assert capsys.readouterr().out == "a person's own line\n"
 
 
 def test_warnings_and_errors_of_a_command_are_a_line_each(capsys, monkeypatch):

@@ -128,6 +128,15 @@ def test_a_lock_keeps_other_processes_out_until_they_end(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"process {os.getpid()}"
 
 
+def test_a_full_disk_keeps_nobody_out(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with disk.locked(tmp_path, busy=ConfigError):
+        assert (tmp_path / ".lock").read_text() == ""
+
+
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -67,7 +67,9 @@ def augment(
             f"{label}: found {labels.shape[0]}×{labels.shape[1]} labels for an image of "
             f"{pixels.shape[0]}×{pixels.shape[1]} pixels ({image}); expected equal sizes"
         )
-    settings = preset_settings(preset, **put({}, setting or []))
+    given = put({}, setting or [])
+    given = {name: None if value == "null" else value for name, value in given.items()}
+    settings = preset_settings(preset, **given)
     figure = draw_samples(
         pixels,
         labels,

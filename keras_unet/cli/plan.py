@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from keras_unet.cli.options import Instances, Labels, Validation, ValidationLabels, data_section
+from keras_unet.disk import write_text
 
 
 def plan(
@@ -51,6 +52,6 @@ def plan(
         typer.echo(made.to_toml(), nl=False)
         return
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(made.to_toml(), encoding="utf-8")
+    write_text(output, made.to_toml())
     say(made.to_text())
     say(f"Written to {output}. Train with: keras-unet train --config {quote(str(output))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from keras_unet.augment.field import Field, make_field
 from keras_unet.augment.intensity import apply_intensity, batch_statistics
 from keras_unet.augment.resample import batch_source, locate, read_bilinear, read_nearest
 from keras_unet.augment.settings import AugmentSettings
-from keras_unet.data.label_rule import IGNORED, LabelMapping
+from keras_unet.data.label_rule import IGNORED, LabelMapping, LabelRule
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.explorer.network import Network
 from keras_unet.losses.cross_entropy import WeightedCrossEntropy
@@ -38,20 +39,16 @@ class Targets(NamedTuple):
 
 def mapping_for(card: ModelCard, labels: np.ndarray, instances: bool) -> LabelMapping:
     """How labels become classes: as in the model's training, or as the person states."""
+    rule = card.labels.as_rule()
     if instances:
-        split = bool(set(np.unique(labels).tolist()) <= {0, 1, 255})
-        return LabelMapping(kind="instances", values=(), split=split)
-    mapping = card.labels
-    if mapping.kind == "semantic" and set(np.unique(labels).tolist()) <= {0, 255}:
-        mapping = mapping.model_copy(update={"values": (0, 255)})
+        rule = LabelRule(kind="instances", ignore=card.labels.ignore)
     try:
-        mapping.classes(labels)
+        return rule.resolve(np.unique(labels).tolist())
     except DataError as error:
         raise DataError(
-            f"the labels do not fit the model: {error}; if each number is one object, say so "
-            "(--instances)"
+            f"the labels do not fit the model: {error}; if each number is one object, give "
+            "--instances"
         ) from error
-    return mapping
 
 
 def targets(
@@ -117,6 +114,7 @@ def gradient_step(network: Network, tile: np.ndarray, goal: Targets, rate: float
     with tf.GradientTape() as tape:
         before = value()
     slopes = tape.gradient(before, [one.value for one in variables])
+    kept = [one.numpy() for one in variables]
     layers, moved = [], []
     for variable, slope in zip(variables, slopes, strict=True):
         old, change = variable.numpy(), -rate * slope.numpy()
@@ -136,10 +134,18 @@ def gradient_step(network: Network, tile: np.ndarray, goal: Targets, rate: float
                     "after": float(old[at] + change[at]),
                 }
             )
+    after = float(value())
+    if not math.isfinite(after):
+        for variable, old in zip(variables, kept, strict=True):
+            variable.assign(old)
+        raise ConfigError(
+            f"a step of rate {rate:g} is too long, the loss is no number after it: the weights are "
+            "as before; take a smaller rate"
+        )
     moved.sort(key=lambda one: -abs(one["after"] - one["before"]))
     return {
         "before": float(before),
-        "after": float(value()),
+        "after": after,
         "rate": rate,
         "layers": layers,
         "moved": moved[:_MOVED],

@@ -229,8 +229,10 @@ def histograms(
     elif normalize:
         changed = (sums - sums.mean((0, 1))) / np.sqrt(sums.var((0, 1)) + _EPSILON)
     activate = network.activation(name)
-    step = max(1, sums.size // _SAMPLE)
-    plain, changed = plain.reshape(-1)[::step], changed.reshape(-1)[::step]
+    step = max(1, sums.size // _SAMPLE)  # of pixels, each with all its channels
+    plain, changed = (
+        one.reshape(-1, one.shape[-1])[::step].reshape(-1) for one in (plain, changed)
+    )
     values, dropped = (
         np.asarray(activate(keras.ops.convert_to_tensor(v))) for v in (plain, changed)
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import secrets
 import tempfile
@@ -46,6 +47,7 @@ GUIDES = (ASSETS / "guide", Path(__file__).parents[2] / "docs")
 LARGEST_FILE = 512 * 2**20  # bytes, of an image that a person opens in the page
 _TILE = 388  # pixels of the answer that are computed at once: the paper's
 _SAME_TILE = 512  # the same where padding keeps the size
+_LARGEST_MAP = 4096  # pixels of the longer side of a channel's picture
 _OVERVIEW = 1024  # pixels of the longer side of the picture in which a tile is chosen
 _BRIGHTEST = 99.5  # percent of the pixels are at most as bright as the brightest shown
 _WARPED = 512  # pixels of the part of the image that the augmentation shows
@@ -110,7 +112,7 @@ class Session:
             class_names=class_names,
         )
         self.network = Network(trained)
-        self._instances = instances
+        self._instances, self._made_up = instances, image is None
         self.lock = threading.RLock()
         self.version = 0
         self.steps: list[dict[str, Any]] = []
@@ -124,10 +126,11 @@ class Session:
                     "image"
                 )
             image, labels = make_cells((_TILE, _TILE), seed=3)
-            name, self._instances = "made-up cells", True
+            name = "made-up cells"
         self.open_image(image, name)
         if labels is not None:
             self.open_labels(labels)
+        self._made_up = False  # whose labels are objects, whatever the model was trained on
 
     # what is looked at
 
@@ -140,10 +143,11 @@ class Session:
             found = f"{pixels.shape[-1]} channels" if pixels.ndim == 3 else f"shape {pixels.shape}"
             raise DataError(f"{name}: found {found}; this model takes images of {channels}")
         shift, scale = self.network.card.normalization.parameters(pixels)
+        measured = pixels[np.isfinite(pixels).all(axis=-1)][:, None]  # [n, 1, C]
         with self.lock:
             self.pixels, self.name = pixels, name
             self._shift, self._scale = shift, scale
-            self._low, self._high = contrast(pixels)
+            self._low, self._high = contrast(measured)
             self.labels: np.ndarray | None = None
             self._mapping: Any = None
             self._choose_tile_size()
@@ -157,7 +161,7 @@ class Session:
                 f"labels are {labels.dtype} {labels.shape}; expected integers of the image's size "
                 f"{self.pixels.shape[:2]}"
             )
-        mapping = lesson.mapping_for(self.network.card, labels, self._instances)
+        mapping = lesson.mapping_for(self.network.card, labels, self._instances or self._made_up)
         with self.lock:
             self.labels, self._mapping = labels.astype(np.int32), mapping
             self._goal: lesson.Targets | None = None
@@ -295,6 +299,8 @@ class Session:
 
     def map_png(self, stage: str, channel: int, pixels: int | None) -> bytes:
         """A picture of one channel of a stage, or of the tile itself."""
+        if pixels is not None and not 1 <= pixels <= _LARGEST_MAP:
+            raise ConfigError(f"pixels is {pixels}; expected 1 to {_LARGEST_MAP}")
         if self.activations.stage(stage).kind == "image":
             return image_png(self.tile, self._low, self._high, pixels)
         values = self.activations.channel(stage, channel)
@@ -303,6 +309,8 @@ class Session:
     def answer_png(self, kind: int) -> bytes:
         """The probability of class `kind` over the tile's answer."""
         probabilities = self.network.probabilities(self.activations.array("logits"))
+        if not 0 <= kind < probabilities.shape[-1]:
+            raise ConfigError(f"class is {kind}; expected 0 to {probabilities.shape[-1] - 1}")
         return heat_png(probabilities[..., kind], 0.0, 1.0)
 
     def pixel(self, y: int, x: int) -> dict[str, Any]:
@@ -334,7 +342,8 @@ class Session:
             channel = int(np.argmax(np.abs(self.activations.patch(stage, *at, 1, 1)[0, 0])))
         found = work_out(self.network, self.activations, stage, channel, *at)
         if found["kind"] == "image":
-            found["raw"] = float(self.tile[at][channel])
+            raw = float(self.tile[at][channel])
+            found["raw"] = raw if math.isfinite(raw) else None  # JSON has no NaN
             found["shift"], found["scale"] = (
                 float(self._shift[channel]),
                 float(self._scale[channel]),
@@ -393,22 +402,19 @@ class Session:
     def warp_png(self, settings: dict[str, Any], seed: int, lattice: bool) -> bytes:
         """The tile's part of the image, warped as the settings say."""
         options = make_settings(settings)
-        height, width = (min(n, _WARPED) for n in self.pixels.shape[:2])
+        with self.lock:  # for a moment: frames are drawn beside other requests
+            pixels, labels, low, high = self.pixels, self.labels, self._low, self._high
+            origin, size = self.origin, self.size
+        height, width = (min(n, _WARPED) for n in pixels.shape[:2])
         rows, columns = (
             min(max(o + s // 2 - n // 2, 0), whole - n)
-            for o, s, n, whole in zip(
-                self.origin, self.size, (height, width), self.pixels.shape, strict=False
-            )
+            for o, s, n, whole in zip(origin, size, (height, width), pixels.shape, strict=False)
         )
         part = np.s_[rows : rows + height, columns : columns + width]
-        labels = None if self.labels is None else self.labels[part]
-        found = lesson.warp(np.nan_to_num(self.pixels[part]), labels, options, seed)
+        labels = None if labels is None else labels[part]
+        found = lesson.warp(np.nan_to_num(pixels[part]), labels, options, seed)
         spacing = max(8, min(height, width) // 10) if lattice else 0
-        return png(
-            lesson.draw_warp(
-                found.image, found.places, found.labels, self._low, self._high, spacing
-            )
-        )
+        return png(lesson.draw_warp(found.image, found.places, found.labels, low, high, spacing))
 
     def overview_png(self) -> bytes:
         """The whole image, at most 1024 pixels wide and high."""
@@ -536,26 +542,26 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        self._serve("GET", b"")
+        self._serve("GET")
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > LARGEST_FILE:
-            self.close_connection = True
-            self._send(413, *_problem(f"a file of at most {LARGEST_FILE >> 20} MiB is expected"))
-            return
-        self._serve("POST", self.rfile.read(int(length)))
+        self._serve("POST")
 
-    def _serve(self, method: str, body: bytes) -> None:
+    def _serve(self, method: str) -> None:
         url = urlsplit(self.path)
         port = self.server.server_address[1]
         if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
-            self._send(403, *_problem("another host"))  # a page elsewhere, by DNS rebinding
+            self._refuse(403, "another host")  # a page elsewhere, by DNS rebinding
             return
         start, _, name = url.path.lstrip("/").partition("/")
         if not secrets.compare_digest(start.encode(), self.server.secret.encode()):
-            self._send(404, *_problem("there is nothing here: take the whole address"))
+            self._refuse(404, "there is nothing here: take the whole address")
             return
+        length = self.headers.get("Content-Length", "0" if method == "GET" else "")
+        if not (length.isascii() and length.isdigit()) or int(length) > LARGEST_FILE:
+            self._refuse(413, f"a file of at most {LARGEST_FILE >> 20} MiB is expected")
+            return
+        body = self.rfile.read(int(length))
         query = dict(parse_qsl(url.query))
         try:
             self._send(200, *self.server.answer(method, name, query, body))
@@ -566,6 +572,11 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as error:  # the page says it, the terminal has the rest
             traceback.print_exc()
             self._send(500, *_problem(f"{type(error).__name__}: {error}"))
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Without reading what else was sent."""
+        self.close_connection = True
+        self._send(status, *_problem(text))
 
     def _send(self, status: int, kind: str, body: bytes) -> None:
         try:
@@ -601,7 +612,7 @@ class _Server(ThreadingHTTPServer):
                 found = route.answer(self.session, query, body)
             if isinstance(found, bytes):
                 return "image/png", found
-            return "application/json", json.dumps(found).encode()
+            return "application/json", json.dumps(found, allow_nan=False).encode()
         if method != "GET":
             raise FileNotFoundError(name)
         if name == "guide":

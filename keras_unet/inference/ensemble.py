@@ -277,7 +277,7 @@ def over_rotations(
     networks: Sequence[tuple[Prepare, Forward]],
     average: Average,
 ) -> np.ndarray:
-    """Probabilities float32 [step, step, K] of a square, see `rotations.rotate`.
+    """Probabilities float32 [step, step, K] of a square, see `symmetries.rotate`.
 
     Normalisation and interpolation are linear, so that their order does not matter.
     """

@@ -98,7 +98,7 @@ def rotate(
     """Rotates, computes and rotates back.
 
     Args:
-        window: float32 [w, w, C], what `axis` says around the square.
+        window: float32 [w, w, C], `rotated_axis` has its rows and columns.
         origin: of the square, seen from `centre_of` the image.
         compute: a tile [1, tile, tile, C] -> the whole network output [1, n, n, K].
 

@@ -374,7 +374,7 @@ def differences(
     A mask counts as 1 where it shows another class, by more than rounding.
 
     Args:
-        asked: each request's signature. probabilities: see `expected`.
+        asked: each request's signature. probabilities: see `expected_probabilities`.
         values: of a mask, class by class. given: each request's outputs.
     """
     worst: dict[str, float] = {}

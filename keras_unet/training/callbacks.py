@@ -386,6 +386,8 @@ class ShowProgress(keras.callbacks.Callback):
     def __init__(self, budget: Budget, console: Console) -> None:
         super().__init__()
         self.budget, self.console = budget, console
+        # a bar takes standard output over, and a quiet console would keep all of it to itself
+        self._shown = console.is_terminal and not console.quiet
         self._validation = ""
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -401,11 +403,11 @@ class ShowProgress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._start, self._used = time.monotonic(), self.budget.used
-        if self.console.is_terminal:
+        if self._shown:
             self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.console.is_terminal and self.budget.used > 0:
+        if self._shown and self.budget.used > 0:
             used = self.budget.used
             ours = max(used - self._used, 1e-9)  # by this process; a run may be resumed
             left = (time.monotonic() - self._start) * (1 - used) / ours

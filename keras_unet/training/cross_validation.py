@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,7 +96,7 @@ def cross_validate(
     source = begun if splits is None else run_folder.rooted(begun, splits.directory)
     cluster = join(begun.devices)
     if not cluster.chief:
-        return _work(cluster, loaded or _load(source))
+        return _work(cluster, source, loaded)
     if resume is None:
         _require_no_validation(begun)
         loaded = loaded or _load(source)
@@ -106,16 +105,16 @@ def cross_validate(
         folder = Path(resume)
     splits = splits or read_splits(folder)
     to_go_on = f"Stopped. To go on: {run_folder.how_to_resume(folder)}"
-    cluster.broadcast(json.dumps([str(folder), len(splits.folds)]).encode())
+    unfinished = not all(map(_finished, _fold_folders(folder, splits)))
+    cluster.broadcast(json.dumps([str(folder), len(splits.folds), unfinished]).encode())
     found: list[Evaluation] = []
     for number, held_out in enumerate(splits.folds):
         console.print(f"{run_layout.fold(number)} of {len(splits.folds)} folds", style="bold")
         where = folder / run_layout.fold(number)
         try:
-            resumed = (where / run_layout.RECORD).is_file()
-            if loaded is None and not (resumed and run_folder.read_record(where).finished):
+            if loaded is None and not _finished(where):
                 loaded = _load(source)  # once for all folds
-            if resumed:
+            if (where / run_layout.RECORD).is_file():
                 result = train(console=console, resume=where, loaded=loaded)
             else:
                 fold = run_folder.rooted(_fold(begun, folder, number, held_out), splits.directory)
@@ -137,9 +136,19 @@ def _load(config: TrainConfig) -> Loaded:
     return load_samples(data.images, data.labels, data.rule, need_labels=True)
 
 
-def _work(cluster: Cluster, loaded: Loaded) -> CrossValidation:
+def _fold_folders(folder: Path, splits: Splits) -> list[Path]:
+    return [folder / run_layout.fold(number) for number in range(len(splits.folds))]
+
+
+def _finished(run: Path) -> bool:
+    return (run / run_layout.RECORD).is_file() and run_folder.read_record(run).finished
+
+
+def _work(cluster: Cluster, source: TrainConfig, loaded: Loaded | None) -> CrossValidation:
     """What a machine that is not the chief does: its part of each fold's training."""
-    folder, folds = json.loads(cluster.broadcast())
+    folder, folds, unfinished = json.loads(cluster.broadcast())
+    if unfinished and loaded is None:
+        loaded = _load(source)  # once for all folds
     found: list[Evaluation] = []
     for _ in range(folds):
         result = train(resume=folder, loaded=loaded)  # the chief tells what
@@ -205,7 +214,7 @@ def _begin(config: TrainConfig, folds: int, files: Mapping[str, str], loaded: Lo
     held = tuple(map(tuple, make_folds(names, folds, config.seed, data.groups)))
     assert report.mapping is not None  # there are labels
     _require_all_classes(samples, held, report.mapping.values)
-    name = config.name or f"{data.images.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = run_folder.name_of(config)
     splits = Splits(config=to_tree(config), directory=str(Path.cwd()), folds=held)
     texts = {**files, run_layout.SPLITS: splits.model_dump_json(indent=1) + "\n"}
     return run_folder.new_folder(config.output / name, texts)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -283,12 +285,13 @@ def _explained(folder: Path, config: TrainConfig) -> Iterator[None]:
     """What a full disk or memory means for a run, and what to do."""
     try:
         yield
-    except OSError as error:
-        raise TrainingError(
-            f"{folder}: cannot be written ({error}). Its checkpoints stay; when there is room, go "
-            f"on: {run_folder.how_to_resume(folder)}"
-        ) from error
-    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+    except (OSError, tf.errors.ResourceExhaustedError, MemoryError) as error:
+        # TensorFlow, which writes for TensorBoard, has one error for a full disk and full memory
+        if isinstance(error, OSError) or os.strerror(errno.ENOSPC) in str(error):
+            raise TrainingError(
+                f"{folder}: cannot be written ({error}). Its checkpoints stay; when there is "
+                f"room, go on: {run_folder.how_to_resume(folder)}"
+            ) from error
         raise TrainingError(
             f"{folder}: out of memory. {config.batch_size} tile(s) a step, {config.model.filters} "
             "filters: begin a new run with a smaller batch_size (and accumulate, for the same "

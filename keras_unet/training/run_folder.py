@@ -74,13 +74,19 @@ def create(
     Raises:
         ConfigError: a run of this name is there already.
     """
-    name = config.name or f"{_data_name(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
     texts = {
         **files,
         run_layout.CONFIG: tomli_w.dumps(record.config),
         run_layout.RECORD: _text(record),
     }
-    return new_folder(config.output / name, texts, command)
+    return new_folder(config.output / name_of(config), texts, command)
+
+
+def name_of(config: RunSettings) -> str:
+    """The name that was given; else that of the data, which is no pattern of records, and now."""
+    parts = reversed(config.data.images.resolve().parts)
+    data = next((part for part in parts if not set("*?[/") & set(part)), "records")
+    return config.name or f"{data}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def new_folder(folder: Path, texts: Mapping[str, str], command: str = COMMAND) -> Path:
@@ -109,7 +115,7 @@ def new_folder(folder: Path, texts: Mapping[str, str], command: str = COMMAND) -
 
 
 def locked_run(folder: Path, work: str = "training") -> AbstractContextManager[None]:
-    """Keeps other processes out of a run folder for as long as this one lives, even if killed.
+    """Keeps other processes out of a run folder while the block runs; a killed one lets go.
 
     Some network file systems have no locks; there, nothing is kept out.
 
@@ -228,12 +234,6 @@ def rooted(config: Kind, directory: str) -> Kind:
 
 def _text(record: RunRecord) -> str:
     return record.model_dump_json(indent=1) + "\n"
-
-
-def _data_name(config: RunSettings) -> str:
-    """The last part of the data's path that is no pattern of records."""
-    parts = config.data.images.resolve().parts
-    return next((part for part in reversed(parts) if not set("*?[/") & set(part)), "records")
 
 
 def _digest(sample: Sample) -> str:

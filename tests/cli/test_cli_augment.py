@@ -37,6 +37,13 @@ def test_the_name_of_the_picture(files, capsys):
         augment(files / "image.png", out=files / "grid.xyz", rows=1, columns=2)
 
 
+def test_an_option_of_a_preset_is_switched_off(files):
+    out = files / "draws.png"
+    given = ["rotate=null", "scale=null"]
+    augment(files / "image.png", preset="nnunet", setting=given, out=out, rows=1, columns=2)
+    assert out.is_file()
+
+
 def test_the_lattice_follows_the_image():
     # Draw 1 flips left-right: the lattice lines of the columns must lie mirrored.
     figure = draw_samples(np.zeros((40, 80, 1), np.uint8), None, preset_settings(

@@ -10,7 +10,7 @@ from keras_unet.augment import Augment
 from keras_unet.augment.draws import sample_seeds
 from keras_unet.augment.settings import make_settings, preset_settings
 from keras_unet.data import make_cells
-from keras_unet.data.label_rule import IGNORED
+from keras_unet.data.label_rule import IGNORED, LabelMapping
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.explorer import lesson
 from keras_unet.explorer.network import Network, histograms
@@ -50,6 +50,30 @@ def test_labels_that_are_objects_are_refused_as_classes(network):
     assert lesson.mapping_for(network.card, labels, instances=True).kind == "instances"
     mask = np.where(labels > 20, 255, 0).astype(np.int32)
     assert lesson.mapping_for(network.card, mask, instances=False).values == (0, 255)
+
+
+def test_values_that_a_model_was_trained_on_stay_what_they_mean(network):
+    card = network.card.model_copy(
+        update={"labels": LabelMapping(kind="semantic", values=(0, 128, 255))}
+    )
+    mask = np.array([[0, 255]], np.int32)
+    mapping = lesson.mapping_for(card, mask, instances=False)
+    assert mapping.classes(mask).tolist() == [[0, 2]]
+
+
+def test_a_step_that_is_too_long_leaves_the_weights(network):
+    rng = np.random.default_rng(0)
+    tile = rng.normal(size=(36, 36, 1)).astype(np.float32)
+    size = network.run(tile).maps["logits"].size
+    goal = lesson.Targets(rng.integers(0, 2, size, np.int32), np.ones(size, np.float32))
+    before = [w.copy() for w in network.model.get_weights()]
+    with pytest.raises(ConfigError, match="too long"):
+        for _ in range(20):
+            lesson.gradient_step(network, tile * 1e6, goal, 10.0)
+            before = [w.copy() for w in network.model.get_weights()]
+    for now, then in zip(network.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    network.reset()
 
 
 def test_a_step_lowers_the_loss_and_reset_undoes_it(network):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import socket
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -160,6 +161,8 @@ def test_files_are_opened_and_wrong_ones_are_named(page):
     [
         ("map.png", {"stage": "nowhere"}, "expected one of image"),
         ("map.png", {"stage": "logits", "channel": 7}, "0 to 1"),
+        ("answer.png", {"class": -1}, "0 to 1"),
+        ("map.png", {"stage": "logits", "pixels": 10**6}, "1 to 4096"),
         ("pixel", {"y": 9999, "x": 0}, "outside of the answer"),
         ("pixel", {"y": "one", "x": 0}, "whole number"),
         ("learning.png", {"what": "sound"}, "expected one of loss"),
@@ -186,6 +189,34 @@ def test_only_this_machine_and_only_with_the_secret(page):
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_what_a_stranger_sends_is_not_read(page):
+    url = urlsplit(page.url)
+    for path, length in (("/open", "400000000"), (url.path + "open", "²")):
+        with socket.create_connection((url.hostname, url.port), timeout=60) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{url.port}\r\n"
+            connection.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode("latin-1"))
+            answer = connection.makefile("rb").read()  # to the end: the connection is closed
+        assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 413"))
+
+
+def test_pixels_that_were_not_measured_are_no_numbers(model):
+    image = make_cells((60, 60), seed=1)[0].astype(np.float32)
+    image[:20] = np.nan
+    session = server.Session(model, image, normalization="image")
+    assert np.isfinite([session._low, session._high]).all()
+    assert np.asarray(Image.open(io.BytesIO(session.overview_png())))[30:].std() > 10
+    top = session.work("image", 0, 0, 0)
+    assert top["raw"] is None or np.isfinite(top["raw"])
+    json.dumps(top, allow_nan=False)
+
+
+def test_the_made_up_cells_say_nothing_of_other_labels(model):
+    session = server.Session(model)
+    session.open_image(np.zeros((60, 60), np.uint8), "mine")
+    with pytest.raises(DataError, match="--instances"):
+        session.open_labels(np.arange(3600, dtype=np.int32).reshape(60, 60))
 
 
 def test_the_guide_has_every_section_that_the_page_links_to(page):

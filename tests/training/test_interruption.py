@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from rich.console import Console
 from test_exact_resume import begin, configured, go_on, same
 
@@ -110,9 +111,16 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     same(tmp_path / "run", alone)
 
 
-def test_a_full_disk_ends_the_run_with_a_message(data, tmp_path, monkeypatch, alone):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "events.out; No space left on device"),
+    ],
+)
+def test_a_full_disk_ends_the_run_with_a_message(data, tmp_path, monkeypatch, alone, error):
     def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(callbacks, "save_model", full)  # best.keras, after the first epoch
     with pytest.raises(TrainingError, match="No space left on device") as caught:

@@ -325,7 +325,7 @@ function products(found, single) {
 }
 
 const WORKED = {
-  image: (f) => [line(`Grey value ${number(f.raw, 1)}, prepared as in training: (${number(f.raw, 1)} − ${number(f.shift, 1)}) × ${number(f.scale, 4)} = `, strong(number(f.value)))],
+  image: (f) => f.raw === null ? [line("Not measured: counts as 0 after preparation.")] : [line(`Grey value ${number(f.raw, 1)}, prepared as in training: (${number(f.raw, 1)} − ${number(f.shift, 1)}) × ${number(f.scale, 4)} = `, strong(number(f.value)))],
   convolution: (f) => [
     make("p", { class: "soft" }, `Each 3×3 patch of ${f.input} (from row ${f.top}, column ${f.left}) times its kernel, added up over all input channels:`),
     ...products(f, false),
