@@ -162,7 +162,8 @@ class DenseLoss(keras.losses.Loss):
     """A loss over integer targets [B, H, W] and predictions [B, H, W, K].
 
     The weight of a pixel is v[y] · sample_weight, with v the class weights; an ignored pixel has
-    weight 0 and is not counted. Subclasses get it through Keras's own reduction, or by `pixel_weight`.
+    weight 0 and is not counted. Subclasses get it through Keras's own reduction, or by
+    `pixel_weight`.
     """
 
     def __init__(
