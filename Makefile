@@ -41,7 +41,7 @@ test-browser: $(READY)  ## reports and the server's page in Chromium (as root, i
 $(VENV)-jax/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-jax
 	$(VENV)-jax/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt keras jax numpy scipy pydantic pytest hypothesis
+		-c constraints.txt keras jax numpy scipy pydantic lazy-loader pytest hypothesis
 	@touch $@
 
 test-jax: $(VENV)-jax/.ready  ## model, losses and metrics on Keras's JAX backend, without TensorFlow
