@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from keras_unet import disk
+from keras_unet import disk, run_layout
 from keras_unet.models import keras_file
 from keras_unet.training import callbacks, checkpoint, load_config, loop, run
 
@@ -59,7 +59,7 @@ def child(config, folder: Path, pipe: int, point: str | None) -> None:
 
     def rename(beside, path):
         beside.replace(path)
-        if path.parent.name == checkpoint.FOLDER:
+        if path.parent.name == run_layout.CHECKPOINTS:
             wait_at(RENAMED)
         disk.sync_folder(path.parent)
 
