@@ -98,7 +98,7 @@ def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
     from keras_unet.augment.image_bank import ImageBank
     from keras_unet.data.pipeline import tile_entries
     from keras_unet.machine import dtype_policy
-    from keras_unet.models import blocks, unet
+    from keras_unet.models import blocks
     from keras_unet.training import build
     from keras_unet.training.config import make_config
 
@@ -109,9 +109,10 @@ def stepper(variant: Variant, filters: int) -> tuple[Callable[[], float], str]:
     if upsampling == "depth_to_space":
         blocks.up_convolution, upsampling = depth_to_space_up, "transpose"
     if normalization == "keras":
-        blocks.BatchNormalization, normalization = keras.layers.BatchNormalization, "batch"
+        blocks.FusedBatchNormalization = keras.layers.BatchNormalization
+        normalization = "batch"
     if variant.keras_crops:
-        unet.Cropping2D = keras.layers.Cropping2D
+        blocks.SlicedCropping2D = keras.layers.Cropping2D
     if variant.keras_adamw:
         build.FusedAdamW = lambda rate, decay, **options: keras.optimizers.AdamW(
             rate, weight_decay=decay, **options
