@@ -165,6 +165,7 @@ function chooseStage(name) {
 // a stage: contact sheet and channel
 
 const showStage = latest(async () => {
+  const found = await ask("channels", { stage }); // title and channels change together
   const one = find(stage);
   $("stage-title").textContent = `${stage}: ${one.title}`;
   $("stage-text").textContent =
@@ -173,7 +174,6 @@ const showStage = latest(async () => {
     (one.crop ? `; ${one.crop} pixels were cut from each side of the skip` : "") +
     ". Sorted by energy, the mean square of the values.";
   $("stage-guide").href = `guide#${one.guide}`;
-  const found = await ask("channels", { stage });
   $("channels").replaceChildren(...found.channels.map((c) => {
     const button = make("button", { type: "button", "data-channel": c.channel, "aria-pressed": "false",
       "aria-label": `channel ${c.channel}, energy ${number(c.energy)}` },
