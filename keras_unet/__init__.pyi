@@ -13,6 +13,7 @@ from . import training as training
 from .evaluation.comparison import compare as compare
 from .evaluation.scoring import evaluate as evaluate
 from .explorer.server import explore as explore
+from .inference.answer import segment as segment
 from .inference.predictor import predict as predict
 from .models.keras_file import load_model as load_model
 from .models.keras_file import save_model as save_model

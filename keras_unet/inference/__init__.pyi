@@ -1,3 +1,4 @@
+from .answer import segment as segment
 from .files.file_predictor import FilePredictor as FilePredictor
 from .files.file_predictor import predict_files as predict_files
 from .files.jobs import FileOptions as FileOptions

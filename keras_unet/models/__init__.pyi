@@ -1,4 +1,5 @@
 from .blocks import CropLike as CropLike
+from .decoding import Decoding as Decoding
 from .keras_file import ModelDescription as ModelDescription
 from .keras_file import TrainedModel as TrainedModel
 from .keras_file import describe_model as describe_model

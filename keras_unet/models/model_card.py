@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
+from keras_unet.models.decoding import Decoding
 from keras_unet.settings import Frozen
 
 
@@ -16,9 +17,16 @@ class ModelCard(Frozen):
     source "train": this package trained it. "script": a network that was trained elsewhere. Its
     card says what its owner states; `config`, `data` and `metrics` are empty, `labels` counts the
     classes, and `image_dtype` is what the network takes, float32.
+
+    format: 2 since version 0.4; cards of format 1 lack what is None by default.
+    objects: how its probabilities become objects; None where it answers classes, or was trained
+        before this was fitted: see `decoding`.
+    diameter: of its training objects in pixels, the median of circles of their areas.
+    pixel_size: micrometres a pixel of its training images, where all state the same.
+    ancestor: the model that its training began with.
     """
 
-    format: int = 1
+    format: int = 2
     source: Literal["train", "script"] = "train"
     name: str
     classes: tuple[str, ...]
@@ -31,6 +39,17 @@ class ModelCard(Frozen):
     config: dict[str, Any]
     data: dict[str, Any]
     metrics: dict[str, float]
+    objects: Decoding | None = None
+    diameter: float | None = None
+    pixel_size: float | None = None
+    ancestor: str | None = None
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """How it answers objects; None: it answers classes."""
+        if self.objects is None and self.labels.kind == "instances":
+            return Decoding()
+        return self.objects
 
     @property
     def names_classes(self) -> bool:
@@ -48,6 +67,14 @@ class ModelCard(Frozen):
             f"  {made} {self.name}, {self.created}",
             f"  versions      {_pairs(self.versions)}",
         ]
+        if self.decoding is not None:
+            lines.append(f"  objects       {self.decoding}")
+        if self.diameter is not None:
+            lines.append(f"  diameter      {self.diameter:.3g} px, of its training objects")
+        if self.pixel_size is not None:
+            lines.append(f"  pixel size    {self.pixel_size:.4g} µm")
+        if self.ancestor is not None:
+            lines.append(f"  began with    {self.ancestor}")
         if self.metrics:
             lines.append(f"  metrics       {_pairs(self.metrics)}")
         if self.data:

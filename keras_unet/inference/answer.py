@@ -1,0 +1,92 @@
+"""Answer of a model, from its probabilities: numbered objects, or classes, as its card says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_unet.errors import ConfigError
+from keras_unet.inference.ensemble import Model
+from keras_unet.inference.objects.finding import to_instances
+from keras_unet.inference.options import PredictOptions
+from keras_unet.inference.predictor import Predictor, to_classes
+from keras_unet.models.decoding import Decoding
+from keras_unet.models.keras_file import Stated
+from keras_unet.models.model_card import ModelCard
+from keras_unet.settings import validated
+
+DECODING = tuple(name for name in Decoding.model_fields if name != "fitted_on")
+
+
+def segment(
+    model: Model | Sequence[Model],
+    image: np.ndarray,
+    *,
+    normalization: Stated = None,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> np.ndarray:
+    """Segments one image of any size into what the model was trained for.
+
+        labels = keras_unet.segment("runs/nuclei", image)
+        labels.max()                                        # how many nuclei
+
+    A model of instance labels answers numbered objects, found as its card says; one of classes
+    answers the most probable class of each pixel.
+
+    Args:
+        model, image, normalization, progress: as for `keras_unet.predict`.
+        options: those of `predict`, and to find objects otherwise than the card says those of
+            `keras_unet.models.Decoding`: `threshold`, `split`, `min_size`, `seed_distance`,
+            `fill_holes`, `connectivity`. Of classes, `threshold` alone, for a model of two.
+
+    Returns:
+        int32 [H, W]: objects 1, 2, … without gaps in reading order, 0 = background; or classes.
+
+    Raises:
+        DataError, ConfigError: as `keras_unet.predict`; or an option does not fit the model.
+    """
+    changes = {name: options.pop(name) for name in DECODING if name in options}
+    predictor = Predictor(model, validated(PredictOptions, options), normalization)
+    card = predictor.cards[0]
+    decoding = decoding_of(card, changes)
+    probabilities = predictor(image, progress)
+    if decoding is not None:
+        return objects_of(probabilities, decoding)
+    given = {name: value for name, value in changes.items() if value is not None}
+    return to_classes(probabilities, **given)
+
+
+def decoding_of(card: ModelCard, changes: Mapping[str, Any]) -> Decoding | None:
+    """How a model's objects are found; None: it answers classes.
+
+    Args:
+        changes: settings that are to differ from the card's, by name; None changes nothing.
+
+    Raises:
+        ConfigError: they are unknown, out of range, or for objects where there are none.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    if card.decoding is not None:
+        return card.decoding.changed(given)
+    if wrong := sorted(set(given) - {"threshold"}):
+        raise ConfigError(
+            f"{', '.join(wrong)}: this model answers classes, not objects; expected a model that "
+            "was trained on instance labels (train --instances)"
+        )
+    if given and len(card.classes) != 2:
+        raise ConfigError(
+            f"a threshold needs a model of two classes, this one has {len(card.classes)}"
+        )
+    return None
+
+
+def objects_of(probabilities: np.ndarray, decoding: Decoding) -> np.ndarray:
+    """The objects of probabilities float [H, W, K], whose last class is the foreground's.
+
+    Returns:
+        int32 [H, W], see `to_instances`.
+    """
+    return to_instances(np.asarray(probabilities[..., -1], np.float32), **decoding.arguments)
