@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.options import ClassNames, Normalization
+from keras_unet.cli.options import (
+    ClassNames,
+    FillHoles,
+    MinSize,
+    Neck,
+    Normalization,
+    SeedDistance,
+    Split,
+    Threshold,
+    finding,
+)
 
 
 def evaluate(
@@ -29,15 +39,12 @@ def evaluate(
     object_class: Annotated[
         str | None, typer.Option(help="Only components of this class are objects.")
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Cut touching predicted objects apart: distance.")
-    ] = None,
-    seed_distance: Annotated[
-        int, typer.Option(min=1, help="For split: about the smallest object's radius, in pixels.")
-    ] = 5,
-    min_size: Annotated[
-        int, typer.Option(min=0, help="Drop predicted objects of fewer pixels.")
-    ] = 0,
+    threshold: Threshold = None,
+    split: Split = None,
+    neck: Neck = None,
+    seed_distance: SeedDistance = None,
+    min_size: MinSize = None,
+    fill_holes: FillHoles = None,
     isbi: Annotated[
         bool, typer.Option("--isbi", help="Also the ISBI 2012 challenge's metrics (slow).")
     ] = False,
@@ -59,9 +66,7 @@ def evaluate(
         "tolerance": tolerance,
         "objects": True if objects or object_class is not None else None,
         "object_class": object_class,
-        "split": split,
-        "seed_distance": seed_distance,
-        "min_size": min_size,
+        **finding(threshold, split, neck, seed_distance, min_size, fill_holes),
         "isbi": isbi,
     }
     chosen = {"tile": tile, "symmetries": symmetries}

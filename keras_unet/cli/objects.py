@@ -34,10 +34,14 @@ def objects(
     min_size: Annotated[int, typer.Option(help="Drop objects of fewer pixels.")] = 0,
     fill_holes: Annotated[bool, typer.Option("--fill-holes", help="Fill holes.")] = False,
     split: Annotated[
-        str | None, typer.Option(help="distance: cut touching convex objects apart.")
+        str | None,
+        typer.Option(help="Cut touching objects apart: neck (where they are narrow), distance."),
     ] = None,
+    neck: Annotated[
+        float, typer.Option(help="For split neck: how narrow, as a share of the narrower part.")
+    ] = 0.9,
     seed_distance: Annotated[
-        int, typer.Option(help="For split: about the smallest object's radius, in pixels.")
+        int, typer.Option(help="For split distance: about the smallest object's radius, in pixels.")
     ] = 5,
     border_class: Annotated[
         int | None, typer.Option(help="The mask value of lines between touching objects.")
@@ -66,6 +70,7 @@ def objects(
         min_size=min_size,
         fill_holes=fill_holes,
         split=split,
+        neck=neck,
         seed_distance=seed_distance,
         border=border_class,
         threshold=threshold,
@@ -87,5 +92,5 @@ def objects(
     say(found.describe())
     say(f"Look at  {quote(str(output))}/*_objects.png: is each cell one object?")
     if found.objects and split is None and border_class is None and not instances:
-        apart = "If touching cells became one object, add --split distance"
+        apart = "If touching cells became one object, add --split neck"
         say(f"{apart}; drop specks by --min-size 20.")

@@ -103,6 +103,61 @@ Normalization = Annotated[
 ClassNames = Annotated[
     str | None, typer.Option(help="Of a script's model: background,cell. Default: made up.")
 ]
+OBJECTS = "Objects (of a model of instance labels; default: as its card says)"
+Threshold = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Foreground above this.", rich_help_panel=OBJECTS),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Touching objects are cut apart: neck (where they are narrow), distance, none.",
+        rich_help_panel=OBJECTS,
+    ),
+]
+Neck = Annotated[
+    float | None,
+    typer.Option(help="For split neck: how narrow, as a share.", rich_help_panel=OBJECTS),
+]
+SeedDistance = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="For split distance: about the smallest object's radius, px.",
+        rich_help_panel=OBJECTS,
+    ),
+]
+MinSize = Annotated[
+    int | None,
+    typer.Option(min=0, help="Drop objects of fewer pixels.", rich_help_panel=OBJECTS),
+]
+FillHoles = Annotated[
+    bool | None,
+    typer.Option(
+        "--fill-holes/--no-fill-holes", help="Holes belong to objects.", rich_help_panel=OBJECTS
+    ),
+]
+
+
+def finding(
+    threshold: float | None,
+    split: str | None,
+    neck: float | None,
+    seed_distance: int | None,
+    min_size: int | None,
+    fill_holes: bool | None,
+) -> dict[str, Any]:
+    """The options of `keras_unet.models.Decoding`; None is not given."""
+    return {
+        "threshold": threshold,
+        "split": split,
+        "neck": neck,
+        "seed_distance": seed_distance,
+        "min_size": min_size,
+        "fill_holes": fill_holes,
+    }
+
+
 Description = Annotated[str | None, typer.Option(help="For the model card.")]
 Author = Annotated[list[str] | None, typer.Option(help="For the model card; may be repeated.")]
 Licence = Annotated[

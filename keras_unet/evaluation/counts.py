@@ -18,6 +18,7 @@ from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import boundaries, calibration, confusion
 from keras_unet.evaluation.evaluation import ScorePath, ScoreSettings, flat, has_interval
+from keras_unet.models.decoding import Decoding
 
 Counts = dict[str, np.ndarray]
 
@@ -37,7 +38,7 @@ def image_counts(
 
     Args:
         sample: with labels. Its objects are its `instances`, or, where it has none, components of
-            its classes; predicted objects are components of the prediction.
+            its classes; predicted objects are found as the settings say, components by default.
         truth: its `scored_classes`: int [H, W], −1 where a pixel does not count.
         probabilities: float [H, W, K], K ≥ 2.
         classes: K names.
@@ -67,7 +68,7 @@ def image_counts(
         ),
     }
     if scores_objects(sample, settings):
-        found["objects"] = _objects(sample, predicted, classes, settings)
+        found["objects"] = _objects(sample, predicted, probabilities, classes, settings)
     if settings.isbi:
         found["isbi"] = _isbi(truth, probabilities, classes)
     return found
@@ -122,23 +123,32 @@ def _wrong(truth: np.ndarray, predicted: np.ndarray, tolerance: float) -> np.nda
 
 
 def scores_objects(sample: Sample, settings: ScoreSettings) -> bool:
-    """Whether objects are scored.
+    """Whether objects are scored."""
+    return sample.instances is not None if settings.objects is None else settings.objects
+
+
+def require_objects(sample: Sample, settings: ScoreSettings) -> None:
+    """Refuses settings of objects where none are scored.
+
+    Args:
+        settings: as they were stated, not completed by a model's own.
 
     Raises:
-        ConfigError: they are not, and settings are for them alone.
+        ConfigError: names them.
     """
-    if sample.instances is not None if settings.objects is None else settings.objects:
-        return True
-    if settings.split is not None or settings.min_size:
+    if settings.finding and not scores_objects(sample, settings):
         raise ConfigError(
-            "split and min_size change predicted objects, and objects are not scored; with labels "
-            "that are classes, objects=True (--objects) scores their components"
+            f"{', '.join(settings.finding)}: of predicted objects, and objects are not scored; "
+            "with labels that are classes, objects=True (--objects) scores their components"
         )
-    return False
 
 
 def _objects(
-    sample: Sample, predicted: np.ndarray, classes: Sequence[str], settings: ScoreSettings
+    sample: Sample,
+    predicted: np.ndarray,
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    settings: ScoreSettings,
 ) -> np.ndarray:
     from keras_unet.evaluation.instances import object_counts
     from keras_unet.inference.objects.finding import to_instances
@@ -147,6 +157,8 @@ def _objects(
     assert true is not None  # scored_classes saw them
     if object_class is None:
         inside, found = true > 0, predicted > 0
+        if len(classes) == 2 and settings.threshold is not None:
+            found = probabilities[..., 1] > settings.threshold
     elif object_class in classes:
         number = list(classes).index(object_class)
         inside, found = true == number, predicted == number
@@ -154,13 +166,11 @@ def _objects(
         raise ConfigError(f"object_class is {object_class!r}; expected one of {', '.join(classes)}")
     found = found & (true >= 0)  # pixels that do not count belong to no object
     true_objects = to_instances(inside) if sample.instances is None else sample.instances
-    proposed = to_instances(
-        found,
-        min_size=settings.min_size,
-        split=settings.split,
-        seed_distance=settings.seed_distance,
-    )
+    proposed = to_instances(found, **_COMPONENTS.changed(settings.finding).arguments)
     return object_counts(true_objects, proposed)
+
+
+_COMPONENTS = Decoding(fill_holes=False, min_size=0, split="none")
 
 
 def _isbi(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> np.ndarray:

@@ -17,6 +17,7 @@ from keras_unet import run_layout
 from keras_unet.console import TERMINAL, say
 from keras_unet.disk import write_text
 from keras_unet.errors import DataError
+from keras_unet.models.model_card import ModelCard
 from keras_unet.settings import Frozen, problems
 
 
@@ -32,16 +33,35 @@ class ScoreSettings(Frozen):
     object_class: str | None = Field(
         None, description="the class whose components are objects; None: all but the background"
     )
-    min_size: int = Field(0, ge=0, description="pixels: smaller predicted objects are dropped")
-    split: Literal["distance"] | None = Field(
-        None, description="how touching predicted objects are cut apart; None: not at all"
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="of predicted objects' foreground; None: as the model says"
     )
-    seed_distance: int = Field(5, ge=1, description="px, for split: see `to_instances`")
+    fill_holes: bool | None = Field(None, description="of predicted objects; None: as the model")
+    min_size: int | None = Field(
+        None, ge=0, description="pixels: smaller predicted objects are dropped; None: as the model"
+    )
+    split: Literal["neck", "distance", "none"] | None = Field(
+        None, description="how touching predicted objects are cut apart; None: as the model"
+    )
+    neck: float | None = Field(None, gt=0, le=1, description="for split; None: as the model")
+    seed_distance: int | None = Field(None, ge=1, description="px, for split; None: as the model")
     isbi: bool = Field(False, description="the ISBI 2012 challenge's metrics; class 1 is inside")
     confidence: float = Field(0.95, gt=0, lt=1, description="of the bootstrap intervals")
     resamples: int = Field(2000, ge=0, description="draws of images; 0: no intervals")
     seed: int = Field(0, ge=0, description="of these draws")
 
+    @property
+    def finding(self) -> dict[str, Any]:
+        """What is stated of how predicted objects are found."""
+        return self.model_dump(include=_FINDING, exclude_none=True)
+
+    def completed(self, card: ModelCard) -> ScoreSettings:
+        """With the model's own way to find objects, where it has one and nothing else is stated."""
+        own = {} if card.decoding is None else card.decoding.model_dump(include=_FINDING)
+        return self.model_copy(update={**own, **self.finding})
+
+
+_FINDING = {"threshold", "fill_holes", "min_size", "split", "neck", "seed_distance"}
 
 _UNSAFE = re.compile(r'^\.|[\x00-\x1f%/\\:*?"<>|]')
 _LONGEST = 200  # bytes; most file systems take 255, with what is written around the name

@@ -31,9 +31,9 @@ from keras_unet.evaluation.counts import (
     add,
     image_counts,
     interval_notes,
+    require_objects,
     score,
     score_intervals,
-    scores_objects,
     stack,
 )
 from keras_unet.evaluation.evaluation import (
@@ -49,6 +49,7 @@ from keras_unet.evaluation.report import Gallery, longest_side, thumbnail, write
 from keras_unet.inference.ensemble import Model, members
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
+from keras_unet.models.decoding import Decoding
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
 from keras_unet.pictures import error_entries, overlay, save_png
 from keras_unet.remote_path import local_path
@@ -81,8 +82,8 @@ def evaluate(
     """Predicts every image and compares it with its labels, read by the model's own rule.
 
     Images are read one after the other: memory does not grow with their number. For instance
-    labels, the line between touching cells does not count (`scored_classes`), and connected
-    regions of the foreground are scored as objects too (`object_scores`).
+    labels, the line between touching cells does not count (`scored_classes`), and objects are
+    scored too (`object_scores`), found as the model's card says and the settings do not.
 
     Args:
         model: what `load_model` returns, the run folder or `.keras` file it takes, any model of
@@ -150,7 +151,7 @@ def evaluate_samples(
     chosen = _checked(settings)
     scorer = Scorer(predictor.cards, chosen, len(samples), folder, data, notes)
     for done, sample in enumerate(samples, start=1):
-        scores_objects(sample, chosen)  # before time is spent on a prediction
+        require_objects(sample, chosen)  # before time is spent on a prediction
         try:
             scorer.add(sample, predictor(sample.measured))
         except DataError as error:
@@ -260,7 +261,7 @@ class Scorer:
         data: str = "",
         notes: Sequence[str] = (),
     ) -> None:
-        self._card, self._settings, self._folder = cards[0], settings, folder
+        self._card, self._settings, self._folder = cards[0], settings.completed(cards[0]), folder
         self._model = " + ".join(dict.fromkeys(card.name for card in cards))
         self._data, self._notes = _readable(data), tuple(map(_readable, notes))
         self._gallery, self._longest = Gallery(MOST_PICTURES), longest_side(images)
@@ -354,6 +355,7 @@ class Scorer:
             curves=plain(curves),
             notes=(
                 *self._notes,
+                *_found_by(total, settings),
                 *_exchanged(total["confusion"]),
                 *interval_notes(len(each), settings.confidence, settings.resamples, settings.seed),
             ),
@@ -371,6 +373,12 @@ def both_classes(probabilities: np.ndarray) -> np.ndarray:
     if probabilities.shape[-1] > 1:
         return probabilities
     return np.concatenate([1 - probabilities, probabilities], axis=-1)
+
+
+def _found_by(total: Counts, settings: ScoreSettings) -> tuple[str, ...]:
+    if "objects" not in total or not settings.finding:
+        return ()
+    return (f"Predicted objects: {Decoding().changed(settings.finding)}.",)
 
 
 def _exchanged(matrix: np.ndarray) -> tuple[str, ...]:

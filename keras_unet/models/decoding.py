@@ -20,8 +20,10 @@ class Decoding(Frozen):
     connectivity: 4: pixels that touch at a corner belong to different objects; or 8.
     fill_holes: background that an object encloses belongs to it.
     min_size: objects of fewer pixels are dropped.
-    split: "distance" cuts touching convex objects apart, "none" does not.
-    seed_distance: pixels, the least distance between two peaks of the distance; for `split`.
+    split: "neck" cuts touching objects apart at necks, "distance" from seeds at a distance; "none"
+        does not.
+    neck: how narrow a neck must be, as a share of the narrower part; for "neck".
+    seed_distance: pixels between seeds; for "distance".
     fitted_on: what it was fitted on, for a person; "" where nothing was.
     """
 
@@ -29,7 +31,8 @@ class Decoding(Frozen):
     connectivity: Literal[4, 8] = 4
     fill_holes: bool = True
     min_size: int = Field(20, ge=0)
-    split: Literal["distance", "none"] = "distance"
+    split: Literal["neck", "distance", "none"] = "neck"
+    neck: float = Field(0.9, gt=0, le=1)
     seed_distance: int = Field(5, ge=1)
     fitted_on: str = ""
 
@@ -53,8 +56,10 @@ class Decoding(Frozen):
         parts = [f"threshold {self.threshold:g}"]
         if self.fill_holes:
             parts.append("holes filled")
-        if self.split == "distance":
-            parts.append(f"touching ones cut apart (seeds {self.seed_distance} px apart)")
+        if self.split == "neck":
+            parts.append(f"touching ones cut apart at necks below {self.neck:.0%} of their width")
+        elif self.split == "distance":
+            parts.append(f"touching ones cut apart from seeds {self.seed_distance} px apart")
         if self.min_size:
             parts.append(f"at least {self.min_size} px")
         return ", ".join(parts) + (f"; fitted on {self.fitted_on}" if self.fitted_on else "")

@@ -35,6 +35,7 @@ from keras_unet.data.pipeline import (
 )
 from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError
+from keras_unet.evaluation.decoding_fit import guessed_decoding, object_sizes
 from keras_unet.losses.table import training_loss
 from keras_unet.models.keras_file import ModelCard, library_versions
 from keras_unet.models.unet import build_unet, head_weights, with_heads
@@ -69,6 +70,7 @@ class Built(NamedTuple):
     average: WeightAverage | None  # of the network's weights, if that is what is kept
     data: Callable[[int], tf.data.Dataset]  # of the number of the first batch
     names: Callable[[int], list[str]]  # of the images in a batch
+    training: list[Sample]
     validation: list[Sample]
     card: Callable[[str, dict[str, float]], ModelCard]  # of the run's name and scores
     report: DataReport
@@ -128,6 +130,7 @@ def build(
     average = None
     if config.ema_decay:
         average = WeightAverage(network, ready.model.optimizer, config.ema_decay)
+    sizes = object_sizes(training) if mapping.kind == "instances" else None
     sample_names, dtype = [s.name for s in training], str(training[0].image.dtype)
 
     def in_batch(number: int) -> list[str]:
@@ -147,6 +150,7 @@ def build(
             config=to_tree(config),
             data=report.summary.model_dump(mode="json"),
             metrics=metrics,
+            objects=None if sizes is None else guessed_decoding(sizes),
         )
 
     return Built(
@@ -155,6 +159,7 @@ def build(
         average,
         ready.data,
         in_batch,
+        training,
         validation,
         card,
         report,

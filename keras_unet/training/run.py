@@ -21,8 +21,10 @@ from keras_unet import pictures, run_layout
 from keras_unet.console import console_of, say
 from keras_unet.data.check import Loaded
 from keras_unet.errors import ConfigError, TrainingError
+from keras_unet.evaluation.decoding_fit import fit_decoding, object_sizes
 from keras_unet.evaluation.evaluation import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
+from keras_unet.inference.predictor import Predictor
 from keras_unet.keras_backend import require_tensorflow
 from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import TrainedModel, clear_unfinished, load_model, save_model
@@ -193,8 +195,8 @@ def _finish(
     """Trains, evaluates the best model and closes the run."""
     with _explained(folder, config):
         interrupted = _steps(folder, config, built, checkpoint, console)
-        model = load_model(folder)
         try:
+            model = _with_decoding(folder, load_model(folder), built, console)
             evaluation = evaluate_samples(model, built.validation, output=folder)
             pictures.curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
         except (KeyboardInterrupt, SystemExit):
@@ -206,6 +208,21 @@ def _finish(
     if built.cluster.machines > 1:
         send_result(built.cluster, folder, evaluation, interrupted)
     return TrainResult(folder, model, evaluation, interrupted)
+
+
+def _with_decoding(
+    folder: Path, model: TrainedModel, built: Built, console: Console
+) -> TrainedModel:
+    """The best model with how it finds objects best, which its file keeps from now on."""
+    if model.card.objects is None:
+        return model
+    predictor = Predictor(model)
+    fitted = fit_decoding(predictor, built.training, object_sizes(built.training))
+    say(f"Objects: {fitted}", console=console)
+    if fitted != model.card.objects:
+        model = model._replace(card=model.card.model_copy(update={"objects": fitted}))
+        save_model(model, folder / run_layout.BEST)
+    return model
 
 
 def _steps(

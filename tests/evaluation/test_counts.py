@@ -18,7 +18,7 @@ from keras_unet.evaluation import (
     object_scores,
 )
 from keras_unet.evaluation.confusion import confusion_matrix, scores
-from keras_unet.evaluation.counts import add, image_counts, score, stack
+from keras_unet.evaluation.counts import add, image_counts, require_objects, score, stack
 from keras_unet.inference import to_instances
 
 NAMES = ("background", "cell", "border")
@@ -84,8 +84,8 @@ def test_predicted_objects_are_cut_apart_and_cleaned_true_ones_are_not():
         ScoreSettings(split="watershed")
     sample = dataclasses.replace(sample, instances=None)
     for ignored in ({"split": "distance"}, {"min_size": 5}):
-        with pytest.raises(ConfigError, match="split and min_size .* objects are not scored"):
-            objects(**ignored)
+        with pytest.raises(ConfigError, match="of predicted objects, and objects are not scored"):
+            require_objects(sample, ScoreSettings(**ignored))
     assert objects(min_size=5, objects=True) == (1, 0, 0)  # two true discs that touch are one
 
 

@@ -23,10 +23,19 @@ from keras_unet.inference.objects.measurements import all_runs, row_bands
 from keras_unet.settings import Frozen, validated
 
 WINDOW = 2048  # pixels: components are gathered by squares of this side
+_CLOSEST = 2  # pixels between two peaks, where parts without a neck are joined again
+_SHALLOW = 0.5  # pixels: less deep valleys of a distance come from the pixels' grid
 _MARGIN = 8  # pixels around them: the smoothed distance reaches 4 far, and needs 4 more
 
 
-def cut(labels: np.ndarray, seeds: np.ndarray | None, *, connectivity: int, apart: int) -> None:
+def cut(
+    labels: np.ndarray,
+    seeds: np.ndarray | None,
+    *,
+    connectivity: int,
+    apart: int,
+    neck: float | None = None,
+) -> None:
     """Cuts components apart, in place, by watershed of the distance to the background.
 
     Args:
@@ -35,6 +44,8 @@ def cut(labels: np.ndarray, seeds: np.ndarray | None, *, connectivity: int, apar
         seeds: int [H, W], 0 = none; equal numbers stay one object. None: the distance's peaks.
         connectivity: 4 or 8.
         apart: pixels, 1 or more: the least distance between two peaks.
+        neck: instead of `apart`: parts are joined again where the neck between them is no narrower
+            than this share of the narrower part.
     """
     count = int(labels.max(initial=0))
     last = count
@@ -44,8 +55,13 @@ def cut(labels: np.ndarray, seeds: np.ndarray | None, *, connectivity: int, apar
         part = labels[window]
         own = np.where(group[np.minimum(part, count + 1)] == number, part, 0)
         distance = ndimage.distance_transform_edt(part > 0)
-        if seeds is None:
-            markers = _peaks(distance, own, apart)
+        if seeds is None and neck is not None:
+            smooth = ndimage.gaussian_filter(distance, 1.0)
+            grown = _grow(_peaks(smooth, own, _CLOSEST), smooth, own > 0, connectivity)
+            grown = _joined(grown, smooth, neck) + last
+            new, last = grown > last, max(last, int(grown.max(initial=0)))
+        elif seeds is None:
+            markers = _peaks(ndimage.gaussian_filter(distance, 1.0), own, apart)
             grown = _grow(markers, distance, own > 0, connectivity) + last
             new, last = grown > last, max(last, int(grown.max(initial=0)))
         else:
@@ -71,9 +87,8 @@ def _windows(labels: np.ndarray, count: int) -> Iterator[tuple[tuple[slice, slic
         yield (slice(low[0], high[0]), slice(low[1], high[1])), members + 1
 
 
-def _peaks(distance: np.ndarray, components: np.ndarray, apart: int) -> np.ndarray:
-    """Markers at the peaks of the distance, which is smoothed against jagged outlines."""
-    smooth = ndimage.gaussian_filter(distance, 1.0)
+def _peaks(smooth: np.ndarray, components: np.ndarray, apart: int) -> np.ndarray:
+    """Markers at the peaks of the distance, smoothed against jagged outlines."""
     places = peak_local_max(smooth, min_distance=apart, labels=components, exclude_border=False)
     markers = np.zeros(components.shape, np.int32)
     markers[tuple(places.T)] = np.arange(1, len(places) + 1)
@@ -94,6 +109,54 @@ def _grow(
     return watershed(level, markers, connectivity=connectivity // 4, mask=inside)
 
 
+def _joined(parts: np.ndarray, height: np.ndarray, neck: float) -> np.ndarray:
+    """Parts joined again where what divides them is no neck; the widest passage first.
+
+    A passage is as wide as the greatest `height` that a path from one part to the other keeps; the
+    part itself is as wide as its peak. This is the dynamics of a peak (Grimaud 1992, SPIE 1769:292)
+    as a share of its height, so that it means the same for small and large objects.
+
+    Args:
+        parts: int32 [H, W], numbered from 1. height: the smoothed distance, pixels.
+    """
+    count = int(parts.max(initial=0))
+    peak = np.zeros(count + 1)
+    np.maximum.at(peak, parts.ravel(), height.ravel())
+    root = np.arange(count + 1)
+
+    def of(part: int) -> int:
+        while root[part] != part:
+            part = root[part] = root[root[part]]
+        return part
+
+    for one, other, passage in _passages(parts, height):
+        low, high = sorted((of(one), of(other)), key=peak.__getitem__)
+        if low != high and peak[low] - passage < max((1 - neck) * peak[low], _SHALLOW):
+            root[low] = high
+    return np.array([of(part) for part in range(count + 1)], parts.dtype)[parts]
+
+
+def _passages(parts: np.ndarray, height: np.ndarray) -> Iterator[tuple[int, int, float]]:
+    """(part, other part, the passage's height) of parts that share a side, the highest first."""
+    ones, others, heights, places = [], [], [], []
+    index = np.arange(parts.size).reshape(parts.shape)
+    for before, after in (
+        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
+        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
+    ):
+        a, b = parts[before], parts[after]
+        meet = (a != b) & (a > 0) & (b > 0)
+        ones.append(np.minimum(a, b)[meet])
+        others.append(np.maximum(a, b)[meet])
+        heights.append(np.minimum(height[before], height[after])[meet])
+        places.append(index[before][meet])
+    one, other, passage, place = map(np.concatenate, (ones, others, heights, places))
+    order = np.lexsort((place, -passage))  # ties in reading order, whatever else the image holds
+    pairs = np.stack([one, other], axis=1)[order]
+    first = np.sort(np.unique(pairs, axis=0, return_index=True)[1])
+    return zip(*pairs[first].T.tolist(), passage[order][first].tolist(), strict=True)
+
+
 def to_instances(
     mask: np.ndarray,
     *,
@@ -101,7 +164,8 @@ def to_instances(
     connectivity: Literal[4, 8] = 4,
     fill_holes: bool | int = False,
     min_size: int = 0,
-    split: Literal["distance"] | None = None,
+    split: Literal["neck", "distance"] | None = None,
+    neck: float = 0.9,
     seed_distance: int = 5,
     seeds: np.ndarray | None = None,
 ) -> np.ndarray:
@@ -118,10 +182,13 @@ def to_instances(
         fill_holes: True fills background that objects enclose; a number fills only holes of up to
             so many pixels.
         min_size: objects of fewer pixels are dropped.
-        split: "distance" cuts touching convex objects apart: watershed of the distance to the
-            background from its peaks.
-        seed_distance: pixels, 1 or more: the least distance between two such peaks; about the
-            radius of the smallest object.
+        split: "neck" cuts touching objects apart at necks: watershed of the distance to the
+            background, and parts without a neck between them are joined again; it means the same
+            for small and large objects. "distance": watershed from peaks at `seed_distance`.
+        neck: in (0, 1], for "neck": how narrow it must be, as a share of the narrower part's width.
+            Lower joins more, 1 keeps every part.
+        seed_distance: pixels, 1 or more, for "distance": the least distance between two peaks;
+            about the radius of the smallest object.
         seeds: [H, W], instead of `split`; bool, whose components are the seeds, or integer labels,
             each a seed (0 = none). A component without a seed stays one object.
 
@@ -132,14 +199,15 @@ def to_instances(
     Raises:
         DataError: shape or type does not fit. ConfigError: a setting is out of range.
     """
-    _check_settings(threshold, connectivity, min_size, split, seed_distance, seeds)
+    _check_settings(threshold, connectivity, min_size, split, neck, seed_distance, seeds)
     inside = _foreground(mask, threshold)
     if fill_holes is not False:
         inside = _filled(inside, connectivity, None if fill_holes is True else int(fill_holes))
     labels = ndimage.label(inside, _structure(connectivity))[0]
     if split is not None or seeds is not None:
         markers = None if seeds is None else _seed_labels(seeds, inside, connectivity)
-        cut(labels, markers, connectivity=connectivity, apart=seed_distance)
+        narrow = neck if split == "neck" else None
+        cut(labels, markers, connectivity=connectivity, apart=seed_distance, neck=narrow)
     return _numbered(labels, min_size)
 
 
@@ -259,6 +327,7 @@ def _check_settings(
     connectivity: int,
     min_size: int,
     split: str | None,
+    neck: float,
     seed_distance: int,
     seeds: np.ndarray | None,
 ) -> None:
@@ -268,8 +337,10 @@ def _check_settings(
         raise ConfigError(f"connectivity must be 4 or 8, got {connectivity}")
     if min_size < 0:
         raise ConfigError(f"min_size must be 0 or more, got {min_size}")
-    if split not in (None, "distance"):
-        raise ConfigError(f'split must be None or "distance", got {split!r}')
+    if split not in (None, "neck", "distance"):
+        raise ConfigError(f'split must be None, "neck" or "distance", got {split!r}')
+    if not 0 < neck <= 1:
+        raise ConfigError(f"neck must be in (0, 1], got {neck}")
     if seed_distance < 1:
         raise ConfigError(f"seed_distance must be 1 or more, got {seed_distance}")
     if split is not None and seeds is not None:
@@ -289,7 +360,8 @@ class ObjectSettings(Frozen):
     connectivity: Literal[4, 8] = 4
     fill_holes: bool | int = False
     min_size: int = Field(0, ge=0)
-    split: Literal["distance"] | None = None
+    split: Literal["neck", "distance"] | None = None
+    neck: float = Field(0.9, gt=0, le=1)
     seed_distance: int = Field(5, ge=1)
     border: int | None = Field(None, ge=1)
     instances: bool = False
@@ -306,7 +378,7 @@ class ObjectSettings(Frozen):
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} exclude each other: give one")
         if self.split is not None and (self.border is not None or self.instances):
-            raise ValueError("split=distance does not go with a border class or instances")
+            raise ValueError(f"split={self.split} does not go with a border class or instances")
         if self.instances and (self.min_size or self.fill_holes is not False):
             raise ValueError("instances are taken as they are: give no min_size or fill_holes")
         return self
@@ -327,7 +399,8 @@ class ObjectSettings(Frozen):
         """
         shape: dict[str, Any] = {"connectivity": self.connectivity, "min_size": self.min_size}
         shape |= {"fill_holes": self.fill_holes}
-        cut: dict[str, Any] = {"split": self.split, "seed_distance": self.seed_distance}
+        cut: dict[str, Any] = {"split": self.split, "neck": self.neck}
+        cut |= {"seed_distance": self.seed_distance}
         if self.threshold is not None:
             labels = to_instances(mask, threshold=self.threshold, **shape, **cut)
             return labels, self._classes(dict.fromkeys(range(1, int(labels.max()) + 1), 1))

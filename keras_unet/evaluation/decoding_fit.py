@@ -1,0 +1,163 @@
+"""Fit of a decoding: how objects are best found in the probabilities of a network.
+
+The labels alone say how large objects are, and so what a good guess is (`guessed_decoding`). The
+network's answers on training images then change what is worth it: a change counts only where it
+gains more than its own standard error over the images, so that a few images change nothing by luck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_unet.data.samples import Sample
+from keras_unet.evaluation.instances import COUNTS, object_counts, rates
+from keras_unet.inference.objects.finding import to_instances
+from keras_unet.models.decoding import Decoding
+
+IMAGES, PIXELS = 40, 4_000_000  # looked at: so many images, so many of their pixels all together
+LEAST_IMAGES = 4  # fewer change nothing
+_DRAWS = 200  # of images, for a standard error
+_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+_NECKS = (0.75, 0.8, 0.85, 0.9, 0.95)
+_SMALL = (0.0, 0.005, 0.01, 0.02, 0.05)  # quantiles of the objects' areas
+
+
+class Sizes(NamedTuple):
+    """Areas of the objects of a training set, ascending, pixels."""
+
+    areas: np.ndarray
+
+    @property
+    def diameter(self) -> float | None:
+        """Median of the diameters of circles of their areas, pixels; None without objects."""
+        return float(2 * np.sqrt(np.median(self.areas) / np.pi)) if self.areas.size else None
+
+    def quantile(self, share: float) -> int:
+        return int(np.quantile(self.areas, share, method="lower"))
+
+
+def object_sizes(samples: Iterable[Sample]) -> Sizes:
+    """The sizes of all objects of instance labels; specks of one pixel or two are none."""
+    areas = []
+    for sample in samples:
+        if sample.instances is not None:
+            found = np.bincount(sample.instances.ravel())[1:]
+            areas.append(found[found > 2])
+    return Sizes(np.sort(np.concatenate(areas)) if areas else np.zeros(0, np.int64))
+
+
+def guessed_decoding(sizes: Sizes) -> Decoding:
+    """What the sizes of objects say: the least size is 3/4 of what 99 % of the objects exceed."""
+    if sizes.diameter is None:
+        return Decoding()
+    return Decoding(min_size=int(0.75 * sizes.quantile(0.01)))
+
+
+def fit_decoding(
+    predict: Callable[[np.ndarray], np.ndarray], samples: Sequence[Sample], sizes: Sizes
+) -> Decoding:
+    """Fits a decoding to the answers of a network on labelled images.
+
+    The aim is the mean of the objects' F1 at an IoU of 0.5 and of the average precision over 0.5 …
+    0.95, of pooled counts.
+
+    Args:
+        predict: an image as read from its file -> probabilities [H, W, K], the foreground's last.
+        samples: training images with `instances`; of many or large ones a part is looked at. Never
+            those that the model's scores are reported on.
+        sizes: of all training objects.
+    """
+    guess = guessed_decoding(sizes)
+    shown = _parts([s for s in samples if s.instances is not None])
+    if sizes.diameter is None or len(shown) < LEAST_IMAGES:
+        return guess
+    table = _Table([(_foreground(predict, image), truth) for image, truth in shown])
+    best = guess
+    smallest = sorted({*(sizes.quantile(q) for q in _SMALL), 0, guess.min_size})
+    splits: list[dict[str, Any]] = [{"split": "none"}]
+    splits += [{"split": "neck", "neck": neck} for neck in _NECKS]
+    options: list[list[dict[str, Any]]] = [
+        splits,
+        [{"threshold": t} for t in _THRESHOLDS],
+        [{"min_size": size} for size in smallest],
+        [{"fill_holes": False}, {"fill_holes": True}],
+        splits,
+    ]
+    for changes in options:
+        best = table.better(best, [best.changed(change) for change in changes])
+    return best.changed({"fitted_on": f"{len(shown)} training images"})
+
+
+def _parts(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Evenly chosen images with objects and their instances; of large ones, the middle."""
+    held = [s for s in samples if s.instances is not None and s.instances.any()]
+    chosen = np.unique(np.linspace(0, len(held) - 1, min(IMAGES, len(held))).round().astype(int))
+    most = PIXELS / max(len(chosen), 1)
+    found = []
+    for sample in (held[i] for i in chosen):
+        assert sample.instances is not None
+        share = min((most / sample.instances.size) ** 0.5, 1.0)
+        cut = tuple(
+            slice((n - max(1, int(n * share))) // 2, (n + max(1, int(n * share))) // 2)
+            for n in sample.instances.shape
+        )
+        found.append((sample.measured[cut], sample.instances[cut]))
+    return found
+
+
+def _foreground(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
+    return np.asarray(predict(image)[..., -1], np.float32)
+
+
+class _Table:
+    """Counts of objects by decoding, each image's own: what is asked again is not computed again.
+
+    Least sizes are cheap: objects are found once for all of them.
+    """
+
+    def __init__(self, images: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+        self._images = images
+        self._found: dict[Decoding, list[np.ndarray]] = {}
+        self._counts: dict[Decoding, np.ndarray] = {}
+        rng = np.random.default_rng(0)
+        self._draws = rng.integers(len(images), size=(_DRAWS, len(images)))
+
+    def counts(self, decoding: Decoding) -> np.ndarray:
+        """[images, len(COUNTS)]."""
+        if decoding not in self._counts:
+            whole = decoding.changed({"min_size": 0})
+            if whole not in self._found:
+                arguments = whole.arguments
+                self._found[whole] = [to_instances(p, **arguments) for p, _ in self._images]
+            self._counts[decoding] = np.stack(
+                [
+                    object_counts(truth, _without_small(found, decoding.min_size))
+                    for found, (_, truth) in zip(self._found[whole], self._images, strict=True)
+                ]
+            )
+        return self._counts[decoding]
+
+    def better(self, now: Decoding, others: Sequence[Decoding]) -> Decoding:
+        """The best of the others, if it gains more than the gain's standard error; else `now`."""
+        best = max(others, key=lambda one: _aim(self.counts(one).sum(axis=0)))
+        old, new = self.counts(now), self.counts(best)
+        gain = _aim(new.sum(axis=0)) - _aim(old.sum(axis=0))
+        drawn = _aim(new[self._draws].sum(axis=1)) - _aim(old[self._draws].sum(axis=1))
+        return best if gain > np.nanstd(drawn) else now
+
+
+def _without_small(labels: np.ndarray, least: int) -> np.ndarray:
+    if not least:
+        return labels
+    small = np.bincount(labels.ravel()) < least
+    return np.where(small[labels], 0, labels)
+
+
+def _aim(counts: np.ndarray) -> np.ndarray:
+    """Of counts [..., len(COUNTS)]: [...]."""
+    assert counts.shape[-1] == len(COUNTS)
+    found = rates(counts)
+    return np.nan_to_num((found["f1"] + found["map_pooled"]) / 2)
