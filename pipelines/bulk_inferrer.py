@@ -148,7 +148,8 @@ class Segment(beam.DoFn):
             except DataError as error:
                 yield "failed", (path.name, str(error))
                 return
-            background = int(mask_values(self._predictor.card)[0])
+            card = self._predictor.card
+            background = None if card.decoding else int(mask_values(card)[0])
             for page, row in enumerate(_measured(mask, background)):
                 yield "summary", (path.name, page, mask.name, *row)
             with models.local_output(self._output) as output:
@@ -156,11 +157,15 @@ class Segment(beam.DoFn):
                     _move(made, output)
 
 
-def _measured(mask: Path, background: int) -> Iterator[tuple[Any, ...]]:
-    """Height, width, share of foreground and connected regions of each image."""
-    for pixels in class_pages(mask):
-        found = pixels != background
-        yield *found.shape, round(float(found.mean()), 6), int(to_instances(found).max())
+def _measured(answer: Path, background: int | None) -> Iterator[tuple[Any, ...]]:
+    """Height, width, share of foreground and number of objects of each image.
+
+    background: the value in a mask, whose connected regions are counted; None: numbered objects.
+    """
+    for pixels in class_pages(answer):
+        found = pixels != (background or 0)
+        objects = pixels if background is None else to_instances(found)
+        yield *found.shape, round(float(found.mean()), 6), int(objects.max())
 
 
 def _move(made: Path, output: Path) -> None:

@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from keras_unet.cli.options import ClassNames, Normalization, parts
+from keras_unet.cli.options import (
+    ClassNames,
+    FillHoles,
+    MinSize,
+    Neck,
+    Normalization,
+    SeedDistance,
+    Split,
+    finding,
+    parts,
+)
 from keras_unet.inference.files.mask_formats import MASK_FORMATS
 from keras_unet.inference.objects.object_formats import OBJECT_FORMATS
 
@@ -39,12 +49,25 @@ def predict(
     class_names: ClassNames = None,
     threshold: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Two classes: foreground above this; default 0.5."),
+        typer.Option(
+            min=0.0, max=1.0, help="Foreground above this; default 0.5, or as the card says."
+        ),
     ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite", help="Begin anew, and replace also files that are not its own."
+        ),
+    ] = False,
+    split: Split = None,
+    neck: Neck = None,
+    seed_distance: SeedDistance = None,
+    min_size: MinSize = None,
+    fill_holes: FillHoles = None,
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks", help="Also write masks of classes beside objects.", rich_help_panel=FILES
         ),
     ] = False,
     probabilities: Annotated[
@@ -163,7 +186,8 @@ def predict(
                 overwrite=overwrite,
                 progress=advance,
                 say=say,
-                threshold=threshold,
+                **finding(threshold, split, neck, seed_distance, min_size, fill_holes),
+                masks=masks,
                 probabilities=probabilities,
                 dtype=dtype,
                 format=format,
@@ -185,7 +209,7 @@ def predict(
     count = f"{len(done.written)} file{'s' * (len(done.written) != 1)} segmented"
     if done.skipped:
         count += f", {len(done.skipped)} done already"
-    look = f"Look at {output}/*_overlay.png first" if overlays else f"The masks are in {output}"
+    look = f"Look at {output}/*_overlay.png first" if overlays else f"The results are in {output}"
     then = "" if kinds else f"; then measure: keras-unet objects {quote(str(output))}"
     say(f"{count}. {look}{then}")
 

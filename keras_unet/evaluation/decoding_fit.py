@@ -19,6 +19,7 @@ from keras_unet.models.decoding import Decoding
 
 IMAGES, PIXELS = 40, 4_000_000  # looked at: so many images, so many of their pixels all together
 LEAST_IMAGES = 4  # fewer change nothing
+_LEAST_GAIN = 0.002
 _DRAWS = 200  # of images, for a standard error
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _NECKS = (0.75, 0.8, 0.85, 0.9, 0.95)
@@ -141,12 +142,12 @@ class _Table:
         return self._counts[decoding]
 
     def better(self, now: Decoding, others: Sequence[Decoding]) -> Decoding:
-        """The best of the others, if it gains more than the gain's standard error; else `now`."""
+        """The best of the others, if it gains more than nothing and than the gain's own error."""
         best = max(others, key=lambda one: _aim(self.counts(one).sum(axis=0)))
         old, new = self.counts(now), self.counts(best)
         gain = _aim(new.sum(axis=0)) - _aim(old.sum(axis=0))
         drawn = _aim(new[self._draws].sum(axis=1)) - _aim(old[self._draws].sum(axis=1))
-        return best if gain > np.nanstd(drawn) else now
+        return best if gain > max(np.nanstd(drawn), _LEAST_GAIN) else now
 
 
 def _without_small(labels: np.ndarray, least: int) -> np.ndarray:

@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_unet.errors import ConfigError
+from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.ensemble import Model
 from keras_unet.inference.objects.finding import to_instances
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
-from keras_unet.models.decoding import Decoding
+from keras_unet.models.decoding import DECODING, Decoding
 from keras_unet.models.keras_file import Stated
 from keras_unet.models.model_card import ModelCard
 from keras_unet.settings import validated
-
-DECODING = tuple(name for name in Decoding.model_fields if name != "fitted_on")
 
 
 def segment(
@@ -39,8 +37,8 @@ def segment(
     Args:
         model, image, normalization, progress: as for `keras_unet.predict`.
         options: those of `predict`, and to find objects otherwise than the card says those of
-            `keras_unet.models.Decoding`: `threshold`, `split`, `min_size`, `seed_distance`,
-            `fill_holes`, `connectivity`. Of classes, `threshold` alone, for a model of two.
+            `keras_unet.models.Decoding`: `threshold`, `split`, `neck`, `min_size`, `fill_holes`,
+            `seed_distance`, `connectivity`. Of classes, `threshold` alone, for a model of two.
 
     Returns:
         int32 [H, W]: objects 1, 2, … without gaps in reading order, 0 = background; or classes.
@@ -55,8 +53,9 @@ def segment(
     probabilities = predictor(image, progress)
     if decoding is not None:
         return objects_of(probabilities, decoding)
-    given = {name: value for name, value in changes.items() if value is not None}
-    return to_classes(probabilities, **given)
+    if (threshold := changes.get("threshold")) is not None:
+        return (probabilities[..., -1] > threshold).astype(np.int32)
+    return to_classes(probabilities)
 
 
 def decoding_of(card: ModelCard, changes: Mapping[str, Any]) -> Decoding | None:
@@ -67,6 +66,7 @@ def decoding_of(card: ModelCard, changes: Mapping[str, Any]) -> Decoding | None:
 
     Raises:
         ConfigError: they are unknown, out of range, or for objects where there are none.
+        DataError: a threshold for a model of more than two classes.
     """
     given = {name: value for name, value in changes.items() if value is not None}
     if card.decoding is not None:
@@ -77,7 +77,7 @@ def decoding_of(card: ModelCard, changes: Mapping[str, Any]) -> Decoding | None:
             "was trained on instance labels (train --instances)"
         )
     if given and len(card.classes) != 2:
-        raise ConfigError(
+        raise DataError(
             f"a threshold needs a model of two classes, this one has {len(card.classes)}"
         )
     return None

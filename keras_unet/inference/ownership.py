@@ -15,6 +15,7 @@ from keras_unet.disk import write_text
 from keras_unet.errors import DataError
 from keras_unet.settings import Frozen
 
+PREDICTED = ".predict"  # folder in which `predict` keeps what it knows
 WRITTEN = ".objects.json"
 _BEGINNING = 4096  # bytes
 

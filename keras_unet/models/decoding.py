@@ -63,3 +63,6 @@ class Decoding(Frozen):
         if self.min_size:
             parts.append(f"at least {self.min_size} px")
         return ", ".join(parts) + (f"; fitted on {self.fitted_on}" if self.fitted_on else "")
+
+
+DECODING = tuple(name for name in Decoding.model_fields if name != "fitted_on")  # what is settable

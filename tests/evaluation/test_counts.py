@@ -178,5 +178,5 @@ def test_settings_that_do_not_fit_are_named():
 
 
 def test_a_mapping_of_settings_that_does_not_fit_is_named():
-    with pytest.raises(ConfigError, match=r"evaluation: split: Input .*'distance', got 'foo'$"):
+    with pytest.raises(ConfigError, match=r"evaluation: split: Input .*'none', got 'foo'$"):
         evaluate("no_model", "no_images", output=None, settings={"split": "foo"})

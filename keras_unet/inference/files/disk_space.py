@@ -42,6 +42,9 @@ def need(job: Job, common: Common) -> Need:
         chances = pixels * classes * np.dtype(options.dtype).itemsize
         scratch += chances
         results += chances * halved
+    if common.decoding is not None:
+        scratch += 4 * pixels
+        results += _MASK * 2 * pixels * halved
     if options.overlays:
         results += sum(3 * _OVERLAY * min(size, options.preview**2) for size in sizes)
     if "labels" in options.objects:

@@ -15,6 +15,7 @@ import numpy as np
 from keras_unet._version import __version__
 from keras_unet.data.pairs import beside_images
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.inference.answer import decoding_of
 from keras_unet.inference.ensemble import Model, listed
 from keras_unet.inference.files.jobs import (
     Common,
@@ -75,14 +76,17 @@ def predict_files(
 ) -> Predictions:
     """Segments image files of any size.
 
-    For `cells.png` it writes `cells_mask.png` (the values the training labels had; 0 and 255 for
-    two classes), `cells_overlay.png` and, if asked for, `cells_probabilities.tif` ([K, H, W],
-    channels named by the classes) and files of the objects. For a stack, mask and probabilities
-    are stacks too, [Z, H, W] and [Z, K, H, W] (or T, or both). Stacks, images with a pixel size
-    and large ones give TIFF (OME-TIFF, pixel size kept; large ones in tiles), Zarr gives OME-Zarr.
+    For `cells.png` it writes `cells_overlay.png` and, by a model of instance labels,
+    `cells_labels.png`: numbered objects, 0 = background, uint16, or uint32 as TIFF where there are
+    more. A model of classes writes `cells_mask.png` (the values the training labels had; 0 and 255
+    for two classes). If asked for, there are `cells_probabilities.tif` ([K, H, W], channels named
+    by the classes), the mask of classes beside objects, and files of the objects. For a stack these
+    are stacks too, [Z, H, W] and [Z, K, H, W] (or T, or both). Stacks, images with a pixel size and
+    large ones give TIFF (OME-TIFF, pixel size kept; large ones in tiles), Zarr gives OME-Zarr.
 
     TIFF and Zarr images are read window by window and results wait on disk, so that memory grows
-    with a row of tiles, not with the image. (An image compressed in a single strip is decoded
+    with a row of tiles, not with the image, but for objects, which take about 10 bytes a pixel of
+    an image. (An image compressed in a single strip is decoded
     whole.) Interrupted, the same call goes on after the last complete row of tiles, with the same
     result to the byte; images whose results are complete are skipped as long as image, models and
     options are the same. What it knows of them lies in `.predict` in the output folder. Each file
@@ -179,7 +183,10 @@ class FilePredictor:
                 say(f"{len(done)} of {total} done already, the same model and options")
             if not starts:
                 return Predictions((), tuple(done))
-            common = Common(self._predictor, self.card, self.options, place, say)
+            decoding = decoding_of(self.card, self.options.finding)
+            common = Common(self._predictor, self.card, decoding, self.options, place, say)
+            if decoding is not None:
+                say(f"Objects: {decoding}")
             jobs = self._jobs(starts, common)
             require_possible(jobs, done, records, common, overwrite=overwrite)
             for job in jobs:
@@ -224,6 +231,7 @@ class FilePredictor:
             trained_model(one, normalization=self._normalization, class_names=self._class_names)
             for one in models
         ]
+        decoding_of(trained[0].card, self.options.finding)
         _check(trained[0].card.classes, self.options)
         return hashes, trained
 
@@ -304,7 +312,5 @@ def _memory_warnings(say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _check(classes: Sequence[str], options: FileOptions) -> None:
-    if options.threshold is not None and len(classes) != 2:
-        raise DataError(f"a threshold needs a model of two classes, this one has {len(classes)}")
     if options.border is not None and options.border not in classes[1:]:
         raise ConfigError(f"border is {options.border!r}; expected one of {', '.join(classes[1:])}")

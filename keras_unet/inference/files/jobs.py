@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -20,9 +20,11 @@ from keras_unet.inference.inputs import Header, name_of
 from keras_unet.inference.objects.object_formats import OBJECT_FORMATS
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.ownership import broken, refuse_taken, require_own_names
+from keras_unet.models.decoding import DECODING
 
 if TYPE_CHECKING:
     from keras_unet.inference.predictor import Predictor
+    from keras_unet.models.decoding import Decoding
     from keras_unet.models.model_card import ModelCard
 
 _LARGE = 1 << 26  # pixels of a mask beyond which PNG, which is read whole, is no good choice
@@ -32,7 +34,10 @@ class FileOptions(PredictOptions):
     """The options of `predict`, and these.
 
     probabilities: also write them, in `dtype`.
+    masks: of a model that answers objects, also write the mask of classes.
     threshold: foreground where its probability is above this; for two classes only.
+    split, neck, seed_distance, min_size, fill_holes, connectivity: how a model that answers objects
+        finds them, see `keras_unet.models.Decoding`. None: as its card says.
     format: of the masks. "auto": Zarr for Zarr; TIFF for stacks, for images with a known pixel
         size, for more than 2**26 pixels and for label values beyond 65,535; else PNG.
     overlays: draw the masks over the images, scaled down to `preview` pixels.
@@ -43,7 +48,14 @@ class FileOptions(PredictOptions):
     """
 
     probabilities: bool = False
+    masks: bool = False
     threshold: float | None = Field(None, ge=0.0, le=1.0)
+    split: Literal["neck", "distance", "none"] | None = None
+    neck: float | None = Field(None, gt=0.0, le=1.0)
+    seed_distance: int | None = Field(None, ge=1)
+    min_size: int | None = Field(None, ge=0)
+    fill_holes: bool | None = None
+    connectivity: Literal[4, 8] | None = None
     format: str = "auto"
     overlays: bool = True
     preview: int = Field(2048, ge=16)
@@ -74,6 +86,11 @@ class FileOptions(PredictOptions):
         values = {name: getattr(self, name) for name in PredictOptions.model_fields}
         return PredictOptions(**{**values, "dtype": "float32"})
 
+    @property
+    def finding(self) -> dict[str, Any]:
+        """What is stated of how objects are found, as `decoding_of` takes it."""
+        return {name: getattr(self, name) for name in DECODING}
+
     def identity(self) -> dict[str, Any]:
         """What a result depends on: all but how much memory and how many tiles at once."""
         found = self.model_dump(mode="json", exclude={"memory", "batch_size"})
@@ -83,12 +100,14 @@ class FileOptions(PredictOptions):
 class Common(NamedTuple):
     """What the files of a call have in common.
 
-    card: of the model, or the first of several. place: the output folder, locked. say: called with
+    card: of the model, or the first of several. decoding: how objects are found; None: the answer
+    is classes. place: the output folder, locked. say: called with
     one-line messages.
     """
 
     predictor: Predictor
     card: ModelCard
+    decoding: Decoding | None
     options: FileOptions
     place: Workplace
     say: Callable[[str], None]
@@ -110,8 +129,9 @@ class Start(NamedTuple):
 class Job:
     """A file to segment: what it holds, what is written of it, and where it begins.
 
-    identity: what the result follows from. format: of the mask, see `MASK_FORMATS`. names: of the
-    results, the mask's first. tiles: of all its images.
+    identity: what the result follows from. format: of the answer, see `MASK_FORMATS`. names: of
+    the results, that of the answer first: the objects' labels or the mask. tiles: of all its
+    images.
     """
 
     header: Header
@@ -177,7 +197,9 @@ def make_job(header: Header, identity: Identity, start: Start, common: Common, t
             installed.
     """
     form = choose_format(header, common.card, common.options)
-    names = result_names(name_of(header.path), len(header.shapes), form, common.options)
+    objects = common.decoding is not None
+    stem, pages = name_of(header.path), len(header.shapes)
+    names = result_names(stem, pages, form, common.options, objects=objects)
     return Job(header, identity, start, form, tuple(names), tiles)
 
 
@@ -195,20 +217,26 @@ def choose_format(header: Header, card: ModelCard, options: FileOptions) -> str:
     return form
 
 
-def result_names(stem: str, pages: int, form: str, options: FileOptions) -> list[str]:
-    """The names of a file's results, the mask's first.
+def result_names(
+    stem: str, pages: int, form: str, options: FileOptions, *, objects: bool = False
+) -> list[str]:
+    """The names of a file's results, that of the answer first.
 
     Args:
-        stem: of the image. pages: how many images it holds. form: see `choose_format`.
+        stem: of the image. pages: how many images it holds. form: see `choose_format`. objects:
+            whether objects are the answer, not classes.
     """
     kind = MASK_FORMATS[form]
-    names = [f"{stem}_mask{kind.suffix}"]
+    names = [f"{stem}_labels{kind.suffix}"] if objects else []
+    if options.masks or not objects:
+        names.append(f"{stem}_mask{kind.suffix}")
     if options.probabilities:
         names.append(f"{stem}_probabilities{MASK_FORMATS[kind.probabilities].suffix}")
     if options.overlays:
         numbers = [f"_{number:03d}" for number in range(pages)] if pages > 1 else [""]
         names += [f"{stem}{number}_overlay.png" for number in numbers]
-    return names + [stem + OBJECT_FORMATS[name].suffix for name in options.objects]
+    more = [stem + OBJECT_FORMATS[name].suffix for name in options.objects]
+    return names + [name for name in more if name != names[0]]  # the labels are there already
 
 
 def require_possible(

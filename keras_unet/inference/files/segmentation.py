@@ -20,6 +20,7 @@ from keras_unet.inference.files.jobs import Common, FileOptions, Job
 from keras_unet.inference.files.mask_formats import MASK_FORMATS, MaskFormat, Sheet, label_values
 from keras_unet.inference.files.state import Scratch, publish, synced_sizes, write_record
 from keras_unet.inference.inputs import Source, missing_of, open_images
+from keras_unet.inference.objects.object_formats import OBJECT_FORMATS
 from keras_unet.inference.predictor import Band, quantized, to_classes
 from keras_unet.pictures import Entry, class_entries, overlay, save_png
 
@@ -27,7 +28,7 @@ _STRIP_BYTES = 1 << 26  # of an image, as much is read at a time for its overlay
 
 
 def segment(job: Job, common: Common, progress: Callable[[int], None]) -> Path:
-    """Segments a file and returns its mask; what an earlier call had computed is taken over.
+    """Segments a file and returns its labels or mask; goes on where an earlier call stopped.
 
     Args:
         progress: called with the tiles of this file that are done.
@@ -84,6 +85,12 @@ class Planes(AbstractContextManager["Planes"]):
             [(1, *shape) for shape in shapes],
             np.uint8 if count <= 256 else np.uint16,
         )
+        self._threshold = options.threshold
+        self.labels: Scratch | None = None  # filled when a file's probabilities are complete
+        if common.decoding is not None:
+            self._threshold = common.decoding.threshold
+            labels = common.place.scratch(job.stem, "labels")
+            self.labels = Scratch(labels, [(1, *shape) for shape in shapes], np.uint32)
         self.chances: Scratch | None = None
         if options.probabilities:
             chances = common.place.scratch(job.stem, "chances")
@@ -92,10 +99,8 @@ class Planes(AbstractContextManager["Planes"]):
     def write(self, page: int, band: Band, options: FileOptions) -> None:
         """Puts a band of a page to its place."""
         given, row = band.probabilities, band.rows.start
-        if options.threshold is None:
-            found = to_classes(given)
-        else:
-            found = given[..., -1] > options.threshold
+        threshold = self._threshold
+        found = to_classes(given) if threshold is None else given[..., -1] > threshold
         self.classes.write(page, row, found[..., None])
         if self.chances is not None:
             self.chances.write(page, row, quantized(given, options.dtype))
@@ -115,7 +120,9 @@ class Planes(AbstractContextManager["Planes"]):
             scratch.close()
 
     def _all(self) -> list[Scratch]:
-        return [scratch for scratch in (self.classes, self.chances) if scratch is not None]
+        return [
+            scratch for scratch in (self.classes, self.chances, self.labels) if scratch is not None
+        ]
 
 
 def _compute(
@@ -184,10 +191,9 @@ def _named(images: WindowedFile, number: int) -> Iterator[None]:
 def write_results(job: Job, common: Common, images: WindowedFile, planes: Planes) -> None:
     """Writes all results of a file into the hidden folder, under the job's names."""
     card, options, folder = common.card, common.options, common.place.folder
-    kind = MASK_FORMATS[job.format]
+    kind, names = MASK_FORMATS[job.format], list(job.names)
     values = label_values(card.labels)
-    mask, *others = job.names
-    sheet = Sheet(
+    mask = Sheet(
         planes.classes,
         dtype=values.dtype,
         values=values.__getitem__,
@@ -197,25 +203,54 @@ def write_results(job: Job, common: Common, images: WindowedFile, planes: Planes
         name=job.stem,
         key=f"mask {job.identity.model_dump_json()}",
     )
-    _save(folder / mask, sheet, kind)
+    if planes.labels is not None:
+        labels = _labels(job, common, planes.classes, planes.labels, mask)
+        _save(folder / names.pop(0), labels, kind)
+    if options.masks or planes.labels is None:
+        _save(folder / names.pop(0), mask, kind)
     if planes.chances is not None:
         count = planes.chances.shapes[0][0]
-        chances = sheet._replace(
+        chances = mask._replace(
             scratch=planes.chances,
             dtype=planes.chances.dtype,
             values=None,
             channels=card.classes[-count:],
             key=f"probabilities {job.identity.model_dump_json()}",
         )
-        _save(folder / others.pop(0), chances, MASK_FORMATS[kind.probabilities])
+        _save(folder / names.pop(0), chances, MASK_FORMATS[kind.probabilities])
     if options.overlays:
-        for number, name in enumerate(others[: len(images)]):
-            drawn = preview(
-                images.page(number), planes.classes, number, card.classes, options.preview
-            )
+        for number, name in enumerate(names[: len(images)]):
+            drawn = preview(images.page(number), planes, number, card.classes, options.preview)
             save_png(folder / name, *drawn)
     if options.objects:
         _write_objects(job, common, images, planes)
+
+
+def _labels(job: Job, common: Common, classes: Scratch, labels: Scratch, like: Sheet) -> Sheet:
+    """Finds the objects of each page, a whole one in memory, and how they are to be written.
+
+    Raises:
+        DataError: more objects than the format holds.
+    """
+    from keras_unet.inference.objects.finding import to_instances
+
+    assert common.decoding is not None
+    most = 0
+    for page, (_, height, _) in enumerate(classes.shapes):
+        mask = classes.read(page, 0, slice(0, height)) > 0
+        found = to_instances(mask, **common.decoding.arguments)
+        most = max(most, int(found.max(initial=0)))
+        labels.write(page, 0, found[..., None])
+    dtype = np.dtype(np.uint16 if most <= np.iinfo(np.uint16).max else np.uint32)
+    if what := MASK_FORMATS[job.format].refuses(job.header.shapes, dtype):
+        title = MASK_FORMATS[job.format].title
+        raise DataError(f"{job.header.path}: {most} objects; {title} can't hold {what}")
+    return like._replace(
+        scratch=labels,
+        dtype=dtype,
+        values=None,
+        key=f"labels {job.identity.model_dump_json()}",
+    )
 
 
 def _save(path: Path, sheet: Sheet, kind: MaskFormat) -> None:
@@ -224,15 +259,15 @@ def _save(path: Path, sheet: Sheet, kind: MaskFormat) -> None:
 
 
 def preview(
-    source: Source, classes: Scratch, page: int, names: Sequence[str], longest: int = 2048
+    source: Source, planes: Planes, page: int, names: Sequence[str], longest: int = 2048
 ) -> tuple[np.ndarray, list[Entry]]:
-    """A mask over its image, scaled down by a whole number, uint8 [h, w, 3], and its legend.
+    """The answer over its image, scaled down by a whole number, uint8 [h, w, 3], and its legend.
 
-    The image is averaged over squares; of the mask every so many-th pixel is taken.
+    The image is averaged over squares; of the answer every so many-th pixel is taken.
 
     Args:
         source: the image.
-        classes: class numbers, one plane a page.
+        planes: objects, or class numbers, one plane a page.
         page: of the image.
         names: of the classes.
         longest: pixels of the longer side at most.
@@ -252,12 +287,20 @@ def preview(
             squares = strip.reshape(bottom - top, step, w, step, channels)
             strip = squares.mean((1, 3), dtype=np.float32)
         image[top:bottom] = strip
-    mask = classes.read(page, 0, slice(0, h * step), step)[:, :w]
+    if planes.labels is not None:
+        labels = planes.labels.read(page, 0, slice(0, h * step), step)[:, :w].astype(np.int32)
+        count = int(planes.labels.read(page, 0, slice(0, height)).max(initial=0))
+        told = f"{count} object{'s' * (count != 1)}; colours only tell neighbours apart"
+        return overlay(image, labels), [Entry(None, told)]
+    mask = planes.classes.read(page, 0, slice(0, h * step), step)[:, :w]
     return overlay(image, mask.astype(np.int32)), class_entries(mask, names)
 
 
 def _write_objects(job: Job, common: Common, images: WindowedFile, planes: Planes) -> None:
-    """The connected components of each class, see `ObjectWriter`; one whole image in memory."""
+    """The objects, or the connected components of each class, see `ObjectWriter`.
+
+    One whole image is in memory.
+    """
     from keras_unet.inference.objects.finding import to_objects
     from keras_unet.inference.objects.object_writer import ObjectWriter
 
@@ -267,7 +310,11 @@ def _write_objects(job: Job, common: Common, images: WindowedFile, planes: Plane
         common.place.folder,
         job.stem,
         pixel_size=images.pixel_size,
-        formats=options.objects,
+        formats=[
+            name
+            for name in options.objects
+            if job.stem + OBJECT_FORMATS[name].suffix != job.names[0]
+        ],
         stack=len(images) > 1,
     )
     with writer:
@@ -275,6 +322,10 @@ def _write_objects(job: Job, common: Common, images: WindowedFile, planes: Plane
             page, window = images.page(number), (slice(0, height), slice(0, width))
             image = page.read(*window)
             image = filled(image, page.missing(*window, image))
-            mask = planes.classes.read(number, 0, slice(0, height))
-            instances, kinds = to_objects(mask, border=border)
+            if planes.labels is not None:
+                instances = planes.labels.read(number, 0, slice(0, height)).astype(np.int32)
+                kinds = dict.fromkeys(range(1, int(instances.max(initial=0)) + 1), 1)
+            else:
+                mask = planes.classes.read(number, 0, slice(0, height))
+                instances, kinds = to_objects(mask, border=border)
             writer.add(instances, image, {label: classes[kind] for label, kind in kinds.items()})

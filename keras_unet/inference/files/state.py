@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from keras_unet.disk import locked, remove, replacing, sync, sync_file, sync_folder
 from keras_unet.errors import DataError
-from keras_unet.inference.ownership import broken, size_of
+from keras_unet.inference.ownership import PREDICTED, broken, size_of
 from keras_unet.settings import Frozen
 
 
@@ -206,9 +206,8 @@ class Scratch(AbstractContextManager["Scratch"]):
         self.close()
 
 
-NAME = ".predict"
 LOCK = "lock"
-SCRATCHES = ("classes", "chances")
+SCRATCHES = ("classes", "chances", "labels")
 
 
 class Workplace(AbstractContextManager["Workplace"]):
@@ -222,7 +221,7 @@ class Workplace(AbstractContextManager["Workplace"]):
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self.folder = output / NAME
+        self.folder = output / PREDICTED
 
     def __enter__(self) -> Workplace:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from keras_unet.data.stored_pixels import PixelSize, WindowedFile
 from keras_unet.disk import replacing
 from keras_unet.errors import DataError, listed
 from keras_unet.inference.inputs import find_inputs, name_of
-from keras_unet.inference.objects.finding import ObjectSettings
+from keras_unet.inference.objects.finding import ObjectSettings, make_settings
 from keras_unet.inference.objects.measurements import Table, to_pixel_size
 from keras_unet.inference.objects.object_formats import (
     DEFAULT_FORMATS,
@@ -28,7 +28,13 @@ from keras_unet.inference.objects.object_formats import (
 )
 from keras_unet.inference.objects.object_writer import ObjectWriter
 from keras_unet.inference.objects.polygons import Outline, outlines
-from keras_unet.inference.ownership import read_written, recorded, refuse_taken, require_own_names
+from keras_unet.inference.ownership import (
+    PREDICTED,
+    read_written,
+    recorded,
+    refuse_taken,
+    require_own_names,
+)
 from keras_unet.pictures import Entry, class_color, save_png, to_rgb
 from keras_unet.remote_path import local_path
 
@@ -73,6 +79,7 @@ def objects_from_masks(
 ) -> FoundObjects:
     """Finds the objects of mask files, measures them and writes them, a set of files a mask.
 
+    Numbered objects, which `predict` writes by a model of instance labels, are taken as they are.
     For `cells_mask.png` it writes what `write_objects` lists, and `cells_objects.png`: the outlines
     with the objects' numbers (in stacks `cells_000_objects.png`, …). For several images also
     `summary.csv`: a line an image with the number of objects, their median diameter and the share
@@ -100,6 +107,8 @@ def objects_from_masks(
     given = to_pixel_size(pixel_size)
     probable = settings.threshold is not None
     files = find_masks(masks, probable)
+    if all(_numbered(file) for file in files.values()):
+        settings = make_settings(**{**settings.model_dump(), "instances": True})
     partners = {} if images is None else _partners(files, Path(images))
     jobs = [_job(stem, file, partners.get(stem), probable) for stem, file in files.items()]
     total = sum(job.images for job in jobs)
@@ -240,6 +249,7 @@ def _line(stem: str, number: int, objects: ObjectSlice) -> Table:
     }
 
 
+_LABELS = "_labels"
 _ENDS = {False: "_mask", True: "_probabilities"}
 _OTHERS = ("_mask", "_probabilities", "_overlay", "_labels", "_objects")
 
@@ -248,14 +258,18 @@ def find_masks(path: str | Path, probabilities: bool) -> dict[str, Path]:
     """The files to read by the name of their image, in natural order.
 
     A folder as `predict` leaves it holds several files for an image; of these only the masks, or
-    only the probabilities, are taken. A folder without such names is taken as a whole.
+    only the probabilities, are taken, and numbered objects where there is no mask. A folder without
+    such names is taken as a whole.
 
     Raises:
         DataError: nothing there, or only files of the other kind.
     """
     files = find_inputs(path)
     end = _ENDS[probabilities]
-    chosen = [file for file in files if name_of(file).endswith(end)] or files
+    chosen = [file for file in files if name_of(file).endswith(end)]
+    if not chosen and not probabilities:
+        end, chosen = _LABELS, [file for file in files if _numbered(file)]
+    chosen = chosen or files
     if chosen is files and len(files) > 1:
         others = [file for file in files if name_of(file).endswith(_OTHERS)]
         if others:
@@ -264,6 +278,11 @@ def find_masks(path: str | Path, probabilities: bool) -> dict[str, Path]:
                 + ("probabilities, for a threshold" if probabilities else "masks")
             )
     return {name_of(file).removesuffix(end): file for file in chosen}
+
+
+def _numbered(file: Path) -> bool:
+    """Whether it is what `predict` writes of numbered objects; the name alone says too little."""
+    return name_of(file).endswith(_LABELS) and (file.parent / PREDICTED).is_dir()
 
 
 def whole(file: WindowedFile, page: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,8 @@ def test_means_of_squares_under_every_so_many_th_class(tmp_path, monkeypatch, sh
     small = image[: h * step, : w * step].reshape(h, step, w, step, -1).mean((1, 3))
     with Scratch(tmp_path / "classes", [(1, *shape[:2])], np.uint8) as scratch:
         scratch.write(0, 0, classes[..., None])
-        given, legend = segmentation.preview(ArraySource(image), scratch, 0, "abc", longest=30)
+        planes = SimpleNamespace(classes=scratch, labels=None)
+        given, legend = segmentation.preview(ArraySource(image), planes, 0, "abc", longest=30)
     shown = classes[: h * step : step, : w * step : step].astype(np.int32)
     expected = overlay(small.astype(np.uint8), shown)
     assert given.shape == (h, w, 3)
