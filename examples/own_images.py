@@ -33,7 +33,7 @@ print("scores on the validation images:", result.evaluation.total["iou"])
 
 image = read_image(data / "val/images/cells_000.png")
 mask = keras_unet.predict(result.model, image).argmax(-1)
-objects = to_instances(mask, split="distance", min_size=20)  # int32 [H, W]: 1, 2, 3 ...
+objects = to_instances(mask, split="neck", min_size=20)  # int32 [H, W]: 1, 2, 3 ...
 table = measure(objects, image)  # columns of equal length, one entry an object
 print(f"{objects.max()} objects, median area {np.median(table['area_px']):g} px")
 print(f"report: {result.folder}/report.html")

@@ -76,17 +76,20 @@ def test_a_taken_name_is_not_overwritten(finished, data):
 
 def test_predict_a_folder(finished, data, tmp_path):
     folder, _ = finished
-    run("predict", folder, data / "val", "--output", tmp_path / "a", "--probabilities")
+    options = ("--probabilities", "--masks", "--threshold", 0.5, "--min-size", 0)
+    run("predict", folder, data / "val", "--output", tmp_path / "a", *options)
     names = sorted(p.name for p in (data / "val" / "images").iterdir())
     for name in names:
         stem = Path(name).stem
         mask = np.asarray(Image.open(tmp_path / "a" / f"{stem}_mask.png"))
         assert mask.shape == (64, 80)
         assert set(np.unique(mask)) <= {0, 255}
+        labels = np.asarray(Image.open(tmp_path / "a" / f"{stem}_labels.png"))
+        assert labels.dtype == np.uint16 and not (labels == 0)[mask > 0].any()
         chances = tifffile.imread(tmp_path / "a" / f"{stem}_probabilities.tif")
         assert chances.shape == (2, 64, 80)
         np.testing.assert_allclose(chances.sum(0), 1, atol=1e-5)
-        np.testing.assert_array_equal(chances.argmax(0) > 0, mask > 0)
+        np.testing.assert_array_equal(chances[1] > 0.5, mask > 0)
         with Image.open(tmp_path / "a" / f"{stem}_overlay.png") as overlay:
             assert overlay.height > 64  # its legend
             assert without_legend(overlay).size == (80, 64)

@@ -49,7 +49,7 @@ def test_objects_from_a_mask(tmp_path):
     ]
     assert tifffile.imread(out / "a_labels.tif").max() == 3
     assert (out / "a_objects.csv").read_text().count("cell") == 3
-    assert "add --split distance" not in printed
+    assert "add --split neck" not in printed
     (out / "a_labels.tif").write_bytes(b"my own")
     again = (tmp_path / "a_mask.png", "--output", out, "--format", "labels")
     assert "objects in 1 image" in run(*again, "--overwrite")
