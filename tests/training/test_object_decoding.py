@@ -62,7 +62,7 @@ def test_the_report_scores_what_segment_answers(result):
         counts = counts + object_counts(truth, found)
     scored = done.evaluation.total["objects"]
     for name in ("f1", "merged", "split", "map_pooled"):
-        assert scored[name] == pytest.approx(float(rates(counts)[name]), nan_ok=True)
+        assert scored[name] == pytest.approx(float(rates(counts)[name]), rel=1e-5, nan_ok=True)
     assert any("Predicted objects: threshold" in note for note in done.evaluation.notes)
 
 
