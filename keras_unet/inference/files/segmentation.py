@@ -202,6 +202,7 @@ def write_results(job: Job, common: Common, images: WindowedFile, planes: Planes
         pixel_size=images.pixel_size,
         name=job.stem,
         key=f"mask {job.identity.model_dump_json()}",
+        classes=dict(zip(values.tolist(), card.classes, strict=False)),
     )
     if planes.labels is not None:
         labels = _labels(job, common, planes.classes, planes.labels, mask)
