@@ -93,19 +93,31 @@ def test_values_beyond_a_palette_stay_grey_and_keep_their_names(tmp_path):
         assert file.info["Classes"] == "0 nothing\n7 Ω cell\n1000 vessel"
 
 
-def test_other_programs_and_a_palette(tmp_path):
-    """imageio and OpenCV give colours unless they are asked for the numbers; black and white is."""
-    imageio = pytest.importorskip("imageio.v3")
+@pytest.fixture
+def two_masks(tmp_path):
+    """A mask of three classes, one of two, and their files."""
     mask = np.random.default_rng(0).integers(0, 3, (30, 40)).astype(np.uint8)
-    save_mask(tmp_path / "a.png", mask, dict(enumerate(NAMES)))
-    save_mask(tmp_path / "b.png", mask // 2 * 255, {0: "background", 255: "cell"})
-    assert np.array_equal(imageio.imread(tmp_path / "a.png", mode="P"), mask)
-    assert np.array_equal(imageio.imread(tmp_path / "b.png"), mask // 2 * 255)
+    masks = {"three": mask, "two": mask // 2 * np.uint8(255)}
+    save_mask(tmp_path / "three.png", masks["three"], dict(enumerate(NAMES)))
+    save_mask(tmp_path / "two.png", masks["two"], {0: "background", 255: "cell"})
+    return masks, {name: tmp_path / f"{name}.png" for name in masks}
+
+
+def test_imageio_gives_a_palettes_numbers_if_asked_and_black_and_white_anyway(two_masks):
+    imageio = pytest.importorskip("imageio.v3")
+    masks, files = two_masks
+    assert np.array_equal(imageio.imread(files["three"], mode="P"), masks["three"])
+    assert np.array_equal(imageio.imread(files["three"]), mask_palette()[masks["three"]])
+    assert np.array_equal(imageio.imread(files["two"]), masks["two"])
+
+
+def test_opencv_gives_a_palettes_colours_and_black_and_white_as_it_is(two_masks):
     cv2 = pytest.importorskip("cv2")
-    shown = cv2.imread(str(tmp_path / "a.png"), cv2.IMREAD_UNCHANGED)[..., ::-1]
-    assert np.array_equal(shown, mask_palette()[mask])
-    grey = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
-    assert np.array_equal(grey, mask // 2 * 255)
+    masks, files = two_masks
+    shown = cv2.imread(str(files["three"]), cv2.IMREAD_UNCHANGED)[..., ::-1]
+    assert np.array_equal(shown, mask_palette()[masks["three"]])
+    grey = cv2.imread(str(files["two"]), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(grey, masks["two"])
 
 
 def test_no_colour_of_an_object_marks_an_error():
