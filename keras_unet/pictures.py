@@ -1,4 +1,4 @@
-"""Pictures for people who look before they read: colours, overlays, legends, curves, as PNG.
+"""Pictures for people who look before they read: colours, overlays, legends, curves, masks, as PNG.
 
 What only some pictures need, as Matplotlib's font, is imported where it is used.
 """
@@ -6,7 +6,9 @@ What only some pictures need, as Matplotlib's font, is imported where it is used
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ COLORS = np.array(
 )
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _SIZE = "Picture size"  # a PNG's text: that of the picture above its legend
+_CLASSES = "Classes"  # a mask's text: a line a class
 # what is marked in a picture of errors; where one pixel must stand for many, the largest wins
 OUTLINE, CONFUSED, FALSE, MISSED = 1, 2, 3, 4
 
@@ -39,6 +42,15 @@ class Mark(NamedTuple):
     text: str
 
 
+# of objects: none that marks an error, all told apart by colour-blind readers (simulated)
+OBJECT_COLORS = np.array(
+    [
+        *((230, 159, 0), (100, 143, 255), (204, 121, 167)),
+        *((0, 229, 255), (255, 170, 187), (255, 255, 255)),
+    ],
+    np.uint8,
+)
+_LARGE = 1024  # pixels a side: beyond, lines are two pixels wide
 MARKS = (
     Mark(OUTLINE, (0, 158, 115), 0.5, "true outline"),
     Mark(CONFUSED, (240, 228, 66), 0.7, "another class"),
@@ -54,9 +66,29 @@ class Entry(NamedTuple):
     text: str
 
 
+NEIGHBOURS = Entry(None, "colours only tell neighbours apart")
+
+
 def class_color(classes: np.ndarray | int) -> np.ndarray:
     """The colours of foreground classes, numbers from 1 on, in turn: uint8 [..., 3]."""
     return COLORS[1 + (np.asarray(classes) - 1) % (len(COLORS) - 1)]
+
+
+def mask_palette(values: Iterable[int] = range(256)) -> np.ndarray | None:
+    """The colours of a mask's numbers, uint8 [256, 3]: black for the first class, then in turn.
+
+    None where the numbers are no indices of a palette (above 255), or need none: 0 and 255 are
+    black and white as they are, for programs too that take a palette's colours for the pixels.
+
+    Args:
+        values: of the classes, the background's first; other numbers have their own class's colour.
+    """
+    values = list(values)
+    if min(values) < 0 or max(values) > 255 or set(values) <= {0, 255}:
+        return None
+    palette = np.vstack([COLORS[:1], class_color(np.arange(1, 256))])
+    palette[values] = np.vstack([COLORS[:1], class_color(np.arange(1, len(values)))])
+    return palette
 
 
 def contrast(image: np.ndarray) -> tuple[float, float]:
@@ -117,6 +149,123 @@ def overlay(image: np.ndarray, classes: np.ndarray, truth: np.ndarray | None = N
         at = marks == mark.kind
         canvas[at] = (1 - mark.strength) * canvas[at] + mark.strength * np.array(mark.color)
     return canvas.astype(np.uint8)
+
+
+def object_overlay(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Outlines each object on its own inner pixels, in the colours of `object_colors`.
+
+    The line is one pixel wide, two in pictures of more than 1024 pixels a side.
+
+    Args:
+        image: [H, W] or [H, W, C], any number type. labels: int [H, W], object numbers, 0 = none.
+
+    Returns:
+        [H, W, 3] uint8; whatever is no outline is as `to_rgb` gives it.
+    """
+    canvas = to_rgb(image).copy()
+    edge = _inner_edge(labels, 1 + (max(labels.shape) > _LARGE))
+    colors = object_colors(labels)
+    if colors:
+        at = np.searchsorted([*colors], labels[edge])
+        canvas[edge] = np.array([*colors.values()], np.uint8)[at]
+    return canvas
+
+
+def object_colors(labels: np.ndarray) -> dict[int, tuple[int, ...]]:
+    """A colour for each object, (red, green, blue) by its number, numbers in their order.
+
+    They are `OBJECT_COLORS` in turn, but another one where a neighbour has it: objects of one piece
+    that share an edge never have one colour, and others up to three pixels apart hardly ever. The
+    same labels give the same colours.
+
+    Args:
+        labels: int [H, W], a number an object, 0 = none.
+    """
+    numbers = _numbers(labels)
+    beside, near = _neighbours(labels, numbers, reach=3)
+    many = len(OBJECT_COLORS)
+    chosen: dict[int, int] = {}
+    for place in _smallest_last(len(numbers), beside):
+        cost: Counter[int] = Counter()
+        for graph, weight in ((beside, 1 << 20), (near, 1)):
+            for other in graph.get(place, ()):
+                if other in chosen:
+                    cost[chosen[other]] += weight
+        in_turn = ((int(numbers[place]) - 1 + step) % many for step in range(many))
+        chosen[place] = min(in_turn, key=cost.__getitem__)
+    colors = [tuple(color) for color in OBJECT_COLORS.tolist()]
+    return {number: colors[chosen[place]] for place, number in enumerate(numbers.tolist())}
+
+
+def _numbers(labels: np.ndarray) -> np.ndarray:
+    """The numbers of all objects, int64, ascending."""
+    if labels.max(initial=0) > labels.size:
+        return np.unique(labels[labels > 0]).astype(np.int64)
+    return np.flatnonzero(np.bincount(np.maximum(labels, 0).ravel())[1:]) + 1  # no sorting
+
+
+def _inner_edge(labels: np.ndarray, width: int) -> np.ndarray:
+    """Pixels of objects, bool [H, W], at most so far along a row or column from another number."""
+    edge = np.zeros(labels.shape, bool)
+    for step in range(1, width + 1):
+        for here, there in ((np.s_[step:], np.s_[:-step]), (np.s_[:, step:], np.s_[:, :-step])):
+            differs = labels[here] != labels[there]
+            edge[here] |= differs
+            edge[there] |= differs
+    return edge & (labels > 0)
+
+
+Graph = dict[int, set[int]]  # neighbours by places among the numbers
+
+
+def _neighbours(labels: np.ndarray, numbers: np.ndarray, reach: int) -> tuple[Graph, Graph]:
+    """Who shares an edge with whom, and who else is at most `reach` pixels away."""
+    rows, columns = np.nonzero(_inner_edge(labels, 1))
+    padded = np.pad(labels, reach)
+    own, many = labels[rows, columns], len(numbers)
+    pairs: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])  # smaller place * many + larger one
+    for down in range(reach + 1):
+        for right in range(-reach if down else 1, reach + 1):
+            other = padded[rows + reach + down, columns + reach + right]
+            at = (other > 0) & (other != own)
+            a, b = (np.searchsorted(numbers, found[at]) for found in (own, other))
+            codes = np.minimum(a, b) * many + np.maximum(a, b)
+            pairs[down + abs(right) > 1].append(np.unique(codes))
+    graphs: tuple[Graph, Graph] = ({}, {})
+    for graph, codes in zip(graphs, map(np.concatenate, pairs), strict=True):
+        for code in np.unique(codes).tolist():
+            one, two = divmod(code, many)
+            graph.setdefault(one, set()).add(two)
+            graph.setdefault(two, set()).add(one)
+    return graphs
+
+
+def _smallest_last(count: int, graph: Graph) -> list[int]:
+    """0 … count - 1 in an order in which few neighbours of each come before it.
+
+    At most five if the graph lies in a plane, so that six colours do (Matula & Beck 1983).
+    """
+    left = {place: len(graph.get(place, ())) for place in range(count)}
+    heap = [(degree, place) for place, degree in left.items()]
+    heapq.heapify(heap)
+    order: list[int] = []
+    while heap:
+        degree, place = heapq.heappop(heap)
+        if left.get(place) != degree:  # counted anew, or in the order already
+            continue
+        del left[place]
+        order.append(place)
+        for other in graph.get(place, ()):
+            if other in left:
+                left[other] -= 1
+                heapq.heappush(heap, (left[other], other))
+    return order[::-1]
+
+
+def object_entries(count: int) -> list[Entry]:
+    """The legend of `object_overlay`: it has a line of text, its colours mean nothing."""
+    many = "1 object" if count == 1 else f"{count:,} objects"
+    return [Entry(None, f"{many}, an outline each"), NEIGHBOURS]
 
 
 def error_marks(classes: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -207,6 +356,39 @@ def save_png(path: Path, pixels: np.ndarray, legend: Sequence[Entry] = ()) -> No
         pixels = with_legend(pixels, legend)
     with replacing(path) as beside:
         Image.fromarray(pixels).save(beside, format="PNG", pnginfo=info)
+
+
+def save_mask(path: Path, mask: np.ndarray, classes: Mapping[int, str] | None = None) -> None:
+    """Writes a mask as a PNG whose numbers are the mask's, whole or not at all.
+
+    It has the palette of `mask_palette`, so that viewers show colours; without one it is grey.
+
+    Args:
+        path: of the file.
+        mask: uint8 or uint16 [H, W].
+        classes: names by the classes' numbers, the background's first, kept as a text of the file
+            ("Classes"; a line a class: number, name, colour if it has one). None: nobody says; each
+            number is taken for its class.
+    """
+    if classes:
+        palette = mask_palette(classes)
+    else:
+        palette = (
+            None if mask.dtype != np.uint8 or np.isin(mask, (0, 255)).all() else mask_palette()
+        )
+    info = PngInfo()
+    if classes:
+        lines = [f"{value} {' '.join(name.split())}" for value, name in classes.items()]
+        if palette is not None:
+            colors = (palette[value].tobytes().hex() for value in classes)
+            lines = [f"{line} #{color}" for line, color in zip(lines, colors, strict=True)]
+        info.add_text(_CLASSES, "\n".join(lines))
+    picture = Image.fromarray(mask)
+    if palette is not None:
+        picture.putpalette(palette.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        picture.save(beside, format="PNG", pnginfo=info)
 
 
 def without_legend(picture: Image.Image) -> Image.Image:

@@ -6,7 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from keras_unet.data import DataReport, LabelRule, Pair, check_data, pairs_of_files, write_dataset
+from keras_unet.data import (
+    ClassNames,
+    DataReport,
+    LabelRule,
+    Pair,
+    check_data,
+    find_class_names,
+    pairs_of_files,
+    write_dataset,
+)
 from keras_unet.disk import replacing
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.settings import merged
@@ -23,11 +32,13 @@ def settled(config: PipelineConfig, say: Callable[[str], None]) -> PipelineConfi
     """The configuration with nothing left open, so that the same files make the same pipeline.
 
     Without images, synthetic cells are drawn into the root. What labels mean, the channels and
-    dtypes come from the check of `keras-unet train` on up to 32 of the images, where not given.
+    dtypes come from the check of `keras-unet train` on up to 32 of the images, where not given; so
+    do class names then, from a `classes.txt` beside them.
 
     Raises:
         ConfigError: no images are given for Vertex AI.
-        DataError: there are no images, or their labels need a setting; says which.
+        DataError: there are no images, or their labels need a setting, or a `classes.txt` does not
+            fit; says which.
     """
     data, train = config.data, config.train
     if data.images is None:
@@ -40,9 +51,10 @@ def settled(config: PipelineConfig, say: Callable[[str], None]) -> PipelineConfi
     meant = data.label_values is not None or data.label_kind == "instances"
     if not meant or data.channels is None or not data.dtypes:
         rule = data.rule or LabelRule(ignore=data.label_ignore)
-        report = check_data(some_pairs(data), rule)
-        data = _filled(data, report)
-        say(_told(data, report))
+        pairs = some_pairs(data)
+        report = check_data(pairs, rule)
+        data, named = _named(_filled(data, report), report, pairs[0])
+        say(_told(data, report) + ("" if named is None else f"\n{named}"))
     data = DataSettings.model_validate(data.model_dump())
     return config.model_copy(update={"data": data, "train": train})
 
@@ -113,6 +125,18 @@ def _filled(data: DataSettings, report: DataReport) -> DataSettings:
             "dtypes": data.dtypes or tuple(sorted(report.summary.dtypes)),
         }
     )
+
+
+def _named(
+    data: DataSettings, report: DataReport, pair: Pair
+) -> tuple[DataSettings, ClassNames | None]:
+    """With the class names of a file beside a pair's, if there is one and none are given."""
+    if data.class_names is not None or report.mapping is None:
+        return data, None
+    found = find_class_names(pair.image, pair.label, count=report.mapping.num_classes)
+    if found is None:
+        return data, None
+    return data.model_copy(update={"class_names": found.names}), found
 
 
 def _told(data: DataSettings, report: DataReport) -> str:

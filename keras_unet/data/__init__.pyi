@@ -3,6 +3,8 @@ from .check import check_data as check_data
 from .check import load_samples as load_samples
 from .check import settle_labels as settle_labels
 from .check import shared_images as shared_images
+from .class_names import ClassNames as ClassNames
+from .class_names import find_class_names as find_class_names
 from .graph_images import checked_tensor as checked_tensor
 from .images import EXTENSIONS as EXTENSIONS
 from .images import count_pages as count_pages

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from keras_unet.data.class_names import CLASSES_FILE
 from keras_unet.data.images import EXTENSIONS, count_pages
 from keras_unet.errors import DataError, listed
 from keras_unet.remote_path import local_path
@@ -286,7 +287,7 @@ def _by_stem(
         if path in skip:
             continue
         if not is_image_name(path) or path.is_dir():
-            ignored.append(path)
+            ignored += [path] if path.name != CLASSES_FILE else []
             continue
         stem = stem_of(path)
         if _printable(path.name) != path.name:  # neither files nor terminals could hold it
@@ -349,7 +350,7 @@ def find_records(source: str | Path) -> Records | None:
     if any(map(is_image_name, files)):
         return None
     held = tuple(path for path in files if _holds_records(path))
-    others = [path.name for path in files if path not in held]
+    others = [path.name for path in files if path not in held and path.name != CLASSES_FILE]
     many = f"{len(others)} other {'file' if len(others) == 1 else 'files'}"
     notes = (f"{source}: {many} left out: {', '.join(others[:3])}",) if others else ()
     return Records(held, notes=notes) if held else None

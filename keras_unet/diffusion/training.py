@@ -23,6 +23,7 @@ from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import console_of, say
 from keras_unet.data.check import load_samples
+from keras_unet.data.class_names import find_class_names
 from keras_unet.data.pairs import natural_key
 from keras_unet.data.pipeline import tile_dataset, tile_entries, tile_requests
 from keras_unet.data.samples import Sample
@@ -150,6 +151,9 @@ def read_material(config: DiffusionConfig, console: Console) -> Material:
             masks = [condition_classes(sample) for sample in samples]
             count = len(OBJECTS) if labels.kind == "instances" else labels.num_classes
             given = data.class_names or (OBJECTS if labels.kind == "instances" else ())
+            if not given and (found := find_class_names(data.images, data.labels, count=count)):
+                say(f"{found}", console=console)
+                given = found.names
             classes = tuple(given) or tuple(f"class{k}" for k in range(count))
             if len(classes) != count:
                 raise ConfigError(f"data.class_names has {len(classes)} names; expected {count}")

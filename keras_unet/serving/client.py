@@ -19,10 +19,10 @@ from PIL import Image
 from keras_unet.data.images import ImageFile, count_pages
 from keras_unet.data.pairs import match_files
 from keras_unet.data.stored_pixels import NODATA
-from keras_unet.disk import replacing
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import tiles
 from keras_unet.inference.ownership import read_written, recorded, refuse_taken
+from keras_unet.pictures import save_mask
 from keras_unet.remote_path import local_path
 from keras_unet.serving.protocol.tensors import as_tensor, file_bytes
 from keras_unet.serving.transports import Grpc, Passing, connect
@@ -330,7 +330,8 @@ def segment_files(
 ) -> list[Path]:
     """Writes <output>/<name>_mask.png for each image; pages of a stack are numbered.
 
-    The server's `segment_bytes` does all of it, so the masks have the training labels' values.
+    The server's `segment_bytes` does all of it, so the masks have the training labels' values;
+    viewers show them in colours, see `keras_unet.pictures.save_mask`.
 
     Args:
         images: a PNG, JPEG or TIFF file, or a folder of them; 8 bits, or 16 bits grey.
@@ -378,8 +379,7 @@ def segment_files(
                     "knows nothing of; predict without --server"
                 )
             (mask,) = client.segment(model, [pixels])
-            with replacing(output / name) as beside:
-                Image.fromarray(mask).save(beside)
+            save_mask(output / name, mask)
             if progress is not None:
                 progress(done, len(jobs))
     return [output / name for name in names]

@@ -20,6 +20,7 @@ from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import say
 from keras_unet.data.check import DataReport, Loaded, load_samples, shared_images
+from keras_unet.data.class_names import find_class_names
 from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import (
@@ -105,7 +106,7 @@ def build(
         )
     keras.utils.set_random_seed(config.seed)
     training, validation, report, mapping = read_samples(task.source, console, loaded)
-    names = class_names(config, mapping)
+    names = _class_names(task.source, mapping, console)
     tile, size = tile_size(config, training)
     settings = preset_settings(config.augment, **config.augment_options)
     augment = Augment(settings, tile=tile, output=size)
@@ -207,6 +208,17 @@ def read_samples(
     require_classes(samples, held_out, mapping.values)
     say(f"{len(samples)} training and {len(held_out)} validation images", console=console)
     return samples, held_out, report, mapping
+
+
+def _class_names(config: TrainConfig, mapping: LabelMapping, console: Console) -> tuple[str, ...]:
+    """The names given, or those of a file beside the data, or made up."""
+    data = config.data
+    if data.class_names is None:
+        found = find_class_names(data.images, data.labels, count=mapping.num_classes)
+        if found is not None:
+            say(f"{found}", console=console)
+            return found.names
+    return class_names(config, mapping)
 
 
 def class_names(config: TrainConfig, mapping: LabelMapping) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class DataConfig(Section):
     label_ignore: int | None = Field(None, description="stored value of pixels that don't count")
     num_classes: int | None = Field(None, description="classes 0 … num_classes - 1")
     class_names: tuple[AnyText, ...] | None = Field(
-        None, description="for tables; background first"
+        None, description="background first; else those of a classes.txt beside the data"
     )
     normalization: AnyNormalization = Field(
         "image",

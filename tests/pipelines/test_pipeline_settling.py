@@ -37,6 +37,18 @@ def test_a_mask_is_settled_to_its_stored_values(tmp_path):
     assert "[0, 255]" in said[0] and "3 of the images" in said[0]
 
 
+def test_class_names_of_a_file_beside_the_data(tmp_path):
+    folder, said = write(tmp_path, 3, lambda labels: labels > 0), []
+    assert settle(folder).data.class_names is None
+    (folder / "classes.txt").write_text("background\nnucleus\n")
+    assert settle(folder, said=said).data.class_names == ("background", "nucleus")
+    assert f"(from {folder / 'classes.txt'})" in said[0]
+    assert settle(folder, 'data.class_names=["a","b"]').data.class_names == ("a", "b")
+    (folder / "classes.txt").write_text("nucleus\n")
+    with pytest.raises(DataError, match=r"classes\.txt: names 1 class "):
+        settle(folder)
+
+
 def test_settled_twice_is_the_same(tmp_path):
     once = settle(write(tmp_path, 3, lambda labels: labels > 0))
     said = []

@@ -113,8 +113,12 @@ def test_three_classes_rgb_and_added_losses(tmp_path):
     settings = ["model.filters=4", "model.depth=1", "steps=2", "steps_per_epoch=1", "augment=none"]
     settings += ["loss.dice=0.5", "loss.focal=0.5", f"output={tmp_path}", "model.padding=same"]
     config = load_config(None, settings, data={"images": tmp_path / "data"})
-    result = train(config, Console(file=io.StringIO()))
-    assert result.model.card.classes == ("background", "class1", "class2")
+    (tmp_path / "data" / "classes.txt").write_text("none\nred\nblue\n")
+    console = Console(file=io.StringIO(), width=1000)
+    result = train(config, console)
+    assert result.model.card.classes == ("none", "red", "blue")
+    said = f"class names: none, red, blue (from {tmp_path / 'data' / 'classes.txt'})"
+    assert console.file.getvalue().splitlines().count(said) == 1
     assert set(result.evaluation.total["iou"]) == set(result.model.card.classes)
     assert len(result.evaluation.images) == 1  # a fifth of three, at least one
 
@@ -159,10 +163,15 @@ def test_the_tile_covers_a_usual_image_up_to_the_papers(side, settings, expected
     assert tile_size(config, samples) == expected
 
 
-def test_class_names_must_fit(data):
+def test_class_names_must_fit_or_are_made_up(data):
     from keras_unet.data import LabelRule
 
     mapping = LabelRule().resolve([0, 1, 2])
+    assert class_names(TrainConfig(data={"images": "x"}), mapping) == (
+        "background",
+        "class1",
+        "class2",
+    )
     config = TrainConfig(data={"images": "x", "class_names": ["a", "b"]})
     with pytest.raises(ConfigError, match="2 names.*3 classes"):
         class_names(config, mapping)

@@ -5,7 +5,7 @@ OME-Zarr is version 0.4 on Zarr format 2, which all of its readers know; it need
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -48,6 +48,7 @@ class Sheet(NamedTuple):
         pixel_size: of the image.
         name: of the image.
         key: text that is the same whenever the content is.
+        classes: names of a mask's values, the background's first; None: no mask.
     """
 
     scratch: Scratch
@@ -58,6 +59,7 @@ class Sheet(NamedTuple):
     pixel_size: PixelSize | None
     name: str
     key: str
+    classes: Mapping[int, str] | None = None
 
     @property
     def uniform(self) -> bool:
@@ -99,10 +101,10 @@ def levels(size: tuple[int, int], smallest: int = 2048) -> int:
 
 
 def write_png(path: Path, sheet: Sheet) -> None:
-    """Writes a sheet of a single plane."""
-    from keras_unet.pictures import save_png
+    """Writes a sheet of a single plane: a mask, with colours for viewers; see `save_mask`."""
+    from keras_unet.pictures import save_mask
 
-    save_png(path, sheet.read(0, 0, slice(0, sheet.size[0])))
+    save_mask(path, sheet.read(0, 0, slice(0, sheet.size[0])), sheet.classes)
 
 
 TILE = 512  # pixels a side

@@ -22,7 +22,14 @@ from keras_unet.inference.files.state import Scratch, publish, synced_sizes, wri
 from keras_unet.inference.inputs import Source, missing_of, open_images
 from keras_unet.inference.objects.object_formats import OBJECT_FORMATS
 from keras_unet.inference.predictor import Band, quantized, to_classes
-from keras_unet.pictures import Entry, class_entries, overlay, save_png
+from keras_unet.pictures import (
+    Entry,
+    class_entries,
+    object_entries,
+    object_overlay,
+    overlay,
+    save_png,
+)
 
 _STRIP_BYTES = 1 << 26  # of an image, as much is read at a time for its overlay
 
@@ -202,6 +209,7 @@ def write_results(job: Job, common: Common, images: WindowedFile, planes: Planes
         pixel_size=images.pixel_size,
         name=job.stem,
         key=f"mask {job.identity.model_dump_json()}",
+        classes=dict(zip(values.tolist(), card.classes, strict=False)),
     )
     if planes.labels is not None:
         labels = _labels(job, common, planes.classes, planes.labels, mask)
@@ -216,6 +224,7 @@ def write_results(job: Job, common: Common, images: WindowedFile, planes: Planes
             values=None,
             channels=card.classes[-count:],
             key=f"probabilities {job.identity.model_dump_json()}",
+            classes=None,
         )
         _save(folder / names.pop(0), chances, MASK_FORMATS[kind.probabilities])
     if options.overlays:
@@ -250,6 +259,7 @@ def _labels(job: Job, common: Common, classes: Scratch, labels: Scratch, like: S
         dtype=dtype,
         values=None,
         key=f"labels {job.identity.model_dump_json()}",
+        classes=None,
     )
 
 
@@ -290,8 +300,7 @@ def preview(
     if planes.labels is not None:
         labels = planes.labels.read(page, 0, slice(0, h * step), step)[:, :w].astype(np.int32)
         count = int(planes.labels.read(page, 0, slice(0, height)).max(initial=0))
-        told = f"{count} object{'s' * (count != 1)}; colours only tell neighbours apart"
-        return overlay(image, labels), [Entry(None, told)]
+        return object_overlay(image, labels), object_entries(count)
     mask = planes.classes.read(page, 0, slice(0, h * step), step)[:, :w]
     return overlay(image, mask.astype(np.int32)), class_entries(mask, names)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from keras_unet.inference.ownership import (
     refuse_taken,
     require_own_names,
 )
-from keras_unet.pictures import Entry, class_color, save_png, to_rgb
+from keras_unet.pictures import NEIGHBOURS, Entry, object_colors, save_png, to_rgb
 from keras_unet.remote_path import local_path
 
 _SUMMARY = "summary.csv"
@@ -365,11 +365,10 @@ def _fractions(file: WindowedFile, page: int) -> np.ndarray:
 
 
 _SMALLEST_NUMBERED = 14  # pixels across in the picture: smaller objects get no number
-_BRIGHT = 5  # so many colours are bright enough for numbers on a dark image
 _BACKGROUND, _INSIDE = 16, 80  # grey values without an image
 LEGEND = (
     Entry(None, "one outline: one object, numbered as in the tables"),
-    Entry(None, "colours only tell neighbours apart"),
+    NEIGHBOURS,
 )
 
 
@@ -382,7 +381,7 @@ def object_picture(
     longest: int = 2048,
     enlarged: int = 1024,
 ) -> np.ndarray:
-    """Draws outlines in five colours in turn, so that touching objects are told apart.
+    """Draws outlines in the colours of `object_colors`, so that touching objects are told apart.
 
     Args:
         instances: [H, W]. outlines, table: of them, in equal order.
@@ -404,17 +403,20 @@ def object_picture(
     picture = Image.fromarray(pixels.repeat(times, axis=0).repeat(times, axis=1))
     scale = times / step
     draw = ImageDraw.Draw(picture)
+    colors = object_colors(instances)
     for outline in outlines:
-        color = _color(outline.label)
+        color = colors[outline.label]
         for polygon in outline.polygons:
             for ring in polygon:
                 points = (np.vstack([ring, ring[:1]]) * scale).ravel().tolist()
                 draw.line(points, fill=color, width=1 + (times > 2))
-    _write_numbers(draw, table, scale)
+    _write_numbers(draw, table, colors, scale)
     return np.asarray(picture)
 
 
-def _write_numbers(draw: ImageDraw.ImageDraw, table: Table, scale: float) -> None:
+def _write_numbers(
+    draw: ImageDraw.ImageDraw, table: Table, colors: Mapping[int, tuple[int, ...]], scale: float
+) -> None:
     across = table["equivalent_diameter_px"] * scale
     shown = np.flatnonzero(across >= _SMALLEST_NUMBERED)
     if not shown.size:
@@ -427,13 +429,9 @@ def _write_numbers(draw: ImageDraw.ImageDraw, table: Table, scale: float) -> Non
         draw.text(
             at,
             str(label),
-            fill=_color(label),
+            fill=colors[label],
             font=font,
             anchor="mm",
             stroke_width=1,
             stroke_fill=(0, 0, 0),
         )
-
-
-def _color(label: int) -> tuple[int, ...]:
-    return tuple(class_color(1 + label % _BRIGHT).tolist())

@@ -11,10 +11,11 @@ import tomli_w
 from pydantic import BaseModel, PositiveInt, TypeAdapter, ValidationError
 
 from keras_unet.data.check import Loaded, load_samples
+from keras_unet.data.class_names import find_class_names
 from keras_unet.data.label_rule import LabelKind
 from keras_unet.machine import Machine, this_machine
 from keras_unet.settings import flat, merged, nested, to_tree
-from keras_unet.training.config import TrainConfig, make_config, with_preset
+from keras_unet.training.config import DataConfig, TrainConfig, make_config, with_preset
 from keras_unet.training.planning.data_facts import DataFacts, data_facts, missed
 from keras_unet.training.planning.rules import Choice, Rules
 from keras_unet.training.splits import divide, require_classes
@@ -99,10 +100,17 @@ def plan_tree(
     facts = data_facts(samples, report.summary, report.mapping.kind)
     machine = machine or this_machine(checked.devices)
     rules = Rules(facts, machine, given, lambda side: missed(samples, side))
-    choices = tuple(rules.all())
+    choices = (*_named(given, data, report.mapping.num_classes), *rules.all())
     chosen = nested({choice.key: choice.value for choice in choices})
     config = make_config(merged(chosen, tree), "plan")
     return Plan(config, choices, facts, machine, Loaded(samples, report))
+
+
+def _named(given: Mapping[str, Any], data: DataConfig, count: int) -> list[Choice]:
+    """The class names of a file beside the data, if it is there and none are given."""
+    key = "data.class_names"
+    found = None if key in given else find_class_names(data.images, data.labels, count=count)
+    return [] if found is None else [Choice(key, [*found.names], f"from {found.path} [data]")]
 
 
 def _given(tree: Mapping[str, Any], checked: TrainConfig) -> dict[str, Any]:

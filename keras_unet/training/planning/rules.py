@@ -2,7 +2,7 @@
 
 A reason ends with what it rests on: [measured], compared with its contrary on real data;
 [run: …], a setting of a run of docs/results.md, not compared one by one; [paper]; [arithmetic];
-or [judgement], which nobody has measured here.
+[data], said by a file of the data set; or [judgement], which nobody has measured here.
 """
 
 from __future__ import annotations

@@ -367,3 +367,45 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path, models):
     notes = [text for text in said if text.startswith("note: ")]
     assert "in: 1 other entry left out: loose.png" in notes[0] and len(notes) == 2
     assert "4 other entries left out: c3.bmp, c4.webp, deep (a folder, 1 image inside)" in notes[1]
+
+
+def test_a_mask_of_classes_is_shown_in_colours_and_read_as_its_values(models, tmp_path):
+    """Written as a palette; `objects`, the check before a run and the pipeline read its numbers."""
+    from keras_unet.data import LabelRule, load_samples
+    from keras_unet.inference import class_pages
+    from keras_unet.inference.objects.finding import make_settings
+    from keras_unet.inference.objects.mask_objects import objects_from_masks
+
+    for name in "ab":
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(picture(70, 90, seed=ord(name))).save(tmp_path / "in" / f"{name}.png")
+    predict_files(models[1, 3], tmp_path / "in", tmp_path / "out", tile=TILE)
+    chances = expected(models[1, 3], read_image(tmp_path / "in" / "a.png"))
+    mask = tmp_path / "out" / "a_mask.png"
+    with Image.open(mask) as file:
+        assert file.mode == "P" and np.ptp(np.asarray(file.convert("RGB")), axis=-1).any()
+        np.testing.assert_array_equal(np.asarray(file), chances.argmax(-1))
+        assert file.info["Classes"].splitlines()[1] == "1 cell #e69f00"
+    (page,) = class_pages(mask)
+    np.testing.assert_array_equal(page, chances.argmax(-1))
+    predict_files(models[1, 3], tmp_path / "in", tmp_path / "again", tile=TILE)
+    assert (tmp_path / "again" / "a_mask.png").read_bytes() == mask.read_bytes()
+
+    found = objects_from_masks(tmp_path / "out", tmp_path / "o", settings=make_settings())
+    grey = tmp_path / "grey" / "a_mask.png"
+    grey.parent.mkdir()
+    for name in "ab":
+        values = np.asarray(Image.open(tmp_path / "out" / f"{name}_mask.png"))
+        Image.fromarray(values).save(grey.with_name(f"{name}_mask.png"))
+    same = objects_from_masks(grey.parent, tmp_path / "p", settings=make_settings())
+    assert (found.objects, found.diameter_px) == (same.objects, same.diameter_px)
+
+    (tmp_path / "set" / "labels").mkdir(parents=True)
+    shutil.copytree(tmp_path / "in", tmp_path / "set" / "images")
+    for name in "ab":
+        shutil.copy(
+            tmp_path / "out" / f"{name}_mask.png", tmp_path / "set" / "labels" / f"{name}.png"
+        )
+    samples, report = load_samples(tmp_path / "set", rule=LabelRule(num_classes=3))
+    np.testing.assert_array_equal(samples[0].classes, chances.argmax(-1))
+    assert not [note for note in report.notes if "palette" in note]

@@ -16,6 +16,7 @@ from keras_unet.inference import predict, predict_files, to_instances
 from keras_unet.inference.files import mask_formats
 from keras_unet.inference.objects.mask_objects import objects_from_masks
 from keras_unet.models import Decoding, ModelCard, TrainedModel, build_unet, save_model
+from keras_unet.pictures import object_overlay, without_legend
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,11 @@ def test_labels_and_overlay_are_the_answer(model, cells, tmp_path):
     found = np.asarray(Image.open(tmp_path / "out" / "cells_labels.png"))
     assert found.dtype == np.uint16 and found.max() > 5
     assert np.array_equal(found, segment(model, image))
+    with Image.open(tmp_path / "out" / "cells_labels.png") as file:
+        assert "Classes" not in file.info  # numbers of objects are no classes
+    with Image.open(tmp_path / "out" / "cells_overlay.png") as file:
+        drawn = np.asarray(without_legend(file))
+    assert np.array_equal(drawn, object_overlay(image, found))
     assert any(line.startswith("Objects: threshold") for line in said)
     assert predict_files(model, folder, tmp_path / "out").skipped
 

@@ -220,6 +220,13 @@ def test_a_picture_shows_outlines_and_numbers():
     assert not colored[:, 14:19].any() and not colored[13:, :19].any()
 
 
+def test_touching_objects_have_outlines_of_two_colours():
+    labels = np.zeros((20, 40), np.int32)
+    labels[5:15, 5:20], labels[5:15, 20:35] = 1, 7  # of one colour if taken in turn
+    picture = object_picture(labels, list(outlines(labels)), measure(labels), enlarged=40)
+    assert not np.array_equal(picture[10, 5], picture[10, 35])
+
+
 def test_a_zarr_mask(tmp_path):
     zarr = pytest.importorskip("zarr")
     mask = blobs(5)

@@ -508,7 +508,9 @@ def test_files_are_segmented_on_a_server(client, server, tmp_path):
     assert len(said) == 1 and "1 other entry left out: notes.txt" in said[0]
     names = ["a_mask.png", "stack_0000_mask.png", "stack_0001_mask.png"]
     assert [file.name for file in written] == names
-    np.testing.assert_array_equal(np.asarray(Image.open(written[2])), 254 - IMAGE)
+    with Image.open(written[2]) as mask:
+        assert mask.mode == "P"  # viewers show colours
+        np.testing.assert_array_equal(np.asarray(mask), 254 - IMAGE)
     typed = ["predict", "toy", str(tmp_path / "in"), "--output", str(tmp_path / "typed")]
     (tmp_path / "token").write_text("a long token\n")
     typed += ["--server", f"grpc://{server.grpc_address}", "--token-file", str(tmp_path / "token")]
