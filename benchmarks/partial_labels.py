@@ -1,10 +1,10 @@
 """Few strokes or one box an image against full labels: `python benchmarks/partial_labels.py DATA`.
 
 DATA holds `train/`, `val/` and more folders with `images/` and instance `labels/`, as
-`dsb2018_fluo`. Strokes are drawn at random, 3 px wide: one in every second nucleus, and lines across
-the background. A box is a square of full labels at a random place. Everything else is ignored. Each
-variant trains the same network on the same number of tiles; scored is the foreground, and objects
-after `--split distance --min-size 20`.
+`dsb2018_fluo`. Strokes are drawn at random, 3 px wide: one in every second nucleus, and lines
+across the background. A box is a square of full labels at a random place. Everything else is
+ignored. Each variant trains the same network on the same number of tiles; scored is the foreground,
+and objects after `--split neck --min-size 20`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def trained(
             run.model,
             data / name,
             rule=LabelRule(kind="instances"),
-            settings={"split": "distance", "min_size": 20, "resamples": 0},
+            settings={"split": "neck", "min_size": 20, "resamples": 0},
         ).total
         found[f"{name} IoU"] = round(scores["iou"]["foreground"], 4)
         found[f"{name} F1"] = round(scores["objects"]["f1"], 4)

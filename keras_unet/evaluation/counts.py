@@ -166,13 +166,12 @@ def _objects(
         inside, found = true == number, predicted == number
     else:
         raise ConfigError(f"object_class is {object_class!r}; expected one of {', '.join(classes)}")
-    ignored = true < 0
     if sample.missing is not None:  # there is nothing, as outside of the image
-        found, ignored = found & ~sample.missing, ignored & ~sample.missing
+        found = found & ~sample.missing
     true_objects = to_instances(inside) if sample.instances is None else sample.instances
     proposed = to_instances(found, **_COMPONENTS.changed(settings.finding).arguments)
-    if ignored.any():
-        true_objects, proposed = judged(true_objects, proposed, ignored)
+    if sample.ignored.any():
+        true_objects, proposed = judged(true_objects, proposed, sample.ignored)
     return object_counts(true_objects, proposed)
 
 
