@@ -49,6 +49,13 @@ def uniform(bits: Tensor) -> Tensor:
     return tf.cast(tf.cast(high, tf.int32), tf.float32) * 2.0**-24
 
 
+def below(number: Tensor, count: Any) -> Tensor:
+    """A `uniform` number as an int32 in 0 … count - 1."""
+    count = tf.cast(count, tf.int32)
+    scaled = tf.floor(number * tf.cast(count, tf.float32))
+    return tf.minimum(tf.cast(scaled, tf.int32), count - 1)  # a product may be rounded up
+
+
 def normal(numbers: tuple[Tensor, Tensor]) -> Tensor:
     """float32 standard normal values (Box-Muller) from two `uniform` tensors of any one shape."""
     radius = tf.sqrt(-2.0 * tf.math.log(numbers[0] + 2.0**-25))

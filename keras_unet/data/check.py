@@ -223,7 +223,7 @@ def _object_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
     if mapping.kind != "instances" or mapping.split:
         return []
     numbers = sum(len(set(raw.values) - {0, mapping.ignore}) for raw in raws)
-    regions = sum(map(regions_of, raws))
+    regions = sum(regions_of(raw, mapping.ignore) for raw in raws)
     if regions <= 1.5 * numbers:
         return []
     return [
@@ -548,14 +548,19 @@ def _like_objects(labelled: Sequence[RawPair], mapping: LabelMapping, rule: Labe
         return False
     if not 3 <= mapping.num_classes <= MOST_UNSTATED:
         return False
+    if any(rule.ignore in raw.values for raw in labelled):  # a stroke a class is no object
+        return False
     return all(regions_of(raw) <= len(set(raw.values) - {0}) for raw in labelled)
 
 
-def regions_of(raw: RawPair) -> int:
-    """How many regions the labels of a pair have; 0 without labels."""
+def regions_of(raw: RawPair, ignore: int | None = None) -> int:
+    """How many regions the labels of a pair have, those of the value `ignore` apart; 0 without."""
     if raw.regions is not None:
         return raw.regions
-    return 0 if raw.labels is None else count_regions(raw.labels)
+    if raw.labels is None:
+        return 0
+    ignored = ignore is not None and ignore in raw.values
+    return count_regions(np.where(raw.labels == ignore, 0, raw.labels) if ignored else raw.labels)
 
 
 def count_regions(labels: np.ndarray) -> int:

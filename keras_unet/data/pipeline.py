@@ -13,11 +13,17 @@ import tensorflow as tf
 
 from keras_unet import geometry
 from keras_unet.augment import Augment, sample_seeds
-from keras_unet.augment.draws import sample_bits, uniform
+from keras_unet.augment.draws import below, sample_bits, uniform
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.data.check import load_samples
 from keras_unet.data.label_rule import LabelRule
 from keras_unet.data.normalization import Normalization, NormalizationMethod
+from keras_unet.data.partial_labels import (
+    LabelledPlaces,
+    known_components,
+    nearest_class,
+    places_of_tiles,
+)
 from keras_unet.data.samples import Sample
 from keras_unet.data.stored_pixels import filled
 from keras_unet.disk import replacing
@@ -82,6 +88,7 @@ def load_dataset(
         class_weights=class_weights,
         separation=separation,
     )
+    made, places = for_partial_labels(samples, made, output)
     if isinstance(augment, str):
         drawn = Augment.from_preset(augment, tile=tile, output=output)
     elif (config := augment.get_config())["tile"] is None:
@@ -89,8 +96,8 @@ def load_dataset(
     else:
         drawn = augment
     bank = fill_bank(samples, made, normalization)
-    entries = tile_entries([s.image.shape[:2] for s in samples], output)
-    return tile_dataset(bank, drawn, entries, batch_size=batch_size, seed=seed)
+    entries = tile_entries([s.image.shape[:2] for s in samples], output, places)
+    return tile_dataset(bank, drawn, entries, batch_size=batch_size, seed=seed, places=places)
 
 
 def fitted(method: NormalizationMethod, samples: Sequence[Sample]) -> Normalization:
@@ -101,7 +108,10 @@ def fitted(method: NormalizationMethod, samples: Sequence[Sample]) -> Normalizat
 
 
 class Target(NamedTuple):
-    """Class of each pixel [H, W], unsigned, and its weight [H, W] float32; 0 where ignored."""
+    """Class of each pixel [H, W], unsigned, and its weight [H, W] float32.
+
+    An ignored pixel has the weight 0, and some class, see `nearest_class`.
+    """
 
     classes: np.ndarray
     weight: np.ndarray
@@ -144,8 +154,36 @@ def targets(
         if w0 > 0:
             weight = weight + np.float32(w0) * _border(sample, classes, sigma, separation, cache)
         weight = np.where(classes < 0, 0.0, weight).astype(np.float32)
-        found.append(Target(np.maximum(classes, 0).astype(kind), weight))
+        found.append(Target(nearest_class(classes).astype(kind), weight))
     return found
+
+
+def for_partial_labels(
+    samples: Sequence[Sample], made: Sequence[Target], output: int
+) -> tuple[list[Target], LabelledPlaces | None]:
+    """Where labels are few: weights that make up for it, and where tiles are to be drawn.
+
+    Losses are means over all pixels of a tile. Divided by the share of labelled ones in the tiles,
+    the weights have the mean over labelled pixels that they have where all are; so the border term
+    and the losses that are added keep their proportion.
+
+    Args:
+        samples: of the training set. made: their targets.
+        output: pixels a side of a tile's output.
+
+    Returns:
+        The targets, as they are where every pixel counts, and places for `tile_requests`; None:
+        anywhere.
+    """
+    labelled = [s.classes >= 0 for s in samples if s.classes is not None]
+    places = places_of_tiles(labelled, output)
+    if places is not None:
+        share = places.share
+    else:
+        share = sum(map(np.count_nonzero, labelled)) / sum(mask.size for mask in labelled)
+    if share in (0.0, 1.0):
+        return list(made), places
+    return [t._replace(weight=t.weight / np.float32(share)) for t in made], places
 
 
 def scored_classes(sample: Sample, separation: int) -> np.ndarray:
@@ -182,8 +220,11 @@ def _border(
 
 def _cells(sample: Sample, classes: np.ndarray) -> np.ndarray:
     """What `border_weights` takes, of the classes after separation."""
-    cells = classes > 0
-    return cells if sample.instances is None else np.where(cells, sample.instances, 0)
+    if sample.instances is not None:
+        return np.where(classes > 0, sample.instances, 0)
+    if sample.missing is not None:  # as outside of the image, where nothing is connected
+        classes = np.where(sample.missing, 0, classes)
+    return known_components(classes) if (classes < 0).any() else classes > 0
 
 
 def _separated(sample: Sample, width: int) -> np.ndarray:
@@ -280,10 +321,10 @@ class ForegroundPixels(NamedTuple):
             index int32 [batch], and centre int32 [batch, 2], (-1, -1) where nothing is changed.
         """
         first, second = (uniform(bits) for bits in sample_bits(seeds, STREAM, 2))
-        kind = tf.gather(self.classes, _below(first[:, 0], len(self.classes)))
-        pair = kind[:, 0] + _below(first[:, 1], kind[:, 1])
+        kind = tf.gather(self.classes, below(first[:, 0], len(self.classes)))
+        pair = kind[:, 0] + below(first[:, 1], kind[:, 1])
         place = tf.gather(self.pairs, pair)
-        pixel = place[:, 0] + _below(second[:, 0], place[:, 1])
+        pixel = place[:, 0] + below(second[:, 0], place[:, 1])
         chosen = second[:, 1] < self.share
         centre = tf.where(chosen[:, None], tf.gather(self.pixels, pixel), -1)
         return tf.where(chosen, tf.gather(self.images, pair), tf.cast(index, tf.int32)), centre
@@ -326,16 +367,17 @@ def foreground_pixels(
     )
 
 
-def _below(number: Tensor, count: Any) -> Tensor:
-    """A uniform number in [0, 1) as an int32 in 0 … count - 1."""
-    count = tf.cast(count, tf.int32)
-    scaled = tf.floor(number * tf.cast(count, tf.float32))
-    return tf.minimum(tf.cast(scaled, tf.int32), count - 1)  # a product may be rounded up
+def tile_entries(
+    sizes: Sequence[tuple[int, int]], output: int, places: LabelledPlaces | None = None
+) -> np.ndarray:
+    """Which image each tile of an epoch is drawn from: one per output tile that it has room for.
 
-
-def tile_entries(sizes: Sequence[tuple[int, int]], output: int) -> np.ndarray:
-    """Which image each tile of an epoch is drawn from: one per output tile that it has room for."""
-    counts = [max(1, round(h * w / output**2)) for h, w in sizes]
+    With `places`, per output tile that its labels have room for, and none without labels.
+    """
+    if places is None:
+        counts = [max(1, round(h * w / output**2)) for h, w in sizes]
+    else:
+        counts = [max(int(area > 0), round(area / output**2)) for area in places.areas.tolist()]
     return np.repeat(np.arange(len(sizes), dtype=np.int32), counts)
 
 
@@ -346,15 +388,17 @@ def tile_requests(
     seed: int,
     start: int = 0,
     foreground: ForegroundPixels | None = None,
+    places: LabelledPlaces | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Endless batches of (index int32 [B], seeds int32 [B, 2]): which tiles to draw, in order.
 
     Every image of `entries` comes once an epoch, shuffled. A request depends on (seed, epoch,
-    place in the epoch) alone, not on threads or restarts. With `foreground`, there is a third part,
-    centre int32 [B, 2], and a share of the requests is centred on a pixel of a drawn class.
-    `start` is the first batch's number: a resumed run goes on where it was. `part` (i, n) gives the
-    i-th of n equal parts of each batch, for the i-th of n machines.
+    place in the epoch) alone, not on threads or restarts. With `foreground` or `places`, there is a
+    third part, centre int32 [B, 2]: requests are centred on labelled places, and a share of them on
+    a pixel of a drawn class, of whichever image. `start` is the first batch's number: a resumed run
+    goes on where it was. `part` (i, n) gives the i-th of n equal parts of each batch, for the i-th
+    of n machines.
     """
     count, rows = len(entries), batch_size // part[1]
     table = tf.constant(entries)
@@ -370,9 +414,12 @@ def tile_requests(
         )
         seeds = sample_seeds(seed, tf.cast(epoch, tf.int32), tf.cast(place, tf.int32))
         index = tf.gather(table, order)
-        if foreground is None:
+        if foreground is None and places is None:
             return index, seeds
-        index, centre = foreground.choose(index, seeds)
+        centre = tf.fill([rows, 2], -1) if places is None else places.choose(index, seeds)
+        if foreground is not None:
+            index, chosen = foreground.choose(index, seeds)
+            centre = tf.where(chosen < 0, centre, chosen)
         return index, seeds, centre
 
     first = start * batch_size + part[0] * rows
@@ -388,6 +435,7 @@ def tile_dataset(
     seed: int,
     start: int = 0,
     foreground: ForegroundPixels | None = None,
+    places: LabelledPlaces | None = None,
     part: tuple[int, int] = (0, 1),
     parallel: int = 2,
 ) -> tf.data.Dataset:
@@ -401,6 +449,12 @@ def tile_dataset(
         return augment.sample(bank, index, seeds, centre=centre)
 
     requests = tile_requests(
-        entries, batch_size=batch_size, seed=seed, start=start, foreground=foreground, part=part
+        entries,
+        batch_size=batch_size,
+        seed=seed,
+        start=start,
+        foreground=foreground,
+        places=places,
+        part=part,
     )
     return requests.map(draw, num_parallel_calls=parallel, deterministic=True).prefetch(2)

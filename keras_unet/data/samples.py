@@ -55,6 +55,14 @@ class Sample:
         """[H, W, C]: `image`, or float32 with NaN in pixels that were never measured."""
         return as_nan(self.image, self.missing)
 
+    @property
+    def ignored(self) -> np.ndarray:
+        """bool [H, W]: pixels that were measured, but do not count."""
+        if self.classes is None:
+            raise DataError(f"{self.name}: has no labels")
+        ignored = self.classes < 0
+        return ignored if self.missing is None else ignored & ~self.missing
+
 
 @dataclass(frozen=True, eq=False)
 class RawPair:

@@ -39,6 +39,8 @@ def image_counts(
     Args:
         sample: with labels. Its objects are its `instances`, or, where it has none, components of
             its classes; predicted objects are found as the settings say, components by default.
+            Where pixels do not count, those are scored that the labels can tell right or wrong, see
+            `instances.judged`.
         truth: its `scored_classes`: int [H, W], −1 where a pixel does not count.
         probabilities: float [H, W, K], K ≥ 2.
         classes: K names.
@@ -150,7 +152,7 @@ def _objects(
     classes: Sequence[str],
     settings: ScoreSettings,
 ) -> np.ndarray:
-    from keras_unet.evaluation.instances import object_counts
+    from keras_unet.evaluation.instances import judged, object_counts
     from keras_unet.inference.objects.finding import to_instances
 
     true, object_class = sample.classes, settings.object_class
@@ -164,9 +166,12 @@ def _objects(
         inside, found = true == number, predicted == number
     else:
         raise ConfigError(f"object_class is {object_class!r}; expected one of {', '.join(classes)}")
-    found = found & (true >= 0)  # pixels that do not count belong to no object
+    if sample.missing is not None:  # there is nothing, as outside of the image
+        found = found & ~sample.missing
     true_objects = to_instances(inside) if sample.instances is None else sample.instances
     proposed = to_instances(found, **_COMPONENTS.changed(settings.finding).arguments)
+    if sample.ignored.any():
+        true_objects, proposed = judged(true_objects, proposed, sample.ignored)
     return object_counts(true_objects, proposed)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_unet.data.samples import Sample
-from keras_unet.evaluation.instances import COUNTS, object_counts, rates
+from keras_unet.evaluation.instances import COUNTS, judged, object_counts, rates
 from keras_unet.inference.objects.finding import to_instances
 from keras_unet.models.decoding import Decoding
 
@@ -75,7 +75,7 @@ def fit_decoding(
     shown = _parts([s for s in samples if s.instances is not None])
     if sizes.diameter is None or len(shown) < LEAST_IMAGES:
         return guess
-    table = _Table([(_foreground(predict, image), truth) for image, truth in shown])
+    table = _Table([_Shown(_foreground(predict, image), *labels) for image, *labels in shown])
     best = guess
     smallest = sorted({*(sizes.quantile(q) for q in _SMALL), 0, guess.min_size})
     splits: list[dict[str, Any]] = [{"split": "none"}]
@@ -91,8 +91,8 @@ def fit_decoding(
     return best.changed({"fitted_on": f"{len(shown)} training images"})
 
 
-def _parts(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Evenly chosen images with objects and their instances; of large ones, the middle."""
+def _parts(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Evenly chosen images with objects, their instances and ignored pixels; or the middles."""
     held = [s for s in samples if s.instances is not None and s.instances.any()]
     chosen = np.unique(np.linspace(0, len(held) - 1, min(IMAGES, len(held))).round().astype(int))
     most = PIXELS / max(len(chosen), 1)
@@ -104,8 +104,21 @@ def _parts(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray]]:
             slice((n - max(1, int(n * share))) // 2, (n + max(1, int(n * share))) // 2)
             for n in sample.instances.shape
         )
-        found.append((sample.measured[cut], sample.instances[cut]))
+        found.append((sample.measured[cut], sample.instances[cut], sample.ignored[cut]))
     return found
+
+
+class _Shown(NamedTuple):
+    """Probabilities of the foreground, true objects and ignored pixels of an image, [H, W]."""
+
+    foreground: np.ndarray
+    truth: np.ndarray
+    ignored: np.ndarray
+
+    def counts(self, found: np.ndarray) -> np.ndarray:
+        if self.ignored.any():
+            return object_counts(*judged(self.truth, found, self.ignored))
+        return object_counts(self.truth, found)
 
 
 def _foreground(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
@@ -118,7 +131,7 @@ class _Table:
     Least sizes are cheap: objects are found once for all of them.
     """
 
-    def __init__(self, images: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, images: Sequence[_Shown]) -> None:
         self._images = images
         self._found: dict[Decoding, list[np.ndarray]] = {}
         self._counts: dict[Decoding, np.ndarray] = {}
@@ -131,11 +144,13 @@ class _Table:
             whole = decoding.changed({"min_size": 0})
             if whole not in self._found:
                 arguments = whole.arguments
-                self._found[whole] = [to_instances(p, **arguments) for p, _ in self._images]
+                self._found[whole] = [
+                    to_instances(one.foreground, **arguments) for one in self._images
+                ]
             self._counts[decoding] = np.stack(
                 [
-                    object_counts(truth, _without_small(found, decoding.min_size))
-                    for found, (_, truth) in zip(self._found[whole], self._images, strict=True)
+                    one.counts(_without_small(found, decoding.min_size))
+                    for found, one in zip(self._found[whole], self._images, strict=True)
                 ]
             )
         return self._counts[decoding]

@@ -156,6 +156,43 @@ def object_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     )
 
 
+def judged(
+    truth: np.ndarray, predicted: np.ndarray, ignored: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The objects of a partly labelled image that the labels can tell right or wrong.
+
+    Ignored pixels belong to no object, as if the image ended there: what is left of a true and of a
+    predicted object is compared. A predicted object of which more than half lies in ignored pixels
+    is left out, unless it matches a true one (IoU above 0.5) in the others: it may be right
+    (the rule for void pixels of Kirillov et al. 2019, section 4.1). With it goes the true object of
+    whose pixels it has more than half, if it has that of one alone: the labels show the edge of it.
+
+    Args:
+        truth, predicted: integer labels of one shape, 0 = background; predicted ones found in the
+            whole image.
+        ignored: bool of this shape.
+
+    Returns:
+        truth and predicted without ignored pixels and without the objects that are left out.
+    """
+    truth, shown = np.where(ignored, 0, truth), np.where(ignored, 0, predicted)
+    found = overlaps(truth, shown)
+    matched = found.predicted_labels[found.predicted_index[2 * found.shared > found.union]]
+    names, sizes = np.unique(predicted[predicted != 0], return_counts=True)
+    place = np.searchsorted(names, found.predicted_labels)
+    visible = np.zeros(len(names), np.int64)
+    visible[place] = found.predicted_sizes
+    unsure = np.setdiff1d(names[2 * visible < sizes], matched)
+    covering = 2 * found.shared > found.truth_sizes[found.truth_index]
+    by, of = found.predicted_index[covering], found.truth_index[covering]
+    alone = np.bincount(by, minlength=1)[by] == 1
+    edges = found.truth_labels[of[alone & np.isin(found.predicted_labels[by], unsure)]]
+    return (
+        np.where(np.isin(truth, edges), 0, truth),
+        np.where(np.isin(shown, unsure), 0, shown),
+    )
+
+
 def match_objects(truth: np.ndarray, predicted: np.ndarray, iou: float = 0.5) -> Matches:
     """Pairs each true object with at most one predicted one, at an IoU above `iou`.
 

@@ -23,11 +23,13 @@ from keras_unet.data.check import DataReport, Loaded, load_samples, shared_image
 from keras_unet.data.class_names import find_class_names
 from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
+from keras_unet.data.partial_labels import LabelledPlaces
 from keras_unet.data.pipeline import (
     ForegroundPixels,
     Target,
     fill_bank,
     fitted,
+    for_partial_labels,
     foreground_pixels,
     targets,
     tile_dataset,
@@ -123,11 +125,14 @@ def build(
         separation=loss.separation,
         cache=output / run_layout.WEIGHT_MAPS,
     )
+    made, places = for_partial_labels(training, made, size)
+    if places is not None:
+        say(places.describe(), console=console)
     bank = fill_bank(training, made, normalization)
-    entries = tile_entries([s.image.shape[:2] for s in training], size)
+    entries = tile_entries([s.image.shape[:2] for s in training], size, places)
     network = build_network(config, training[0].image.shape[-1], len(names), task.policy)
     centres = foreground_centres(config, made)
-    ready = trainable(config, network, bank, augment, entries, centres, cluster)
+    ready = trainable(config, network, bank, augment, entries, centres, places, cluster)
     average = None
     if config.ema_decay:
         average = WeightAverage(network, ready.model.optimizer, config.ema_decay)
@@ -272,6 +277,7 @@ def trainable(
     augment: Augment,
     entries: np.ndarray,
     foreground: ForegroundPixels | None = None,
+    places: LabelledPlaces | None = None,
     cluster: Cluster | None = None,
 ) -> Trainable:
     """What trains a network; `data` and `requests` take the number of their first batch."""
@@ -291,7 +297,7 @@ def trainable(
             return x, (y,) * count, (w,) * count
 
     options: dict[str, Any] = {"batch_size": config.batch_size, "seed": config.seed}
-    options["foreground"] = foreground
+    options |= {"foreground": foreground, "places": places}
 
     def requests(start: int, part: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
         return tile_requests(entries, **options, start=start, part=part)
@@ -339,7 +345,8 @@ def foreground_centres(config: TrainConfig, made: Sequence[Target]) -> Foregroun
     """Where tiles are centred that `oversample` asks for."""
     if not config.oversample:
         return None
-    return foreground_pixels([t.classes for t in made], config.oversample, config.seed)
+    labelled = [np.where(t.weight > 0, t.classes, 0) for t in made]
+    return foreground_pixels(labelled, config.oversample, config.seed)
 
 
 def make_optimizer(config: TrainConfig, policy: str) -> keras.optimizers.Optimizer:

@@ -137,8 +137,27 @@ def test_ignored_pixels_count_nowhere():
     other[:20] = other[:20, :, ::-1]  # another prediction there
     again = image_counts(sample, ignored, other, NAMES[:2], settings)
     for name, block in left_out.items():
-        np.testing.assert_array_equal(block, again[name])
+        if name != "objects":  # what an object is may depend on its other half, see `judged`
+            np.testing.assert_array_equal(block, again[name])
     assert left_out["confusion"].sum() == truth[20:].size
+
+
+def test_objects_that_the_labels_cannot_judge_are_not_false():
+    truth = np.zeros((40, 60), np.int32)
+    truth[5:15, 5:15] = 1
+    truth[:, 40:] = -1
+    given = np.zeros((40, 60, 2), np.float32)
+    given[5:15, 5:15, 1] = given[5:15, 45:55, 1] = given[25:35, 36:50, 1] = 1
+    given[..., 0] = 1 - given[..., 1]
+    image = np.zeros((40, 60, 1), np.uint8)
+    settings = ScoreSettings(objects=True)
+
+    def scored(sample):
+        return score(image_counts(sample, truth, given, NAMES[:2], settings), NAMES[:2])["objects"]
+
+    assert scored(Sample("a", image, truth))["f1"] == 1
+    missing = truth < 0  # never measured: what is found beside it is as at the image's edge
+    assert scored(Sample("a", image, truth, missing=missing))["false_positives"] == 1
 
 
 def test_nothing_of_a_class_is_undefined_and_something_wrong_is_zero():

@@ -13,6 +13,7 @@ from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.instances import (
     COUNTS,
     IOU_THRESHOLDS,
+    judged,
     match_objects,
     object_counts,
     object_scores,
@@ -195,3 +196,45 @@ def test_huge_labels_cost_no_memory():
     found = match_objects(truth, full)
     assert found.truth.tolist() == found.predicted.tolist() == [2**40, 2**62]
     assert object_scores(truth, full)["false_positives"] == 1
+
+
+def boxes(*places, size=(40, 60)):
+    """Numbered boxes (top, left, bottom, right)."""
+    labels = np.zeros(size, np.int32)
+    for number, (top, left, bottom, right) in enumerate(places, start=1):
+        labels[top:bottom, left:right] = number
+    return labels
+
+
+IGNORED = np.zeros((40, 60), bool)
+IGNORED[:, 40:] = True
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "counted"),
+    [
+        # (true, predicted, hits) that are left
+        ([], [(5, 45, 15, 55)], (0, 0, 0)),  # in the ignored part
+        ([], [(5, 36, 15, 50)], (0, 0, 0)),  # mostly
+        ([], [(5, 28, 15, 45)], (0, 1, 0)),  # mostly where there is background: false
+        ([(5, 30, 15, 40)], [(5, 30, 15, 58)], (1, 1, 1)),  # right as far as is known
+        ([(5, 38, 15, 40)], [(5, 34, 15, 58)], (0, 0, 0)),  # the edge of something
+        ([(5, 38, 15, 40)], [], (1, 0, 0)),
+        ([(5, 5, 15, 15)], [(5, 45, 15, 55)], (1, 0, 0)),  # missed
+        # two run together, and with what is not known: both are missed
+        ([(5, 30, 15, 38), (20, 30, 30, 38)], [(5, 30, 30, 60)], (2, 0, 0)),
+    ],
+)
+def test_objects_beside_ignored_pixels(truth, predicted, counted):
+    found = judged(boxes(*truth), boxes(*predicted), IGNORED)
+    assert not any(labels[IGNORED].any() for labels in found)
+    counts = dict(zip(COUNTS, object_counts(*found), strict=True))
+    hits = counts["true_positives_0.5"]
+    assert (counts["truth"], counts["predicted"], hits) == counted
+
+
+def test_without_ignored_pixels_all_objects_are_judged():
+    truth, predicted = boxes((5, 5, 15, 15)), boxes((5, 5, 15, 30), (20, 20, 30, 50))
+    found = judged(truth, predicted, np.zeros((40, 60), bool))
+    np.testing.assert_array_equal(found[0], truth)
+    np.testing.assert_array_equal(found[1], predicted)

@@ -91,6 +91,31 @@ def test_windows_without_a_class_are_counted():
     assert missed(samples, 40) == 0.0
 
 
+def test_windows_lie_where_labels_are():
+    classes = np.full((200, 200), -1, np.int32)
+    classes[10:14, 10:14], classes[180:184, 180:184] = 0, 1
+    samples = [Sample("a", np.zeros((200, 200, 1), np.uint8), classes)]
+    assert missed(samples, 40) == pytest.approx(0.5, abs=0.08)  # anywhere, it would be 0.9
+
+
+def test_strokes_are_no_objects():
+    classes = np.full((80, 80), -1, np.int32)
+    classes[10:13, 10:40], classes[40:43, 10:40] = 1, 0
+    classes[50:70, 50:70] = 0
+    classes[55:65, 55:65] = 1  # this one is labelled around
+
+    class Summary:
+        class_fractions = (0.9, 0.1)
+
+    image = np.zeros((80, 80, 1), np.uint8)
+    facts = data_facts([Sample("a", image, classes)], Summary, "semantic")
+    assert facts.objects == 1
+    assert facts.diameter == pytest.approx(2 * 10 / np.sqrt(np.pi), abs=0.1)
+    instances = np.where(classes > 0, 7, 0)  # numbers of objects say that they are
+    facts = data_facts([Sample("a", image, classes, instances)], Summary, "instances")
+    assert facts.objects == 1 and facts.diameter > 12
+
+
 def test_what_is_given_stays_and_the_rest_fits_it():
     chosen = choose(given={"model.depth": 2, "model.padding": "same", "loss.w0": 10.0})
     assert not {"model.depth", "model.padding", "loss.w0"} & set(chosen)

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import ndimage
 
 from keras_unet.data.check import DataSummary
+from keras_unet.data.partial_labels import places_of_tiles, whole_objects
 from keras_unet.data.samples import Sample
 from keras_unet.settings import Frozen
 from keras_unet.training.splits import classes_of
@@ -16,6 +17,7 @@ LOOKED_AT = 40  # images whose objects are measured
 PIXELS = 20_000_000  # of them all together; of larger images, the middle
 NEAR = 5  # pixels between objects that count as close together
 SPECK = 5  # pixels: smaller objects are not measured
+MOSTLY = 0.5  # share of ignored pixels above which regions may be strokes
 
 
 class DataFacts(Frozen):
@@ -73,17 +75,25 @@ def data_facts(samples: Sequence[Sample], summary: DataSummary, kind: str) -> Da
 def missed(samples: Sequence[Sample], side: int, draws: int = 400, seed: int = 0) -> float:
     """The share of random windows [side, side] without the class that they miss most often.
 
-    The classes above 0 are looked at; windows lie within the image, or are the image.
+    The classes above 0 are looked at; windows lie within the image, or are the image. Where labels
+    are few, windows lie around labelled places, as tiles do.
     """
     rng = np.random.default_rng(seed)
     maps = [s.classes for s in samples if s.classes is not None]
     kinds = sorted(classes_of(samples) - {0})
+    places = places_of_tiles([classes >= 0 for classes in maps], side)
+    image_of = None if places is None else np.repeat(np.arange(len(maps)), places.images[:, 1])
     without = np.zeros(len(kinds))
     for _ in range(draws):
-        classes = maps[int(rng.integers(len(maps)))]
-        y, x = (int(rng.integers(max(n - side, 0) + 1)) for n in classes.shape)
-        held = np.isin(kinds, classes[y : y + side, x : x + side])
-        without += ~held
+        if places is None or image_of is None:
+            classes = maps[int(rng.integers(len(maps)))]
+            y, x = (int(rng.integers(max(n - side, 0) + 1)) for n in classes.shape)
+        else:
+            chosen = int(rng.integers(len(places.blocks)))
+            classes, block = maps[image_of[chosen]], places.blocks[chosen]
+            centre = block[:2] + rng.integers(block[2:])
+            y, x = np.clip(centre - side // 2, 0, np.maximum(np.array(classes.shape) - side, 0))
+        without += ~np.isin(kinds, classes[y : y + side, x : x + side])
     return float(without.max() / draws) if len(kinds) else 0.0
 
 
@@ -95,7 +105,11 @@ def _objects(sample: Sample, pixels: float) -> np.ndarray | None:
     share = min((pixels / labels.size) ** 0.5, 1.0)
     cut = [slice(int(n * (1 - share) / 2), n - int(n * (1 - share) / 2)) for n in labels.shape]
     middle = labels[tuple(cut)]
-    return middle if sample.instances is not None else ndimage.label(middle > 0)[0]
+    if sample.instances is not None:
+        return middle
+    objects, ignored = ndimage.label(middle > 0)[0], middle < 0
+    # of a few strokes and the like, only what is labelled around is an object
+    return whole_objects(objects, ignored) if ignored.mean() > MOSTLY else objects
 
 
 def _close(objects: np.ndarray) -> set[int]:
