@@ -378,8 +378,8 @@ def _objects(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
         return (
             f"{found['merged']} predicted object{'s hold' if found['merged'] > 1 else ' holds'} "
             f"two or more true ones ({true} in all): "
-            "touching objects run together. A higher loss.w0 in training parts them, or --split neck "
-            "(a higher --neck) afterwards."
+            "touching objects run together. A higher loss.w0 in training parts them, or a higher "
+            "--neck afterwards."
         )
     if found["split"] > MANY * max(true, 1):
         return (
