@@ -80,7 +80,7 @@ def pack(
 
 
 def _compact(whole: Path, small: Path, created: datetime) -> None:
-    """Copies a `.keras` file with half the precision, and with nothing that two copies differ in."""
+    """Copies a `.keras` file with half the precision, and without what two copies differ in."""
     with (
         zipfile.ZipFile(whole) as old,
         zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as new,

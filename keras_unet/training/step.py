@@ -123,6 +123,7 @@ class WeightAverage(keras.callbacks.Callback):
         super().__init__()
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # within loss scaling
         self._twin = keras.models.clone_model(network)
+        self._twin.trainable = True  # whatever is frozen in this run
         averages = []
         for number, weight in enumerate(network.weights):
             average = inner.add_variable_from_reference(weight, name=f"average{number}")

@@ -47,9 +47,7 @@ def pretrained_models() -> list[PretrainedModel]:
         file = FOLDER / f"{name}{SUFFIX}"
         card = card_in(file)
         if card is None or card.release is None:
-            raise DataError(
-                f"{file}: its card has no release; expected a file of keras_unet's pack"
-            )
+            raise DataError(f"{file}: its card has no release; expected what pack() writes")
         found.append(PretrainedModel(name=name, file=file, bytes=file.stat().st_size, card=card))
     return found
 
