@@ -81,8 +81,14 @@ def test_all_is_taken_where_all_fits(file):
             {"upsampling": "nearest"},
             "took 21 of 23 layers of test; new: up2_upconv (16 → 8 channels, not 8 → 16), ",
         ),
-        ({"depth": 1}, "took 10 of 14 layers of test; new: bridge_conv1 (4 → 8 channels, not 8 → 16), "),
-        ({"normalization": None}, "took 3 of 13 layers of test; new: down1_conv1 (2 arrays, not 1)"),
+        (
+            {"depth": 1},
+            "took 10 of 14 layers of test; new: bridge_conv1 (4 → 8 channels, not 8 → 16), ",
+        ),
+        (
+            {"normalization": None},
+            "took 3 of 13 layers of test; new: down1_conv1 (2 arrays, not 1)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_new_and_said(file, options, said):
@@ -114,7 +120,10 @@ def test_a_run_begins_with_it(data, file, tmp_path):
     assert "took all 23 layers of test" in said
     assert result.model.card.ancestor == "test"
     assert "began with    test" in "\n".join(result.model.card.lines())
-    kept, theirs = weights(load_model(result.folder / "last.keras").network), read_ancestor(str(file))
+    kept, theirs = (
+        weights(load_model(result.folder / "last.keras").network),
+        read_ancestor(str(file)),
+    )
     for name, arrays in theirs.weights.items():
         for a, b in zip(arrays[:2], kept[name][:2], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, err_msg=name)
@@ -142,9 +151,7 @@ def test_the_contracting_path_stays(data, file, tmp_path, decay):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decay", [0, 0.9])
-def test_it_goes_on_to_the_same_bits_without_the_ancestor(
-    data, file, tmp_path, monkeypatch, decay
-):
+def test_it_goes_on_to_the_same_bits_without_the_ancestor(data, file, tmp_path, monkeypatch, decay):
     settings = [f"init={file}", "freeze=contracting", f"ema_decay={decay}"]
     whole = begin(configured(data, tmp_path / "whole", *settings))[0].folder
     folder = killed_after(monkeypatch, configured(data, tmp_path / "cut", *settings), 5)
@@ -156,9 +163,7 @@ def test_it_goes_on_to_the_same_bits_without_the_ancestor(
     assert result.model.card.ancestor == "test"
 
 
-def test_before_its_first_checkpoint_it_needs_the_same_ancestor(
-    data, file, tmp_path, monkeypatch
-):
+def test_before_its_first_checkpoint_it_needs_the_same_ancestor(data, file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a relative path holds wherever the run is resumed
     config = configured(data, tmp_path / "cut", f"init={file.name}")
 
