@@ -9,18 +9,21 @@ settings that the run kept.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras_unet
-from keras_unet.console import say
+from keras_unet.console import TERMINAL, say
 from keras_unet.disk import shown_size
-from keras_unet.models import Decoding, Release, load_model, pack
+from keras_unet.evaluation.decoding_fit import fit_decoding, object_sizes
+from keras_unet.inference.predictor import Predictor
+from keras_unet.models import Release, TrainedModel, load_model, pack
 from keras_unet.models.pretrained.catalogue import FOLDER
 from keras_unet.settings import flat, read_tree, validated
+from keras_unet.training.build import read_samples
+from keras_unet.training.config import make_config
 
 INSTANCE_SCORES = {
     "object F1": ("objects", "f1"),
@@ -103,6 +106,21 @@ def require_command(command: str, config: dict[str, Any]) -> None:
             raise SystemExit(f"the command has {key}={value}, the run {ran.get(key)}: {command}")
 
 
+def fitted(model: TrainedModel) -> dict[str, Any]:
+    """How a model of instance labels finds objects, and their diameter: of its training images.
+
+    Runs since version 0.4 have fitted it themselves, and are left as they are.
+    """
+    if model.card.labels.kind != "instances" or model.card.objects is not None:
+        return {}
+    config = make_config(model.card.config)
+    training, *_ = read_samples(config, TERMINAL)
+    sizes = object_sizes(training)
+    decoding = fit_decoding(Predictor(model), training, sizes)
+    say(f"Objects: {decoding}")
+    return {"objects": decoding, "diameter": sizes.diameter}
+
+
 def scored(file: Path, entry: Entry, data: Path) -> dict[str, dict[str, float]]:
     """The scores of a model on each of its sets."""
     found: dict[str, dict[str, float]] = {}
@@ -123,19 +141,15 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--command", help="that trained it, where the table has none")
-    parser.add_argument("--diameter", type=float, help="px, of the training objects")
-    parser.add_argument("--objects", type=json.loads, help="JSON of a Decoding, if not the run's")
     parser.add_argument("--output", type=Path, default=FOLDER)
     args = parser.parse_args()
     entry = MODELS[args.name]
     fields = {**entry.release, **({"command": args.command} if args.command else {})}
     if "command" not in fields:
         parser.error(f"{args.name} needs --command")
-    require_command(fields["command"], load_model(args.run).card.config)
-    card = {
-        "diameter": args.diameter,
-        "objects": None if args.objects is None else Decoding(**args.objects),
-    }
+    trained = load_model(args.run)
+    require_command(fields["command"], trained.card.config)
+    card = fitted(trained)
     with tempfile.TemporaryDirectory() as work:
         unscored = validated(Release, {**fields, "scores": {}}, args.name)
         file = pack(args.run, args.name, unscored, folder=work, **card)
