@@ -18,7 +18,8 @@ import numpy as np
 
 import keras_unet
 from keras_unet.data.synthetic import write_dataset
-from keras_unet.models.keras_file import CARD, TrainedModel
+from keras_unet.models.keras_file import TrainedModel
+from keras_unet.models.model_card import CARD
 from keras_unet.training.config import make_config
 
 FILTERS, DEPTH = 4, 4

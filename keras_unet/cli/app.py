@@ -17,6 +17,7 @@ from keras_unet.cli.explore import explore
 from keras_unet.cli.export import export, rollback
 from keras_unet.cli.info import info
 from keras_unet.cli.lineage import lineage
+from keras_unet.cli.models import models
 from keras_unet.cli.objects import objects
 from keras_unet.cli.options import command
 from keras_unet.cli.plan import plan
@@ -43,6 +44,7 @@ for function in (
     export,
     convert,
     info,
+    models,
     lineage,
     rollback,
     augment,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def convert(
-    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file.")],
+    model: Annotated[Path, typer.Argument(help="A run folder, .keras file or pretrained name.")],
     images: Annotated[Path, typer.Argument(help="Real images: to compare, to calibrate int8.")],
     output: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("converted"),
     to: Annotated[

@@ -21,7 +21,7 @@ from keras_unet.cli.options import (
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run folder or a .keras file.")],
+    model: Annotated[Path, typer.Argument(help="A run folder, .keras file or pretrained name.")],
     images: Annotated[Path, typer.Argument(help="Folder with images/ and labels/, or a stack.")],
     labels: Annotated[Path | None, typer.Option(help="Labels, if not beside the images.")] = None,
     instances: Annotated[

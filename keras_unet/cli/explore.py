@@ -16,7 +16,7 @@ def explore(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A run folder, a model's name or .keras file. Default: a small one."),
+        typer.Option(help="A run folder, .keras file or pretrained name. Default: a small one."),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="The image's labels: shows what each pixel costs.")

@@ -20,7 +20,7 @@ from keras_unet.cli.options import (
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A run folder or a .keras file.")],
+    model: Annotated[str, typer.Argument(help="A run folder, .keras file or pretrained name.")],
     folder: Annotated[
         str, typer.Argument(help="Where versions are, e.g. saved_models/unet or gs://bucket/unet.")
     ],

@@ -14,16 +14,19 @@ def info(
     model: Annotated[
         str,
         typer.Argument(
-            help="A published version, e.g. saved_models/unet/3, a run folder or a .keras file."
+            help="A published version, e.g. saved_models/unet/3, a run folder, a .keras file or "
+            "a pretrained model's name."
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
     """Show what a model takes and gives, what it was trained on, and its scores."""
+    from keras_unet.models.pretrained.catalogue import is_name
+
     place = as_path(model)
     kept = next((file for file in (place, place / run_layout.BEST) if file.is_file()), None)
-    if kept is None and place.name.endswith(".keras"):
-        kept = place  # whose absence the error names
+    if kept is None and (place.name.endswith(".keras") or is_name(model)):
+        kept = place  # a pretrained model, or one whose absence the error names
     if kept is not None:
         from keras_unet.models.keras_file import describe_model
 

@@ -34,8 +34,8 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="MODEL...",
-            help="A run folder, .keras file, or folder of folds; several are averaged. With "
-            "--server: the model's name there.",
+            help="A run folder, .keras file, folder of folds or pretrained name (see `models`); "
+            "several are averaged. With --server: the model's name there.",
         ),
     ],
     images: Annotated[

@@ -9,8 +9,12 @@ from .keras_file import load_model as load_model
 from .keras_file import save_model as save_model
 from .keras_file import trained_model as trained_model
 from .model_card import ModelCard as ModelCard
+from .model_card import Release as Release
+from .packing import pack as pack
 from .plot import feature_maps as feature_maps
 from .plot import plot_unet as plot_unet
+from .pretrained.catalogue import PretrainedModel as PretrainedModel
+from .pretrained.catalogue import pretrained_models as pretrained_models
 from .unet import Structure as Structure
 from .unet import build_unet as build_unet
 from .unet import structure as structure

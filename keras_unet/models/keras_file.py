@@ -12,14 +12,13 @@ import os
 import platform
 import shutil
 import zipfile
-import zlib
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from keras_unet import geometry, run_layout
 from keras_unet._version import __version__
@@ -27,15 +26,15 @@ from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
 from keras_unet.disk import rename, shown_size, sync_file
 from keras_unet.errors import ConfigError, DataError
+from keras_unet.models.model_card import CARD, DAMAGED, card_in
 from keras_unet.models.model_card import ModelCard as ModelCard
+from keras_unet.models.pretrained.catalogue import is_name, pretrained_file, unknown_name
 from keras_unet.models.unet import Structure, structure, unet_in
 from keras_unet.remote_path import RemotePath, as_path, fetched, local_path
 from keras_unet.settings import Frozen
 
-CARD = "keras_unet.json"
 AS_THEY_ARE = "Grey values go in as they are; if the script prepared them: --normalization"
 _UNFINISHED = ".writing-"
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)  # by the zip archive
 
 
 class TrainedModel(NamedTuple):
@@ -82,7 +81,7 @@ def trained_model(
     else:
         raise ConfigError(
             f"found {type(model).__name__}, expected a model of build_unet, what load_model "
-            "returns, or the path of a run folder or .keras file"
+            "returns, the path of a run folder or .keras file, or a pretrained model's name"
         )
     trained = _stated(trained, normalization, class_names)
     return trained._replace(network=in_float32(trained.network)) if float32 else trained
@@ -142,6 +141,9 @@ def model_file(path: str | Path) -> Path:
         DataError: it isn't there.
     """
     path = Path(path)
+    shipped = pretrained_file(path)
+    if shipped is not None and not path.exists():
+        return shipped
     file = path / run_layout.BEST if path.is_dir() else path
     if file.is_file():
         return file
@@ -152,6 +154,10 @@ def model_file(path: str | Path) -> Path:
         hint = f"; found {', '.join(others)} there"
     elif runs := sorted(str(inside.parent) for inside in path.glob("*/best.keras"))[:3]:
         hint = f"; did you mean {' or '.join(runs)}?"
+    elif shipped is not None:
+        hint = f"; the folder {path} hides the pretrained model of this name: rename it"
+    elif is_name(path):
+        hint = unknown_name(path)
     raise DataError(f"{path}: no trained model here; expected a run folder or a .keras file{hint}")
 
 
@@ -166,6 +172,7 @@ def load_model(
     Args:
         path: a `.keras` file that `train`, `save_model`, a script's `model.save` or Keras's
             `ModelCheckpoint` wrote; or a run folder (its `best.keras`); local, or remote (gs://…).
+            Where there is nothing of that name: a pretrained model's, such as "nuclei".
         normalization, class_names: for a file that says nothing about them, see `trained_model`.
 
     Raises:
@@ -181,7 +188,7 @@ def load_model(
         card = read_card(file)
         try:
             network = keras.models.load_model(file, compile=False, safe_mode=True)
-        except (OSError, ValueError, TypeError, KeyError, *_DAMAGED) as error:
+        except (OSError, ValueError, TypeError, KeyError, *DAMAGED) as error:
             raise DataError(f"{file}: Keras cannot load it safely ({error})") from error
         try:
             network = in_float32(unet_in(network))
@@ -191,24 +198,13 @@ def load_model(
         return _stated(TrainedModel(network, card), normalization, class_names)
 
 
-def read_card(file: Path) -> ModelCard | None:
-    """The card of a `.keras` file, without its network; None where Keras alone wrote the file.
+def read_card(path: str | Path) -> ModelCard | None:
+    """The card of what `load_model` takes, without its network; see `card_in`.
 
     Raises:
-        DataError: no such file, no Keras model, or a damaged card.
+        DataError: no model there, or a damaged one.
     """
-    file = model_file(file)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if CARD not in archive.namelist():
-                archive.getinfo("config.json")
-                return None
-            return ModelCard.model_validate_json(archive.read(CARD))
-    except (OSError, KeyError, ValidationError, *_DAMAGED) as error:
-        raise DataError(
-            f"{file}: not a model file of keras_unet ({error}); expected what train, "
-            'keras_unet.save_model or model.save("….keras") writes'
-        ) from error
+    return card_in(model_file(path))
 
 
 def in_float32(network: keras.Model) -> keras.Model:
@@ -308,8 +304,9 @@ class ModelDescription(Frozen):
         lines = [
             f"{shown_size(self.bytes or 0)}, {self.parameters:,} parameters",
             "",
-            f"U-Net of depth {network.depth}, padding {network.padding}, "
-            f"upsampling {network.upsampling}",
+            f"U-Net of depth {network.depth}, {network.filters} filters, padding "
+            f"{network.padding}, upsampling {network.upsampling}, normalization "
+            f"{network.normalization or 'none'}",
             f"  takes         float32 [?, ?, ?, {network.channels}]",
             f"  gives         float32 [?, ?, ?, {network.num_classes}], {ends}",
             f"  sizes         {sizes}",

@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
 
 from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
+from keras_unet.errors import DataError
 from keras_unet.models.decoding import Decoding
 from keras_unet.settings import Frozen
+
+CARD = "keras_unet.json"  # its place in a `.keras` file, a zip archive
+# what the archive raises where it is damaged
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+Text = Annotated[str, Field(min_length=1)]
+Score = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Release(Frozen):
+    """What a model that is given to others says, beside what its training knows.
+
+    purpose: which images it is for. not_for: which it is not for.
+    data: what it was trained on. data_licence, licence: of that and of the weights, SPDX
+    identifiers. citation: what to cite. command: that trained it.
+    scores: of these very weights, on images that training did not see: set, score, value.
+    """
+
+    purpose: Text
+    not_for: Text
+    data: Text
+    data_licence: Text
+    licence: Text
+    citation: Text | None = None
+    command: Text
+    scores: dict[Text, dict[Text, Score]]
+
+    def lines(self) -> list[str]:
+        """All of it, for a person."""
+        said = [
+            ("for", self.purpose),
+            ("not for", self.not_for),
+            ("licence", f"{self.licence}; training data {self.data_licence}"),
+            ("trained on", self.data),
+            ("by", self.command),
+            *([] if self.citation is None else [("cite", self.citation)]),
+            *((name, _pairs(scores)) for name, scores in self.scores.items()),
+        ]
+        return [f"  {title:<13} {text}" for title, text in said]
 
 
 class ModelCard(Frozen):
@@ -24,6 +68,7 @@ class ModelCard(Frozen):
     diameter: of its training objects in pixels, the median of circles of their areas.
     pixel_size: micrometres a pixel of its training images, where all state the same.
     ancestor: the model that its training began with.
+    release: where it comes with this package: what it is for, its licences and scores.
     """
 
     format: int = 2
@@ -43,6 +88,7 @@ class ModelCard(Frozen):
     diameter: float | None = None
     pixel_size: float | None = None
     ancestor: str | None = None
+    release: Release | None = None
 
     @property
     def decoding(self) -> Decoding | None:
@@ -75,11 +121,32 @@ class ModelCard(Frozen):
             lines.append(f"  pixel size    {self.pixel_size:.4g} µm")
         if self.ancestor is not None:
             lines.append(f"  began with    {self.ancestor}")
+        if self.release is not None:
+            lines += self.release.lines()
         if self.metrics:
             lines.append(f"  metrics       {_pairs(self.metrics)}")
         if self.data:
             lines.append(f"  data check    {_pairs(self.data)}")
         return lines
+
+
+def card_in(file: Path) -> ModelCard | None:
+    """The card of a `.keras` file, without its network; None where Keras alone wrote the file.
+
+    Raises:
+        DataError: no such file, no Keras model, or a damaged card.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if CARD not in archive.namelist():
+                archive.getinfo("config.json")
+                return None
+            return ModelCard.model_validate_json(archive.read(CARD))
+    except (OSError, KeyError, ValidationError, *DAMAGED) as error:
+        raise DataError(
+            f"{file}: not a model file of keras_unet ({error}); expected what train, "
+            'keras_unet.save_model or model.save("….keras") writes'
+        ) from error
 
 
 def _pairs(values: Mapping[str, object]) -> str:

@@ -115,11 +115,21 @@ class Structure(NamedTuple):
     channels: int
     num_classes: int
     output: str | None  # the output activation; None for logits
-    upsampling: geometry.Upsampling = "transpose"
+    upsampling: geometry.Upsampling
+    filters: int  # of the first level
+    normalization: geometry.Normalization | None
+
+
+# what each kind of normalization is in a network
+_NORMALIZATIONS: dict[geometry.Normalization, type[layers.Layer]] = {
+    "batch": layers.BatchNormalization,
+    "group": layers.GroupNormalization,
+    "layer": layers.LayerNormalization,
+}
 
 
 def structure(model: keras.Model) -> Structure:
-    """Reads depth, padding, channels and classes from a model made by `build_unet`.
+    """Reads depth, padding, channels, classes and the rest of it from a model made by `build_unet`.
 
     Raises:
         ConfigError: the model is no U-Net of this package, or it does more than that.
@@ -136,7 +146,7 @@ def structure(model: keras.Model) -> Structure:
             f"model {model.name!r} goes on after the layer {(last or names['logits']).name!r} that "
             "build_unet ends in; for probabilities use build_unet(output_activation=…)"
         )
-    resize = names.get("up1_upconv_resize")
+    resize, norm = names.get("up1_upconv_resize"), names.get("down1_conv1_norm")
     return Structure(
         depth=sum(f"down{i}_pool" in names for i in range(1, len(names))),
         padding=names["down1_conv1"].padding,
@@ -144,6 +154,8 @@ def structure(model: keras.Model) -> Structure:
         num_classes=model.output_shape[-1],
         output=None if last is None else keras.activations.serialize(last.activation),
         upsampling="transpose" if resize is None else resize.interpolation,
+        filters=names["down1_conv1"].filters,
+        normalization=next((n for n, k in _NORMALIZATIONS.items() if isinstance(norm, k)), None),
     )
 
 

@@ -44,6 +44,19 @@ class CardFields(Frozen):
     citation: str | None = None
     pixel_size: float | None = Field(default=None, gt=0)  # micrometres, of the training images
 
+    def completed(self, model: ModelCard) -> CardFields:
+        """What isn't stated as the model itself says it, so that a licence isn't left behind."""
+        said: dict[str, Any] = {"pixel_size": model.pixel_size}
+        if (release := model.release) is not None:
+            said |= {
+                "description": f"For {release.purpose}. Not for {release.not_for}.",
+                "licence": release.licence,
+                "data_licence": release.data_licence,
+                "citation": release.citation,
+            }
+        missing = {key: value for key, value in said.items() if getattr(self, key) is None}
+        return self.model_copy(update=missing)
+
 
 class ServedClass(Frozen):
     """One class: its name, its value in a mask, its colour in a picture."""
@@ -108,7 +121,7 @@ def served_card(
     return ServedCard(
         name=name,
         classes=classes,
-        fields=fields,
+        fields=fields.completed(model),
         precision=precision,
         tile=tile,
         max_pixels=max_pixels,

@@ -355,15 +355,16 @@ def write_bioimage(
         ExportError: `bioimageio.core` is missing, the package is not valid, or it gives other
             probabilities than `predict`.
     """
+    trained = trained_model(
+        model, normalization=normalization, class_names=class_names, float32=True
+    )
+    fields = fields.completed(trained.card)
     missing = [f for f in ("description", "authors", "licence") if not getattr(fields, f)]
     if missing:
         raise ConfigError(f"a BioImage Model Zoo package needs {', '.join(missing)}; found none")
     needed("tf2onnx", "export")
     spec: Any = needed("bioimageio.spec", "bioimage")
     core: Any = needed("bioimageio.core", "bioimage")
-    trained = trained_model(
-        model, normalization=normalization, class_names=class_names, float32=True
-    )
     image = np.atleast_3d(image)
     path = local_path(path)
     with tempfile.TemporaryDirectory() as work:

@@ -5,7 +5,7 @@ Nothing is written here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +43,8 @@ from keras_unet.losses.table import training_loss
 from keras_unet.models.keras_file import ModelCard, library_versions
 from keras_unet.models.unet import build_unet, head_weights, with_heads
 from keras_unet.settings import to_tree
-from keras_unet.training.config import TrainConfig
+from keras_unet.training.ancestor import Ancestor, Weights, freeze_contracting, take
+from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Cluster
 from keras_unet.training.distributed.step import ParallelStep, on_each
 from keras_unet.training.run_folder import digests
@@ -59,16 +60,25 @@ class Task(NamedTuple):
     config: TrainConfig
     source: TrainConfig
     policy: str  # the layers' dtypes
+    ancestor: Ancestor | None = None  # of `config.init`
 
     def to_tree(self) -> dict[str, Any]:
         config, source = to_tree(self.config), to_tree(self.source)
-        return {"config": config, "source": source, "policy": self.policy}
+        ancestor = self.ancestor and self.ancestor.model_dump(mode="json")
+        return {"config": config, "source": source, "policy": self.policy, "ancestor": ancestor}
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any]) -> Task:
+        """From `to_tree`."""
+        config, source = make_config(tree["config"]), make_config(tree["source"])
+        ancestor = tree["ancestor"] and Ancestor.model_validate(tree["ancestor"])
+        return cls(config, source, tree["policy"], ancestor)
 
 
 class Built(NamedTuple):
     """A network, the model that trains it, its data from any step on, and what a run records."""
 
-    network: keras.Model
+    network: Callable[[], keras.Model]  # as it is kept: the average's, if there is one
     model: keras.Model
     average: WeightAverage | None  # of the network's weights, if that is what is kept
     data: Callable[[int], tf.data.Dataset]  # of the number of the first batch
@@ -87,8 +97,9 @@ def build(
     console: Console,
     cluster: Cluster,
     loaded: Loaded | None = None,
+    weights: Weights | None = None,
 ) -> Built:
-    """Reads the data, draws the first weights and compiles the step.
+    """Reads the data, draws or takes the first weights and compiles the step.
 
     Args:
         task: what to build.
@@ -96,6 +107,7 @@ def build(
         console: where to say what was found and chosen.
         cluster: the devices that train.
         loaded: the training images, where they were read already.
+        weights: of the task's ancestor; None where a checkpoint or another machine has them.
 
     Raises:
         ConfigError, DataError: see `train`.
@@ -131,11 +143,13 @@ def build(
     bank = fill_bank(training, made, normalization)
     entries = tile_entries([s.image.shape[:2] for s in training], size, places)
     network = build_network(config, training[0].image.shape[-1], len(names), task.policy)
+    kept = inherit(network, task, weights, console)
     centres = foreground_centres(config, made)
     ready = trainable(config, network, bank, augment, entries, centres, places, cluster)
     average = None
     if config.ema_decay:
         average = WeightAverage(network, ready.model.optimizer, config.ema_decay)
+        kept = average.network
     sizes = object_sizes(training) if mapping.kind == "instances" else None
     sample_names, dtype = [s.name for s in training], str(training[0].image.dtype)
 
@@ -157,10 +171,11 @@ def build(
             data=report.summary.model_dump(mode="json"),
             metrics=metrics,
             objects=None if sizes is None else guessed_decoding(sizes),
+            ancestor=task.ancestor and task.ancestor.name,
         )
 
     return Built(
-        network,
+        kept,
         ready.model,
         average,
         ready.data,
@@ -172,6 +187,31 @@ def build(
         (digests(training), digests(validation)),
         cluster,
     )
+
+
+def inherit(
+    network: keras.Model, task: Task, weights: Weights | None, console: Console
+) -> Callable[[], keras.Model]:
+    """Gives a network what it takes of the task's ancestor, and freezes what shall stay.
+
+    Returns:
+        What makes the network to be kept: where layers are frozen, a twin of which none is.
+    """
+    if task.ancestor is None:
+        return lambda: network
+    if weights is not None:
+        say(take(network, task.ancestor, weights), console=console)
+    if task.config.freeze == "none":
+        return lambda: network
+    twin = keras.models.clone_model(network)
+    count = freeze_contracting(network, task.ancestor)
+    say(f"{count} layers of the contracting path stay as they are", console=console)
+
+    def thawed() -> keras.Model:
+        twin.set_weights(network.get_weights())
+        return twin
+
+    return thawed
 
 
 def environment(machines: int = 1, replicas: int = 1) -> dict[str, str]:

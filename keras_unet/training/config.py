@@ -187,6 +187,12 @@ class TrainConfig(Section):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
+    init: AnyText | None = Field(
+        None, description="model to begin with: a pretrained name, a run folder or a .keras file"
+    )
+    freeze: Literal["none", "contracting"] = Field(
+        "none", description="what of that model stays as it is: its contracting path"
+    )
     augment: AugmentPreset = Field("paper", description="preset of keras_unet.augment")
     augment_options: dict[str, Any] = Field(
         {}, description="changes to the preset, e.g. augment_options.elastic_sigma=5"
@@ -262,6 +268,12 @@ class TrainConfig(Section):
     def _legal_tile(self) -> TrainConfig:
         if self.tile is not None:
             geometry.output_size(self.tile, self.model.depth, self.model.padding)
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_part(self) -> TrainConfig:
+        if self.freeze != "none" and self.init is None:
+            raise ValueError(f"freeze={self.freeze} needs init, the model whose part stays")
         return self
 
     @model_validator(mode="after")

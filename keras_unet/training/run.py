@@ -30,6 +30,7 @@ from keras_unet.machine import dtype_policy
 from keras_unet.models.keras_file import TrainedModel, clear_unfinished, load_model, save_model
 from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
+from keras_unet.training.ancestor import Weights, read_ancestor
 from keras_unet.training.build import Built, Task, build, environment
 from keras_unet.training.callbacks import (
     Budget,
@@ -74,6 +75,9 @@ def train(
     A run that was killed, at any moment, ends after `resume` as it would have without: a run that
     `steps` bounds with the same bits on the same machine. Where `minutes` bound it, the time up to
     the last checkpoint counts, and the learning rate follows the clock.
+
+    With `init` it begins with the weights of a trained model, of which what fits is taken; see
+    `ancestor`. A run that goes on needs that model again only while it has no checkpoint.
 
     Machines that TF_CONFIG names train it together: each calls this with the same arguments. The
     chief, the first of them, decides, validates and writes; the others do its steps, and return
@@ -123,8 +127,9 @@ def _begin(
 ) -> TrainResult:
     policy, why = dtype_policy(config.precision)
     say(f"Layers compute in {policy} ({why})", console=console)
-    task = Task(config, config, policy)
-    built = _build(task, config.output, console, cluster, loaded)
+    read = None if config.init is None else read_ancestor(config.init)
+    task = Task(config, config, policy, read and read.ancestor)
+    built = _build(task, config.output, console, cluster, loaded, read and read.weights)
     record = run_folder.RunRecord(
         config=to_tree(config),
         directory=str(Path.cwd()),
@@ -132,6 +137,7 @@ def _begin(
         environment=environment(cluster.machines, cluster.replicas),
         training=built.digests[0],
         validation=built.digests[1],
+        ancestor=task.ancestor,
     )
     files = {**files, run_layout.DATA_REPORT: built.report.to_json() + "\n"}
     folder = run_folder.create(config, record, files)
@@ -164,14 +170,22 @@ def _resume(
             folder, record, environment(cluster.machines, cluster.replicas), console
         )
         source = run_folder.rooted(config, record.directory)
-        task = Task(config, source, record.policy)
-        built = _build(task, folder.parent, console, cluster, loaded)
+        task = Task(config, source, record.policy, record.ancestor)
+        weights = None
+        if source.init is not None and checkpoint is None:
+            weights = read_ancestor(source.init, record.ancestor).weights
+        built = _build(task, folder.parent, console, cluster, loaded, weights)
         run_folder.require_same_data(folder, record, *built.digests)
         return _finish(folder, config, record, built, checkpoint, console)
 
 
 def _build(
-    task: Task, output: Path, console: Console, cluster: Cluster, loaded: Loaded | None
+    task: Task,
+    output: Path,
+    console: Console,
+    cluster: Cluster,
+    loaded: Loaded | None,
+    weights: Weights | None,
 ) -> Built:
     """`build`, on all machines."""
     if cluster.replicas > 1:
@@ -181,7 +195,7 @@ def _build(
         say(f"1 of {gpus} GPUs is used; devices=all would use all of them", console=console)
     if cluster.machines > 1:
         send_task(cluster, task)
-    return build(task, output, console, cluster, loaded)
+    return build(task, output, console, cluster, loaded, weights)
 
 
 def _finish(
@@ -237,8 +251,7 @@ def _steps(
     stop, budget, checkpoints = StopRequest(), Budget.of(config, cluster.clock), Checkpoints(folder)
 
     def trained(metrics: dict[str, float]) -> TrainedModel:
-        network = built.network if built.average is None else built.average.network()
-        return TrainedModel(network, built.card(folder.name, metrics))
+        return TrainedModel(built.network(), built.card(folder.name, metrics))
 
     callbacks: list[keras.callbacks.Callback] = [
         budget,

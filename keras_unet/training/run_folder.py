@@ -21,6 +21,7 @@ from keras_unet.data.samples import Sample
 from keras_unet.disk import locked, replacing, write_text
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.settings import Frozen, flat, read_tree, to_tree
+from keras_unet.training.ancestor import Ancestor
 from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import DataConfig, make_config
 
@@ -32,7 +33,7 @@ class RunRecord(Frozen):
 
     config: all settings. directory: where relative paths in it start. policy: the layers' dtypes.
     environment: versions and machine, which a bit-identical end needs. training, validation: each
-    sample's name and the hash of its pixels and labels.
+    sample's name and the hash of its pixels and labels. ancestor: the model it began with.
     """
 
     format: int = 1
@@ -42,6 +43,7 @@ class RunRecord(Frozen):
     environment: dict[str, str]
     training: dict[str, str]
     validation: dict[str, str]
+    ancestor: Ancestor | None = None
     finished: bool = False
 
 
@@ -223,13 +225,17 @@ def digests(samples: Iterable[Sample]) -> dict[str, str]:
 
 
 def rooted(config: Kind, directory: str) -> Kind:
-    """The configuration with its data found from where the run was begun."""
+    """The configuration with data and ancestor found from where the run was begun."""
     if Path(directory) == Path.cwd():
         return config
     names = ("images", "labels", "validation", "validation_labels")
     found = {name: getattr(config.data, name) for name in names}
     paths = {name: Path(directory, v) for name, v in found.items() if isinstance(v, Path)}
-    return config.model_copy(update={"data": config.data.model_copy(update=paths)})
+    changes: dict[str, Any] = {"data": config.data.model_copy(update=paths)}
+    init = getattr(config, "init", None)
+    if init is not None and Path(directory, init).exists():  # else a name, or gs://…
+        changes["init"] = str(Path(directory, init))
+    return config.model_copy(update=changes)
 
 
 def _text(record: RunRecord) -> str:

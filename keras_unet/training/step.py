@@ -123,6 +123,8 @@ class WeightAverage(keras.callbacks.Callback):
         super().__init__()
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # within loss scaling
         self._twin = keras.models.clone_model(network)
+        for layer in self._twin.layers:  # of which none is frozen, whatever is so in this run
+            layer.trainable = True
         averages = []
         for number, weight in enumerate(network.weights):
             average = inner.add_variable_from_reference(weight, name=f"average{number}")

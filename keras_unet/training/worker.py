@@ -19,7 +19,6 @@ from keras_unet.evaluation.evaluation import Evaluation
 from keras_unet.models.keras_file import TrainedModel, load_model
 from keras_unet.training.build import Digests, Task, build
 from keras_unet.training.callbacks import Budget, StopWhereNotFinite
-from keras_unet.training.config import make_config
 from keras_unet.training.distributed.cluster import Cluster
 from keras_unet.training.loop import StopRequest, restore, run_until_stopped
 
@@ -86,7 +85,7 @@ def receive_task(cluster: Cluster) -> Task | None:
             f"machine {cluster.rank}: machine 0 cross-validates in {tree[0]}: start all machines "
             "with the same --folds, or with --resume and that folder within reach"
         )
-    return Task(make_config(tree["config"]), make_config(tree["source"]), tree["policy"])
+    return Task.of(tree)
 
 
 def send_state(

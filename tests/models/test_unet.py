@@ -196,7 +196,10 @@ def test_every_layer_loss_and_metric_trains_in_one_type(
 
 def test_structure_is_read_from_the_layers():
     model = build_unet((None, None, 3), 5, filters=2, depth=3, padding="same")
-    assert structure(model) == (3, "same", 3, 5, None, "transpose")
+    assert structure(model) == (3, "same", 3, 5, None, "transpose", 2, None)
+    for normalization in ("batch", "group", "layer"):
+        network = build_unet(filters=2, depth=1, normalization=normalization)
+        assert structure(network).normalization == normalization
     assert structure(build_unet(filters=2, upsampling="nearest")).upsampling == "nearest"
     assert structure(build_unet(filters=2, output_activation="softmax")).output == "softmax"
     with pytest.raises(ConfigError, match="not made by"):

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_trained
 from rich.console import Console
 
 from keras_unet.data.pipeline import tile_requests
 from keras_unet.data.synthetic import write_dataset
 from keras_unet.errors import ConfigError
 from keras_unet.machine import read_cluster
-from keras_unet.models import load_model
+from keras_unet.models import load_model, save_model
 from keras_unet.training import load_config, train
 
 
@@ -66,6 +67,21 @@ def test_two_devices_take_the_steps_of_one(data, tmp_path):
     alike(two, one)
     batch = load_model(two).network.get_layer("down1_conv1_norm")
     assert batch.synchronized is False  # the saved network knows of no devices
+
+
+@pytest.mark.slow
+def test_what_is_frozen_stays_on_both(data, tmp_path):
+    """Layers of an ancestor, with the moving averages of batch normalization."""
+    file = save_model(make_trained(), tmp_path / "ancestor.keras")
+    settings = [f"init={file}", "freeze=contracting", "model.filters=4", "model.depth=2"]
+    settings += ["tile=60", "optimizer=sgd", "momentum=0.9", "learning_rate=0.05"]
+    run(data, tmp_path, *([*settings, f"name={d}", f"devices={d}"] for d in ("one", "all")))
+    alike(tmp_path / "all", tmp_path / "one")
+    ours, theirs = (load_model(f).network for f in (tmp_path / "all" / "last.keras", file))
+    for layer in theirs.layers:
+        pairs = zip(ours.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True)
+        same = [np.array_equal(a, b) for a, b in pairs]
+        assert all(same) if layer.name.startswith("down") else not any(same[:1]), layer.name
 
 
 @pytest.mark.slow

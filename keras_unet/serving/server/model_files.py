@@ -13,6 +13,7 @@ from pydantic import Field
 
 from keras_unet.disk import read_text, replacing
 from keras_unet.errors import ConfigError, RemoteError
+from keras_unet.models.pretrained.catalogue import pretrained_file
 from keras_unet.remote_path import RemotePath, local_path, remote_uri
 from keras_unet.serving.folders import SAVED_MODEL, complete, numbered
 from keras_unet.serving.protocol.messages import message_type
@@ -54,7 +55,11 @@ def discover(folder: Path) -> list[ServedModel]:
         OSError: a folder cannot be read; one that may not be is left out.
     """
     if not folder.is_dir():
-        raise ConfigError(f"{folder}: no such folder; expected one that holds published models")
+        shipped = pretrained_file(folder) is not None
+        hint = f"; first: keras-unet export {folder} saved_models/{folder}" if shipped else ""
+        raise ConfigError(
+            f"{folder}: no such folder; expected one that holds published models{hint}"
+        )
     if numbered(folder):
         return [ServedModel(name=folder.resolve().name, base_path=folder)]
     found = []

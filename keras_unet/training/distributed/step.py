@@ -66,7 +66,7 @@ class ParallelStep(TrainingStep):
         with _normalizing_together(self.layers if self._synchronized else ()):
             parts, seeds = strategy.run(self._alone, args=(batches.get_next(), status))
         total = strategy.reduce(tf.distribute.ReduceOp.SUM, parts, axis=None)
-        trained, statistics = self.trainable_weights, self.non_trainable_weights
+        trained, statistics = self.trainable_weights, _statistics(self)
         metrics = self.metrics_variables
         shapes = [v.shape for v in (*trained, *statistics, *metrics)] + [(STATUS,)]
         pieces = iter(_unpack(total, shapes))
@@ -94,7 +94,7 @@ class ParallelStep(TrainingStep):
         apart = [tf.constant([place * APART, 0], v.dtype) for v in seeds]
         begun = [(v, v.value + a) for v, a in zip(seeds, apart, strict=True)]
         begun += [(v, tf.zeros(v.shape, v.dtype)) for v in metrics]
-        begun += [(v, tf.identity(v.value)) for v in self.non_trainable_weights]
+        begun += [(v, tf.identity(v.value)) for v in _statistics(self)]
         trained = [tf.identity(v.value) for v in self.trainable_weights]
         begun += zip(self.trainable_weights, trained, strict=True)
         with tf.GradientTape() as tape:
@@ -108,7 +108,7 @@ class ParallelStep(TrainingStep):
         gradients = tape.gradient(
             scaled, trained, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        statistics = [scope.get_current_value(v) / replicas for v in self.non_trainable_weights]
+        statistics = [scope.get_current_value(v) / replicas for v in _statistics(self)]
         found = [scope.get_current_value(v) for v in metrics]
         advanced = [scope.get_current_value(v) - a for v, a in zip(seeds, apart, strict=True)]
         once = status if local == 0 else tf.zeros_like(status)  # a machine's, whatever its devices
@@ -118,6 +118,11 @@ class ParallelStep(TrainingStep):
 def _seeds(model: keras.Model) -> list[keras.Variable]:
     """The states of drop-out."""
     return [v for v in model.non_trainable_variables if v.name == "seed_generator_state"]
+
+
+def _statistics(model: keras.Model) -> list[keras.Variable]:
+    """Those of batch normalization that change; what is frozen stays, to the bit."""
+    return [v for layer in model.layers if layer.trainable for v in layer.non_trainable_weights]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from keras_unet.data.class_names import find_class_names
 from keras_unet.data.label_rule import LabelKind
 from keras_unet.machine import Machine, this_machine
 from keras_unet.settings import flat, merged, nested, to_tree
+from keras_unet.training.ancestor import read_ancestor
 from keras_unet.training.config import DataConfig, TrainConfig, make_config, with_preset
 from keras_unet.training.planning.data_facts import DataFacts, data_facts, missed
 from keras_unet.training.planning.rules import Choice, Rules
@@ -66,6 +67,7 @@ def plan(
     Raises:
         DataError: images or labels cannot be used; names every bad file.
         ConfigError: a given setting does not fit.
+        DataError: there is no model at `settings["init"]`.
     """
     where = {
         "images": images,
@@ -99,7 +101,8 @@ def plan_tree(
         require_classes(*divide(samples, data, checked.seed), report.mapping.values)
     facts = data_facts(samples, report.summary, report.mapping.kind)
     machine = machine or this_machine(checked.devices)
-    rules = Rules(facts, machine, given, lambda side: missed(samples, side))
+    ancestor = None if checked.init is None else read_ancestor(checked.init).ancestor
+    rules = Rules(facts, machine, given, lambda side: missed(samples, side), ancestor)
     choices = (*_named(given, data, report.mapping.num_classes), *rules.all())
     chosen = nested({choice.key: choice.value for choice in choices})
     config = make_config(merged(chosen, tree), "plan")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from keras_unet import geometry
 from keras_unet.machine import Machine
+from keras_unet.training.ancestor import Ancestor
 from keras_unet.training.planning.data_facts import DataFacts
 from keras_unet.training.planning.sizes import (
     LEAST_USEFUL,
@@ -24,6 +25,8 @@ from keras_unet.training.planning.sizes import (
 )
 
 STRAIN = 0.11  # elastic displacement over the distance of the grid points: that of the DSB runs
+
+FINE_TUNING = 3e-4  # learning rate of AdamW
 
 TURNING = ("paper", "nnunet")  # augmentations that turn by any angle
 
@@ -45,9 +48,13 @@ class Rules:
         machine: Machine,
         given: Mapping[str, Any],
         missed: Callable[[int], float],
+        ancestor: Ancestor | None = None,
     ) -> None:
         self.facts, self.machine, self.given, self.missed = facts, machine, given, missed
         self.choices: list[Choice] = []
+        self.ancestor = ancestor
+        if ancestor is not None:
+            self._inherit(ancestor)
 
     def pick(self, key: str, value: Any, reason: str) -> Any:
         """The value that is given for the key, or else this one, noted with its reason."""
@@ -66,6 +73,14 @@ class Rules:
         self._tiles(size.tile, geometry.output_size(size.tile, depth, size.padding))
         self._speed(self._seconds(sizing, size))
         return self.choices
+
+    def _inherit(self, ancestor: Ancestor) -> None:
+        """Takes the ancestor's network as given; its weights fit no other."""
+        why = f"that of {ancestor.name}, whose weights fit no other [arithmetic]"
+        for key, value in ancestor.network.items():
+            reason = f"that of {ancestor.name} [judgement]" if key == "model.padding" else why
+            self.pick(key, value, reason)
+        self.given = {**ancestor.network, **self.given}
 
     def _depth(self) -> int:
         facts, depth = self.facts, 4
@@ -190,6 +205,9 @@ class Rules:
         if facts.flat:
             why = f"{facts.flat} images have hardly any contrast, which each image's own z-score"
             self.pick("data.normalization", "dataset", f"{why} would blow up [judgement]")
+        elif self.ancestor is not None and self.ancestor.normalization != "none":
+            why = f"that of {self.ancestor.name}, whose weights know such grey values [judgement]"
+            self.pick("data.normalization", self.ancestor.normalization, why)
         augment = self.given.get("augment", "paper")
         if self.given.get("preset"):  # as published
             return
@@ -215,6 +233,9 @@ class Rules:
             why += "pixel error 0.074, not 0.076 [measured: ISBI 2012]"
             self.pick("model.dropout", 0.5, why)
         self.pick("optimizer", "adam", "AdamW, whose settings suit most data [run: all]")
+        if self.ancestor is not None and self.given.get("optimizer", "adam") == "adam":
+            why = f"lower than the usual 1e-3, so that little of {self.ancestor.name} is forgotten"
+            self.pick("learning_rate", FINE_TUNING, f"{why} [judgement]")
         self.pick("schedule", "polynomial", "falls to 0 as the time ends [run: all]")
         why = "the average of the last ninth of the steps, for which no batch decides: pixel "
         why += "error 0.0767 ± 0.0007, not 0.0835 ± 0.0048 [measured: ISBI 2012]"
