@@ -76,6 +76,7 @@ class Built(NamedTuple):
     report: DataReport
     digests: Digests
     cluster: Cluster  # that trains
+    tile: int  # of the input, in pixels
 
 
 def build(
@@ -165,6 +166,7 @@ def build(
         report,
         (digests(training), digests(validation)),
         cluster,
+        tile,
     )
 
 

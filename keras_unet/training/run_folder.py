@@ -32,7 +32,8 @@ class RunRecord(Frozen):
 
     config: all settings. directory: where relative paths in it start. policy: the layers' dtypes.
     environment: versions and machine, which a bit-identical end needs. training, validation: each
-    sample's name and the hash of its pixels and labels.
+    sample's name and the hash of its pixels and labels. expected_steps: those that there was to be
+    time for on the machine that began it; None in older runs.
     """
 
     format: int = 1
@@ -43,6 +44,7 @@ class RunRecord(Frozen):
     training: dict[str, str]
     validation: dict[str, str]
     finished: bool = False
+    expected_steps: int | None = None
 
 
 class RunSettings(Protocol):
