@@ -152,7 +152,8 @@ def _resume(
 ) -> TrainResult:
     record = run_folder.read_record(folder)
     if config is not None:
-        run_folder.require_same_config(folder, record, config)
+        instead = f"; init={folder} begins it with what this one learned"
+        run_folder.require_same_config(folder, record, config, instead=instead)
     if record.finished:
         say(f"{folder}: this run is finished", console=console)
         Checkpoints(folder).remove()  # a killed process may have left some

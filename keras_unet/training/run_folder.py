@@ -179,9 +179,16 @@ def read_record(folder: Path, make: Make = make_config) -> RunRecord:
 
 
 def require_same_config(
-    folder: Path, record: RunRecord, config: BaseModel, make: Make = make_config
+    folder: Path,
+    record: RunRecord,
+    config: BaseModel,
+    make: Make = make_config,
+    instead: str = "",
 ) -> None:
-    """Raises ConfigError if settings differ from those the run was begun with; names each one."""
+    """Raises ConfigError if settings differ from those the run was begun with; names each one.
+
+    instead: what else there is to do, for the end of the message.
+    """
     begun = dict(flat(to_tree(make(record.config, f"{folder}/{run_layout.RECORD}"))))
     given = dict(flat(to_tree(config)))
     changes = [
@@ -193,7 +200,7 @@ def require_same_config(
         raise ConfigError(
             f"{folder}: this run was begun with other settings, and goes on only with its own:"
             + "".join(f"\n  {line}" for line in changes)
-            + "\nBegin a new run for new settings"
+            + f"\nBegin a new run for new settings{instead}"
         )
 
 
