@@ -48,10 +48,8 @@ def demo(
     show_evaluation(result.evaluation)
     version = export(result.model, publish)
     folder = result.folder
-    say(
-        f"Open       {folder / run_layout.REPORT} (what to look at next, scores, errors in colour) "
-        f"and {folder / run_layout.CURVES}"
-    )
+    report, curves = folder / run_layout.REPORT, folder / run_layout.CURVES
+    say(f"Open       {report} (scores, what to look at next, errors in colour) and {curves}")
     say(f"Published  {version} (a SavedModel for TensorFlow Serving)")
     say("Now your own images: put them in DATA/images and DATA/labels (equal")
     say("names; add --instances if each number in the labels is one object), then")

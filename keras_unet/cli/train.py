@@ -108,10 +108,8 @@ def train(
     result = run(checked, TERMINAL, resume=resume, files=files, loaded=loaded)
     show_evaluation(result.evaluation)
     folder, published = result.folder, Path("saved_models", result.folder.name)
-    say(
-        f"Open     {folder / run_layout.REPORT} (what to look at next, scores, errors in colour) and "
-        f"{folder / run_layout.CURVES}"
-    )
+    report, curves = folder / run_layout.REPORT, folder / run_layout.CURVES
+    say(f"Open     {report} (scores, what to look at next, errors in colour) and {curves}")
     say(f"Segment  keras-unet predict {quote(str(folder))} NEW_IMAGES")
     say(f"Publish  keras-unet export {quote(str(folder))} {quote(str(published))}")
     if result.interrupted:

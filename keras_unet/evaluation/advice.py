@@ -17,6 +17,11 @@ SPECK = 4  # times as large is what people look for, or more
 GOOD_PIXELS, POOR_OBJECTS = 0.9, 0.7  # mean Dice, object F1
 GAIN = 0.005  # of Dice, by another threshold
 GAP = 0.05  # calibration error
+_CURES = {  # by `ScoreSettings.split`: of objects that run together, and of such as fall apart
+    "none": ("--split neck", "--fill-holes"),
+    "neck": ("A higher --neck", "a lower --neck"),
+    "distance": ("A smaller --seed-distance", "a larger --seed-distance"),
+}
 
 
 def advise(evaluation: Evaluation) -> list[str]:
@@ -78,20 +83,18 @@ def _objects(evaluation: Evaluation) -> list[str]:
     if specks is not None:
         found.append(specks)
     merged, split = scores["merged"], scores["split"]
+    cut_more, cut_less = _CURES[evaluation.settings.split or "none"]
     if merged > few:
-        cut = evaluation.settings.split is not None
-        cure = "a smaller --seed-distance" if cut else "--split distance"
         text = (
             f"{merged:,} predicted object{'s hold' if merged > 1 else ' holds'} two or more true "
-            f"ones ({true:,} in all): touching objects run together. {cure[0].upper()}{cure[1:]} "
-            "cuts them apart, a higher loss.w0 in training parts them."
+            f"ones ({true:,} in all): touching objects run together. {cut_more} cuts more of "
+            "them apart, a higher loss.w0 in training parts them."
         )
         found.append((2.0 * merged, text))
     if split > few and specks is None:  # a speck beside its object makes it two pieces
-        cut = evaluation.settings.split is not None
-        cure = "a larger --seed-distance" if cut else "dropping small pieces (--min-size)"
         text = (
-            f"{split:,} of {true:,} true objects fall apart in the prediction: {cure} may mend it."
+            f"{split:,} of {true:,} true objects fall apart in the prediction: {cut_less} "
+            "may mend it."
         )
         found.append((2.0 * split, text))
     alone = scores["false_negatives"] - 2 * merged
@@ -193,8 +196,8 @@ def _confused(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
 
 
 def _threshold(evaluation: Evaluation, matrix: np.ndarray) -> str | None:
-    if len(evaluation.classes) != 2:
-        return None
+    if len(evaluation.classes) != 2 or evaluation.settings.threshold is not None:
+        return None  # the model's own for its objects was fitted to them, not to pixels
     name = evaluation.classes[1]
     threshold, dice = evaluation.curves["best_threshold"][name]
     now = evaluation.total["dice"][name]

@@ -63,20 +63,26 @@ def test_false_objects_that_are_as_large_as_true_ones_are_no_specks():
 
 
 @pytest.mark.parametrize(
-    ("split", "cure"), [(None, "--split distance"), ("distance", "A smaller --seed-distance")]
+    ("split", "cure"),
+    [
+        (None, "--split neck"),
+        ("none", "--split neck"),
+        ("neck", "A higher --neck"),
+        ("distance", "A smaller --seed-distance"),
+    ],
 )
 def test_merged_objects_have_the_cure_that_was_not_tried(split, cure):
     truth = discs([(20, 20), (20, 33), (60, 60)])
     seen = truth.copy()
     seen[18:23, 20:33] = 1
-    if split:  # a bridge so thick that no distance tells
+    if split in ("neck", "distance"):  # a bridge so thick that no distance tells
         seen[14:27, 20:33] = 1
     evaluation = scored(truth, seen, split=split)
     assert evaluation.total["objects"]["merged"] == 1
     (said,) = [text for text in evaluation.advice if "two or more true ones" in text]
     assert cure in said and "loss.w0" in said
     if split is None:
-        assert scored(truth, seen, split="distance").total["objects"]["merged"] == 0
+        assert scored(truth, seen, split="neck").total["objects"]["merged"] == 0
 
 
 def test_what_concerns_most_objects_comes_first():
@@ -169,3 +175,6 @@ def test_a_better_threshold_is_told_if_it_is_one():
     curves["best_threshold"] = {"cell": [0.004, dice + 0.02]}
     said = " ".join(advise(evaluation.model_copy(update={"curves": curves})))
     assert "--threshold 0.004." in said  # not 0.00, which takes everything
+    settings = evaluation.settings.model_copy(update={"threshold": 0.4})
+    update = {"curves": curves, "settings": settings}  # a model of objects has its own
+    assert "threshold" not in " ".join(advise(evaluation.model_copy(update=update)))
