@@ -216,9 +216,9 @@ def _baseline(model: BaseChannel, destination: str | None) -> BaseNode:
 
 
 def _policy(config: PipelineConfig) -> EvaluationPolicy:
-    policy = EvaluationPolicy.model_validate(config.evaluation.model_dump())
     rule = config.data.rule
     assert rule is not None
+    policy = config.evaluation.policy(rule.kind)
     train = make_config(merged(train_tree(config), {"data": {"images": "records"}}))
     classes = class_names(train, rule.resolve(rule.stated() or (0,)))
     require_known(policy, classes, instances=rule.kind == "instances")

@@ -11,7 +11,7 @@ from keras_unet.data import LabelKind, LabelRule, NormalizationMethod
 from keras_unet.errors import ConfigError
 from keras_unet.remote_path import local_path, remote_uri
 from keras_unet.settings import AnyText, Section
-from pipelines.evaluator.policy import EvaluationPolicy, Threshold
+from pipelines.evaluator.policy import DEFAULTS, EvaluationPolicy, Scoring, Threshold
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Place = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]  # a path, or gs://…
@@ -113,13 +113,22 @@ class CheckOptions(Section):
     tolerated: tuple[AnyText, ...] = Field((), description="features whose anomalies stop nothing")
 
 
-class EvaluationSettings(EvaluationPolicy):
-    """What a model must reach to be blessed; without a threshold none is."""
+class EvaluationSettings(Scoring):
+    """What a model must reach to be blessed; with an empty list of thresholds none is."""
 
-    thresholds: tuple[Threshold, ...] = Field(
-        (Threshold(score="mean_dice", at_least=0.5, min_gain=-0.01),),
-        description="scores with at_least, at_most, min_gain (on the baseline), slice",
+    thresholds: tuple[Threshold, ...] | None = Field(
+        None,
+        description="scores with at_least, at_most, min_gain (on the baseline), slice; None: "
+        "objects.f1 for instance labels, mean_dice for classes",
     )
+
+    def policy(self, kind: LabelKind) -> EvaluationPolicy:
+        """For labels of a kind; its thresholds are `DEFAULTS` where none are given."""
+        given = self.model_dump()
+        if self.thresholds is None:
+            by = "semantic" if self.scores.objects is False else kind
+            given["thresholds"] = DEFAULTS[by]
+        return EvaluationPolicy.model_validate(given)
 
 
 Precision = Literal["float32", "bfloat16", "float16"]

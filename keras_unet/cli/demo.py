@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from keras_unet import run_layout
+
 
 def demo(
     minutes: Annotated[float, typer.Option(min=0.05, help="Training time.")] = 2.0,
@@ -46,7 +48,8 @@ def demo(
     show_evaluation(result.evaluation)
     version = export(result.model, publish)
     folder = result.folder
-    say(f"Open       {folder}/report.html (scores, errors in colour) and {folder}/curves.png")
+    report, curves = folder / run_layout.REPORT, folder / run_layout.CURVES
+    say(f"Open       {report} (scores, what to look at next, errors in colour) and {curves}")
     say(f"Published  {version} (a SavedModel for TensorFlow Serving)")
     say("Now your own images: put them in DATA/images and DATA/labels (equal")
     say("names; add --instances if each number in the labels is one object), then")

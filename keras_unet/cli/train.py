@@ -98,6 +98,8 @@ def train(
         if found.report is None:
             raise typer.Exit(130)
         show_folds(found.report)
+        report = found.folder / run_layout.fold(0) / run_layout.REPORT
+        say(f"Open     {report} (what to look at next, errors in colour), and so of each fold")
         say(f"Segment  keras-unet predict {quote(str(found.folder))} NEW_IMAGES")
         return
 
@@ -106,7 +108,8 @@ def train(
     result = run(checked, TERMINAL, resume=resume, files=files, loaded=loaded)
     show_evaluation(result.evaluation)
     folder, published = result.folder, Path("saved_models", result.folder.name)
-    say(f"Open     {folder}/report.html (scores, errors in colour) and {folder}/curves.png")
+    report, curves = folder / run_layout.REPORT, folder / run_layout.CURVES
+    say(f"Open     {report} (scores, what to look at next, errors in colour) and {curves}")
     say(f"Segment  keras-unet predict {quote(str(folder))} NEW_IMAGES")
     say(f"Publish  keras-unet export {quote(str(folder))} {quote(str(published))}")
     if result.interrupted:

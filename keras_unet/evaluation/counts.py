@@ -50,7 +50,8 @@ def image_counts(
         By name: `confusion` [K, K]; `boundary` [K, len(boundaries.COUNTS)]; `wrong` [2]: wrong
         pixels, and those of them within the tolerance of an outline of the truth; `confidence`
         [calibration.GROUPS, 3]; `squared_error` [1]; where asked for, `objects`
-        [len(instances.COUNTS)] and `isbi` [thresholds, len(isbi.COUNTS)].
+        [len(instances.COUNTS)], `object_areas` [3, instances.AREAS] and `isbi` [thresholds,
+        len(isbi.COUNTS)].
 
     Raises:
         ConfigError: the settings do not fit the classes. DataError: truth does not fit.
@@ -70,7 +71,7 @@ def image_counts(
         ),
     }
     if scores_objects(sample, settings):
-        found["objects"] = _objects(sample, predicted, probabilities, classes, settings)
+        found |= _objects(sample, predicted, probabilities, classes, settings)
     if settings.isbi:
         found["isbi"] = _isbi(truth, probabilities, classes)
     return found
@@ -96,6 +97,8 @@ def score(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str,
         from keras_unet.evaluation import instances
 
         found["objects"] = instances.rates(counts["objects"])
+        if "object_areas" in counts:  # not in evaluations of 0.3
+            found["objects"] |= instances.area_rates(counts["object_areas"])
     if "isbi" in counts:
         from keras_unet.evaluation import isbi
 
@@ -151,8 +154,8 @@ def _objects(
     probabilities: np.ndarray,
     classes: Sequence[str],
     settings: ScoreSettings,
-) -> np.ndarray:
-    from keras_unet.evaluation.instances import judged, object_counts
+) -> Counts:
+    from keras_unet.evaluation.instances import image_blocks, judged
     from keras_unet.inference.objects.finding import to_instances
 
     true, object_class = sample.classes, settings.object_class
@@ -172,7 +175,7 @@ def _objects(
     proposed = to_instances(found, **_COMPONENTS.changed(settings.finding).arguments)
     if sample.ignored.any():
         true_objects, proposed = judged(true_objects, proposed, sample.ignored)
-    return object_counts(true_objects, proposed)
+    return image_blocks(true_objects, proposed)
 
 
 _COMPONENTS = Decoding(fill_holes=False, min_size=0, split="none")
@@ -207,6 +210,7 @@ def score_intervals(
     Returns:
         [low, high] by path, of scores that have an interval.
     """
+    sets = [{k: block for k, block in one.items() if k != "object_areas"} for one in sets]
     paths = [path for path in flat(score(sets[0], classes)) if has_interval(path)]
 
     def statistic(drawn: np.ndarray) -> np.ndarray:

@@ -63,6 +63,7 @@ class ScoreSettings(Frozen):
 
 _FINDING = {"threshold", "fill_holes", "min_size", "split", "neck", "seed_distance"}
 
+SHOWN = 3  # of the advice, on the console; a report has all of it
 _UNSAFE = re.compile(r'^\.|[\x00-\x1f%/\\:*?"<>|]')
 _LONGEST = 200  # bytes; most file systems take 255, with what is written around the name
 
@@ -73,7 +74,9 @@ class Evaluation(Frozen):
     total: nested by name, classes by their names. intervals: of the same form, [low, high].
     images: each image's scores. counts: what each image adds to the total (`counts.image_counts`),
     from which `compare` draws. curves: `precision_recall` and `reliability` of each class, lists of
-    numbers; with the ISBI metrics `isbi`, along the thresholds. card: the model's.
+    numbers; with the ISBI metrics `isbi`, along the thresholds. notes: on images, labels and
+    intervals. advice: what to look at next, the most telling first; see `advise`. card: the
+    model's.
     """
 
     format: Literal[2] = 2
@@ -88,6 +91,7 @@ class Evaluation(Frozen):
     counts: dict[str, dict[str, Any]]
     curves: dict[str, Any]
     notes: tuple[str, ...]
+    advice: tuple[str, ...] = ()
     card: dict[str, Any]
 
 
@@ -265,6 +269,12 @@ _DESCRIPTIONS: dict[ScorePath, Description] = {
     ("objects", "false_negatives"): Description(
         "missed", "", "true objects without match", 0, None
     ),
+    ("objects", "false_area"): Description(
+        "area of false ones, px", "", "their median; about, for more than 1", 0, None
+    ),
+    ("objects", "missed_area"): Description(
+        "area of missed ones, px", "", "their median; about, for more than 1", 0, None
+    ),
     ("objects", "merged"): Description(
         "merged", "", "predicted objects that hold most of two or more true ones", 0, None
     ),
@@ -346,6 +356,10 @@ def show_evaluation(evaluation: Evaluation) -> None:
         line(*(("isbi", name) for name in ("pixel_error", "rand_error", "warping_error")))
     for note in evaluation.notes:
         say(note, "dim")
+    if evaluation.advice:
+        say("What to look at next:", "bold")
+    for text in evaluation.advice[:SHOWN]:
+        say(f"• {text}")
 
 
 def show_folds(report: dict[str, Any]) -> None:

@@ -61,6 +61,11 @@ COUNTS = (
     *(f"true_positives_{threshold}" for threshold in IOU_THRESHOLDS),
 )
 
+# groups of areas: 1, 2 to 3, 4 to 7 … pixels, the last without an end; a histogram adds up over
+# images, where a median does not
+AREAS = 24
+FOUND, FALSE, MISSED = range(3)  # rows: predicted objects matched at IoU 0.5, others; true ones
+
 
 def rates(counts: np.ndarray) -> dict[str, Any]:
     """`object_scores` of sums of `object_counts`, [..., len(COUNTS)], as arrays [...]."""
@@ -130,7 +135,56 @@ def object_scores(
 
 def object_counts(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """What one image adds to the scores of a set: float64 [len(COUNTS)], see there."""
+    return image_blocks(truth, predicted)["objects"]
+
+
+def image_blocks(truth: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """What one image adds to a set: `objects` [len(COUNTS)] and `object_areas` [3, AREAS].
+
+    The rows of `object_areas` are `FOUND`, `FALSE` and `MISSED`; column k is of areas of 2^k up to
+    2^(k + 1) − 1 pixels.
+    """
     found = overlaps(truth, predicted)
+    return {"objects": _counts(found), "object_areas": _areas(found)}
+
+
+def _areas(found: Overlaps) -> np.ndarray:
+    hit = 2 * found.shared > found.union
+    matched = np.isin(np.arange(found.predicted_sizes.size), found.predicted_index[hit])
+    missed = np.isin(np.arange(found.truth_sizes.size), found.truth_index[hit], invert=True)
+    rows = (
+        found.predicted_sizes[matched],
+        found.predicted_sizes[~matched],
+        found.truth_sizes[missed],
+    )
+    groups = [np.minimum(np.frexp(sizes)[1] - 1, AREAS - 1) for sizes in rows]
+    return np.stack([np.bincount(group, minlength=AREAS) for group in groups]).astype(np.float64)
+
+
+def area_rates(areas: np.ndarray) -> dict[str, np.ndarray]:
+    """Median areas in pixels of sums of `object_areas`, [..., 3, AREAS], as arrays [...]."""
+    medians = median_area(areas)
+    return {"false_area": medians[..., FALSE], "missed_area": medians[..., MISSED]}
+
+
+def median_area(histogram: np.ndarray) -> np.ndarray:
+    """The median of areas in groups, [..., AREAS] -> [...]: NaN of none.
+
+    Within its group it is where it would be if logarithms of areas were evenly spread; 1 is exact.
+    """
+    histogram = np.asarray(histogram, np.float64)
+    above = np.cumsum(histogram, axis=-1)
+    half = above[..., -1:] / 2
+    group = (above < half).sum(axis=-1, keepdims=True)  # the first that holds half of them
+    inside = np.take_along_axis(histogram, group, axis=-1)
+    below = np.take_along_axis(above, group, axis=-1) - inside
+    within = (half - below) / np.maximum(inside, 1.0)
+    lowest, highest = np.exp2(group), np.exp2(group + 1) - 1
+    median = lowest * (highest / lowest) ** within
+    return np.where(half > 0, median, np.nan)[..., 0]
+
+
+def _counts(found: Overlaps) -> np.ndarray:
     true, guessed = found.truth_labels.size, found.predicted_labels.size
     jaccard = found.shared / found.union
     covering = 2 * found.shared > found.truth_sizes[found.truth_index]

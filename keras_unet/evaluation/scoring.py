@@ -25,7 +25,8 @@ from keras_unet.data.pairs import Problem, find_source
 from keras_unet.data.pipeline import scored_classes
 from keras_unet.data.samples import RawPair, Sample
 from keras_unet.errors import DataError
-from keras_unet.evaluation import calibration, confusion
+from keras_unet.evaluation import calibration
+from keras_unet.evaluation.advice import advise
 from keras_unet.evaluation.counts import (
     Counts,
     add,
@@ -138,18 +139,20 @@ def evaluate_samples(
     prediction: Mapping[str, Any] | None = None,
     data: str = "",
     notes: Sequence[str] = (),
+    advice: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """`evaluate` for images in memory, or for anything else that gives `Samples`.
 
     Args:
         notes: on the images, for the evaluation's own.
+        advice: what is known of the model beforehand; the evaluation's own follows it.
     """
     options = validated(PredictOptions, {**(prediction or {}), "dtype": "float32"})
     predictor = Predictor(model, options)
     folder = None if output is None else local_path(output)
     chosen = _checked(settings)
-    scorer = Scorer(predictor.cards, chosen, len(samples), folder, data, notes)
+    scorer = Scorer(predictor.cards, chosen, len(samples), folder, data, notes, advice)
     for done, sample in enumerate(samples, start=1):
         require_objects(sample, chosen)  # before time is spent on a prediction
         try:
@@ -250,6 +253,7 @@ class Scorer:
         folder: for overlays, `evaluation.json` and `report.html`; None writes nothing.
         data: where the images are, for the report.
         notes: on the images and labels, for the evaluation's own.
+        advice: what is known beforehand; the evaluation's own follows it.
     """
 
     def __init__(
@@ -260,10 +264,12 @@ class Scorer:
         folder: Path | None = None,
         data: str = "",
         notes: Sequence[str] = (),
+        advice: Sequence[str] = (),
     ) -> None:
         self._card, self._settings, self._folder = cards[0], settings.completed(cards[0]), folder
         self._model = " + ".join(dict.fromkeys(card.name for card in cards))
         self._data, self._notes = _readable(data), tuple(map(_readable, notes))
+        self._advice = tuple(map(_readable, advice))
         self._gallery, self._longest = Gallery(MOST_PICTURES), longest_side(images)
         self._total: Counts = {}
         self._each: dict[str, Counts] = {}
@@ -342,7 +348,7 @@ class Scorer:
             resamples=settings.resamples,
             seed=settings.seed,
         )
-        return Evaluation(
+        found = Evaluation(
             model=self._model,
             data=self._data,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -356,11 +362,11 @@ class Scorer:
             notes=(
                 *self._notes,
                 *_found_by(total, settings),
-                *_exchanged(total["confusion"]),
                 *interval_notes(len(each), settings.confidence, settings.resamples, settings.seed),
             ),
             card=self._card.model_dump(mode="json"),
         )
+        return found.model_copy(update={"advice": (*self._advice, *advise(found))})
 
 
 def _readable(name: str) -> str:
@@ -379,21 +385,6 @@ def _found_by(total: Counts, settings: ScoreSettings) -> tuple[str, ...]:
     if "objects" not in total or not settings.finding:
         return ()
     return (f"Predicted objects: {Decoding().changed(settings.finding)}.",)
-
-
-def _exchanged(matrix: np.ndarray) -> tuple[str, ...]:
-    """A note where labels of two classes would fit the prediction better the other way round."""
-    if len(matrix) != 2 or not matrix.sum(axis=1).all():  # a class alone shows nothing of it
-        return ()
-    as_they_are, exchanged = (float(np.trace(m) / m.sum()) for m in (matrix, matrix[::-1]))
-    worse = confusion.rates(matrix)["mean_dice"] < confusion.rates(matrix[::-1])["mean_dice"]
-    if exchanged < 0.8 or not worse:
-        return ()
-    return (
-        f"prediction and labels agree in {as_they_are:.1%} of the pixels; with the two classes of "
-        f"the labels exchanged they would in {exchanged:.1%}: are the labels inverted (white for "
-        "black)?",
-    )
 
 
 def _each(

@@ -89,6 +89,7 @@ class Built(NamedTuple):
     report: DataReport
     digests: Digests
     cluster: Cluster  # that trains
+    tile: int  # of the input, in pixels
 
 
 def build(
@@ -186,6 +187,7 @@ def build(
         report,
         (digests(training), digests(validation)),
         cluster,
+        tile,
     )
 
 

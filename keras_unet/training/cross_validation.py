@@ -185,10 +185,11 @@ def summary(found: Sequence[Evaluation]) -> dict[str, Any]:
         known = [v for v in values if isinstance(v, (int, float))]
         means[path] = float(np.mean(known)) if known else None
         deviations[path] = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    every = [counts for one in found for counts in one.counts.values()]
+    shared = set.intersection(*(set(counts) for counts in every))  # older folds may have fewer
     pooled: dict[str, np.ndarray] = {}
-    for one in found:
-        for counts in one.counts.values():
-            pooled = add(pooled, counts_as_arrays(counts))
+    for counts in every:
+        pooled = add(pooled, counts_as_arrays({name: counts[name] for name in shared}))
     return {
         "folds": len(found),
         "images": sum(len(one.images) for one in found),

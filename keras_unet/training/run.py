@@ -26,7 +26,7 @@ from keras_unet.evaluation.evaluation import Evaluation, read_evaluation
 from keras_unet.evaluation.scoring import evaluate_samples
 from keras_unet.inference.predictor import Predictor
 from keras_unet.keras_backend import require_tensorflow
-from keras_unet.machine import dtype_policy
+from keras_unet.machine import dtype_policy, this_machine
 from keras_unet.models.keras_file import TrainedModel, clear_unfinished, load_model, save_model
 from keras_unet.settings import to_tree
 from keras_unet.training import run_folder
@@ -45,6 +45,7 @@ from keras_unet.training.checkpoint import Checkpoint, Checkpoints
 from keras_unet.training.config import TrainConfig, make_config
 from keras_unet.training.distributed.cluster import Cluster, join
 from keras_unet.training.loop import Position, StopRequest, run_steps, snapshot
+from keras_unet.training.outcome import Outcome, expected_steps, lessons
 from keras_unet.training.worker import send_result, send_state, send_task, work
 
 
@@ -70,7 +71,9 @@ def train(
 
     The run folder holds `config.toml`, `data.json` (the data check), `run.json` (what a resumed run
     must match), `checkpoints/`, `history.csv`, `tensorboard/`, `best.keras`, and at its end
-    `last.keras`, `curves.png`, `evaluation.json` and `overlays/`, without the checkpoints.
+    `last.keras`, `curves.png`, `evaluation.json`, `report.html` and `overlays/`, without the
+    checkpoints. What the run itself says (too short, still rising, learned by heart) is the
+    first advice of its evaluation.
 
     A run that was killed, at any moment, ends after `resume` as it would have without: a run that
     `steps` bounds with the same bits on the same machine. Where `minutes` bound it, the time up to
@@ -138,6 +141,7 @@ def _begin(
         training=built.digests[0],
         validation=built.digests[1],
         ancestor=task.ancestor,
+        expected_steps=_expected_steps(config, built),
     )
     files = {**files, run_layout.DATA_REPORT: built.report.to_json() + "\n"}
     folder = run_folder.create(config, record, files)
@@ -154,7 +158,8 @@ def _resume(
 ) -> TrainResult:
     record = run_folder.read_record(folder)
     if config is not None:
-        run_folder.require_same_config(folder, record, config)
+        instead = f"; init={folder} begins it with what this one learned"
+        run_folder.require_same_config(folder, record, config, instead=instead)
     if record.finished:
         say(f"{folder}: this run is finished", console=console)
         Checkpoints(folder).remove()  # a killed process may have left some
@@ -177,6 +182,13 @@ def _resume(
         built = _build(task, folder.parent, console, cluster, loaded, weights)
         run_folder.require_same_data(folder, record, *built.digests)
         return _finish(folder, config, record, built, checkpoint, console)
+
+
+def _expected_steps(config: TrainConfig, built: Built) -> int:
+    assert built.report.mapping is not None  # there are labels
+    channels, classes = built.training[0].image.shape[-1], built.report.mapping.num_classes
+    machine = this_machine(config.devices)
+    return expected_steps(config, machine, tile=built.tile, channels=channels, classes=classes)
 
 
 def _build(
@@ -208,20 +220,21 @@ def _finish(
 ) -> TrainResult:
     """Trains, evaluates the best model and closes the run."""
     with _explained(folder, config):
-        interrupted = _steps(folder, config, built, checkpoint, console)
+        outcome = _steps(folder, config, built, checkpoint, console)
+        advice = lessons(outcome, config, record.expected_steps, folder)
         try:
             model = _with_decoding(folder, load_model(folder), built, console)
-            evaluation = evaluate_samples(model, built.validation, output=folder)
+            evaluation = evaluate_samples(model, built.validation, output=folder, advice=advice)
             pictures.curves(folder / run_layout.HISTORY, folder / run_layout.CURVES)
         except (KeyboardInterrupt, SystemExit):
             said = f"Stopped while scoring; to go on: {run_folder.how_to_resume(folder)}"
             say(said, console=console)
             raise
-        if not interrupted:
+        if not outcome.interrupted:
             run_folder.finish(folder, record)
     if built.cluster.machines > 1:
-        send_result(built.cluster, folder, evaluation, interrupted)
-    return TrainResult(folder, model, evaluation, interrupted)
+        send_result(built.cluster, folder, evaluation, outcome.interrupted)
+    return TrainResult(folder, model, evaluation, outcome.interrupted)
 
 
 def _with_decoding(
@@ -245,10 +258,11 @@ def _steps(
     built: Built,
     checkpoint: Checkpoint | None,
     console: Console,
-) -> bool:
-    """The steps, and what happens around them; True if Ctrl-C ended them before their time."""
+) -> Outcome:
+    """The steps, and what happens around them."""
     cluster, card, monitor = built.cluster, built.card(folder.name, {}), f"val_{config.monitor}"
     stop, budget, checkpoints = StopRequest(), Budget.of(config, cluster.clock), Checkpoints(folder)
+    history = History(folder)
 
     def trained(metrics: dict[str, float]) -> TrainedModel:
         return TrainedModel(built.network(), built.card(folder.name, metrics))
@@ -271,7 +285,7 @@ def _steps(
             stop.check,
         ),
         KeepBest(folder, monitor, trained),
-        History(folder),
+        history,
         ShowProgress(budget, console),
         *([Patience(monitor, config.patience)] if config.patience else []),
     ]
@@ -307,7 +321,8 @@ def _steps(
         if cluster.machines > 1:
             send_result(cluster, folder, None, True)
         raise SystemExit(128 + number)
-    return number is not None
+    interrupted = number is not None
+    return Outcome(budget.done, budget.seconds / 60, budget.used, interrupted, history.rows)
 
 
 @contextmanager

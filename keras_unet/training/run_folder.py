@@ -34,6 +34,8 @@ class RunRecord(Frozen):
     config: all settings. directory: where relative paths in it start. policy: the layers' dtypes.
     environment: versions and machine, which a bit-identical end needs. training, validation: each
     sample's name and the hash of its pixels and labels. ancestor: the model it began with.
+    expected_steps: those that there was to be time for on the machine that began it; None in older
+    runs.
     """
 
     format: int = 1
@@ -45,6 +47,7 @@ class RunRecord(Frozen):
     validation: dict[str, str]
     ancestor: Ancestor | None = None
     finished: bool = False
+    expected_steps: int | None = None
 
 
 class RunSettings(Protocol):
@@ -179,9 +182,16 @@ def read_record(folder: Path, make: Make = make_config) -> RunRecord:
 
 
 def require_same_config(
-    folder: Path, record: RunRecord, config: BaseModel, make: Make = make_config
+    folder: Path,
+    record: RunRecord,
+    config: BaseModel,
+    make: Make = make_config,
+    instead: str = "",
 ) -> None:
-    """Raises ConfigError if settings differ from those the run was begun with; names each one."""
+    """Raises ConfigError if settings differ from those the run was begun with; names each one.
+
+    instead: what else there is to do, for the end of the message.
+    """
     begun = dict(flat(to_tree(make(record.config, f"{folder}/{run_layout.RECORD}"))))
     given = dict(flat(to_tree(config)))
     changes = [
@@ -193,7 +203,7 @@ def require_same_config(
         raise ConfigError(
             f"{folder}: this run was begun with other settings, and goes on only with its own:"
             + "".join(f"\n  {line}" for line in changes)
-            + "\nBegin a new run for new settings"
+            + f"\nBegin a new run for new settings{instead}"
         )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from keras_unet.data import LabelKind
 from keras_unet.evaluation import ScoreSettings
 from keras_unet.settings import Section
 
@@ -47,10 +48,9 @@ class Threshold(Section):
         return self
 
 
-class EvaluationPolicy(Section):
-    """How a model is scored and judged. Without a threshold no model is blessed."""
+class Scoring(Section):
+    """How a model is scored, and which slices of the images are looked at."""
 
-    thresholds: tuple[Threshold, ...] = Field((), description="all must hold")
     density: int | tuple[Number, ...] = Field(
         3,
         description="slices by cells per 10,000 pixels: so many with equally many images (3: low, "
@@ -60,10 +60,24 @@ class EvaluationPolicy(Section):
     prediction: dict[str, Any] = Field({}, description="options of predict, such as symmetries")
 
     @model_validator(mode="after")
-    def _slices_fit(self) -> EvaluationPolicy:
+    def _slices_fit(self) -> Scoring:
         if isinstance(self.density, int):
             if not 1 <= self.density <= 20:
                 raise ValueError(f"density is {self.density}; expected 1 to 20 slices")
         elif list(self.density) != sorted(set(self.density)) or not self.density:
             raise ValueError(f"density is {self.density}; expected edges in ascending order")
         return self
+
+
+class EvaluationPolicy(Scoring):
+    """How a model is scored and judged. Without a threshold no model is blessed."""
+
+    thresholds: tuple[Threshold, ...] = Field((), description="all must hold")
+
+
+# The first model must be of some use, each later one about as good as the baseline. Mean Dice says
+# little of objects: specks and merged cells hardly change it. The limits are judgement.
+DEFAULTS: dict[LabelKind, tuple[Threshold, ...]] = {
+    "semantic": (Threshold(score="mean_dice", at_least=0.5, min_gain=-0.01),),
+    "instances": (Threshold(score="objects.f1", at_least=0.3, min_gain=-0.01),),
+}

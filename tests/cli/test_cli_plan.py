@@ -44,6 +44,8 @@ def test_train_without_a_configuration_plans_what_is_not_set(data, tmp_path, mon
     config = load_config(folder / "config.toml")
     assert (config.model.filters, config.loss.dice, config.loss.w0) == (2, 1.0, 5.0)
     assert load_config(folder / "plan.toml") == config
+    assert "Open runs/it/report.html" in printed
+    assert (folder / "report.html").is_file()
 
     file = tmp_path / "own.toml"  # a file is a whole configuration: nothing is planned
     file.write_text(
@@ -71,6 +73,7 @@ def test_folds_are_cross_validated_and_gone_on_with(data, tmp_path, monkeypatch)
     monkeypatch.setattr(cross_validation, "cross_validate", stand_in)
     printed = run("train", data, "--instances", "--folds", 2, "--set", "steps=1")
     assert f"predict {tmp_path / 'cv'}" in printed
+    assert f"Open {tmp_path / 'cv' / 'fold_0' / 'report.html'}" in printed
     config, folds, resume, files = called[0]
     assert (config.steps, folds, resume) == (1, 2, None)
     assert "padding" in files["plan.toml"]

@@ -103,6 +103,19 @@ def test_scores_that_only_one_has_are_left_out(runs, tmp_path):
     assert not [path for path in found if path[0] in ("isbi", "objects")]
 
 
+def test_an_evaluation_without_areas_of_objects_is_compared_too(runs, tmp_path):
+    """Evaluations of 0.3 have none."""
+    text = json.loads((runs / "good" / "evaluation.json").read_text())
+    for counts in text["counts"].values():
+        del counts["object_areas"]
+    del text["advice"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(text))
+    assert ("objects", "false_area") in by_path(compare(runs / "bad", runs / "good", resamples=0))
+    for pair in ((runs / "bad", tmp_path), (tmp_path, runs / "bad")):
+        scores = by_path(compare(*pair, resamples=0))
+        assert ("objects", "f1") in scores and ("objects", "false_area") not in scores
+
+
 def test_pictures_may_be_absent(runs, tmp_path):
     for name in ("good", "bad"):
         text = (runs / name / "evaluation.json").read_text()

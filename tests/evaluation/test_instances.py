@@ -11,10 +11,14 @@ from hypothesis.extra.numpy import arrays
 
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation.instances import (
+    AREAS,
     COUNTS,
     IOU_THRESHOLDS,
+    area_rates,
+    image_blocks,
     judged,
     match_objects,
+    median_area,
     object_counts,
     object_scores,
     rates,
@@ -159,6 +163,41 @@ def test_counts_of_images_add_up():
     for place, (t, p) in enumerate(images):
         assert float(stacked["pq"][place]) == pytest.approx(object_scores(t, p)["pq"])
     assert counts[0].shape == (len(COUNTS),)
+
+
+@settings(max_examples=60, deadline=None)
+@given(LABELS, LABELS)
+def test_areas_against_masks_one_by_one(truth, predicted):
+    true, guessed = masks(truth), masks(predicted)
+    pairs = [(a, b) for a in true for b in guessed if jaccard(true[a], guessed[b]) > 0.5]
+    found = [b for _, b in pairs]
+    rows = [
+        [guessed[b].sum() for b in found],
+        [guessed[b].sum() for b in guessed if b not in found],
+        [true[a].sum() for a in true if a not in [a for a, _ in pairs]],
+    ]
+    blocks = image_blocks(truth, predicted)
+    assert np.array_equal(blocks["objects"], object_counts(truth, predicted))
+    for histogram, areas in zip(blocks["object_areas"], rows, strict=True):
+        expected = np.bincount([int(math.log2(a)) for a in areas], minlength=AREAS)
+        assert np.array_equal(histogram, expected)
+
+
+def test_the_median_area_lies_in_the_group_of_the_median():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        areas = np.ceil(2 ** rng.uniform(0, 12, 2 * rng.integers(0, 20) + 1)).astype(int)
+        histogram = np.bincount(np.log2(areas).astype(int), minlength=AREAS)
+        found, median = median_area(histogram), np.median(areas)
+        assert int(math.log2(found)) == int(math.log2(median))
+    nothing = np.zeros(AREAS)
+    pixels = np.eye(AREAS)[0] * 7
+    assert np.isnan(median_area(nothing)) and median_area(pixels) == 1
+    both = area_rates(np.stack([[nothing, pixels, nothing], [pixels, nothing, pixels]]))
+    assert np.isnan(both["false_area"]).tolist() == [False, True]
+    assert both["missed_area"][1] == 1
+    huge = np.zeros((1, 1 << 12), np.int64)
+    assert image_blocks(huge, huge)["object_areas"].sum() == 0
 
 
 def test_merged_and_split_objects():

@@ -17,7 +17,7 @@ from PIL import Image
 
 from keras_unet.evaluation import compare, read_evaluation
 from keras_unet.evaluation.html import Html, data_uri, join, page, tag
-from keras_unet.evaluation.report import Gallery, advise, make_report, thumbnail
+from keras_unet.evaluation.report import Gallery, make_report, thumbnail
 from keras_unet.pictures import (
     FALSE,
     MISSED,
@@ -145,46 +145,6 @@ def test_one_image_has_no_interval_and_says_so(tmp_path):
     assert "no intervals" in seen.text and "no interval" in seen.text
     assert "NaN" not in (tmp_path / "evaluation.json").read_text()
     json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
-
-
-def changed(evaluation, **total):
-    return evaluation.model_copy(update={"total": {**evaluation.total, **total}})
-
-
-def test_advice_follows_the_numbers():
-    evaluation = make_evaluation(noise=0.3)
-    objects = evaluation.total["objects"]
-    many = {**objects, "true_positives": 50, "false_negatives": 50, "merged": 6, "split": 0}
-    few = {**many, "merged": 5}
-    said = " ".join(advise(changed(evaluation, objects=many, wrong_near_outline=0.71)))
-    assert "6 predicted objects hold two or more true ones (100 in all)" in said
-    assert "71% of the wrong pixels lie within 2 px" in said
-    said = " ".join(advise(changed(evaluation, objects=few, wrong_near_outline=0.3)))
-    assert "hold two or more" not in said and "Only 30%" in said
-    assert "surer than" not in " ".join(advise(changed(evaluation, calibration_error=0.049)))
-    assert "mean confidence" in " ".join(advise(changed(evaluation, calibration_error=0.05)))
-
-
-def test_advice_names_the_images_that_hold_most_errors():
-    evaluation = make_evaluation(noise=0.3)
-    counts = {name: {**c, "wrong": [1, 0]} for name, c in evaluation.counts.items()}
-    counts[NAMES[3]]["wrong"] = [10, 0]
-    said = advise(evaluation.model_copy(update={"counts": counts}))
-    assert said[0].startswith(f"1 of 5 images holds 71% of all wrong pixels: {NAMES[3]}.")
-    even = {name: {**c, "wrong": [3, 0]} for name, c in evaluation.counts.items()}
-    assert "of 5 images" not in " ".join(advise(evaluation.model_copy(update={"counts": even})))
-
-
-def test_a_better_threshold_is_told_if_it_is_one():
-    evaluation = make_evaluation()
-    dice = evaluation.total["dice"]["cell"]
-    for gain, expected in ((0.02, True), (0.004, False)):
-        curves = {**evaluation.curves, "best_threshold": {"cell": [0.37, dice + gain]}}
-        said = " ".join(advise(evaluation.model_copy(update={"curves": curves})))
-        assert ("--threshold 0.37" in said) == expected
-    curves["best_threshold"] = {"cell": [0.004, dice + 0.02]}
-    said = " ".join(advise(evaluation.model_copy(update={"curves": curves})))
-    assert "--threshold 0.004." in said  # not 0.00, which takes everything
 
 
 def test_marks_say_what_kind_of_error_a_pixel_is():

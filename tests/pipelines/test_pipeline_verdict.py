@@ -10,6 +10,7 @@ from pipelines.evaluator.pages import verdict_page
 from pipelines.evaluator.policy import EvaluationPolicy, Threshold
 from pipelines.evaluator.slices import Slice, Trait, slices
 from pipelines.evaluator.verdict import judge
+from pipelines.sections import EvaluationSettings
 
 PARTS = [Slice("", ("a", "b")), Slice("group=x", ("a",)), Slice("density=low", ("b",))]
 
@@ -93,6 +94,34 @@ def test_a_policy_that_says_nothing_is_refused():
     ):
         with pytest.raises(ValueError):
             EvaluationPolicy.model_validate(wrong)
+
+
+def test_models_of_objects_are_judged_by_objects_and_those_of_classes_by_pixels():
+    """As happened: specks everywhere, and the Dice no worse."""
+    before, now = ({"objects.f1": f1, "mean_dice": d} for f1, d in ((0.401, 0.91), (0.114, 0.92)))
+    verdicts = {}
+    for kind in ("instances", "semantic"):
+        policy = EvaluationSettings().policy(kind)
+        require_known(policy, ("background", "cell"), instances=kind == "instances")
+        verdicts[kind] = judge(policy.thresholds, PARTS[:1], {"": now}, {"": before})
+        first = judge(policy.thresholds, PARTS[:1], {"": before}, None)
+        assert first.blessed
+    assert verdicts["semantic"].blessed and not verdicts["instances"].blessed
+    assert "objects.f1 is 0.1140 (baseline model 0.4010)" in verdicts["instances"].message
+
+
+def test_thresholds_that_are_given_hold_for_every_kind():
+    given = ({"score": "brier", "at_most": 0.2},)
+    for thresholds, expected in ((given, ["brier"]), ((), [])):
+        settings = EvaluationSettings(thresholds=thresholds, density=4)
+        for kind in ("instances", "semantic"):
+            policy = settings.policy(kind)
+            assert [one.score for one in policy.thresholds] == expected
+            assert policy.density == 4
+    # where objects are not scored there is nothing else to go by
+    pixels = EvaluationSettings(scores={"objects": False}).policy("instances")
+    assert [one.score for one in pixels.thresholds] == ["mean_dice"]
+    require_known(pixels, ("background", "cell"), instances=True)
 
 
 def test_the_page_names_conditions_and_slices():

@@ -70,6 +70,16 @@ def test_folds_are_stored_scored_pooled_and_gone_on_with(data, tmp_path, monkeyp
     assert min(wrong) <= report["pooled"]["pixel_error"] <= max(wrong)
     assert report["images"] == 4
 
+    older = found.folds[0].model_copy(deep=True)  # a fold that 0.3 finished
+    for counts in older.counts.values():
+        del counts["object_areas"]
+    pooled = cross_validation.summary([older, found.folds[1]])["pooled"]
+    assert pooled["mean_dice"] == report["pooled"]["mean_dice"]
+    assert set(report["pooled"]["objects"]) - set(pooled["objects"]) == {
+        "false_area",
+        "missed_area",
+    }
+
     image = np.random.default_rng(0).integers(0, 255, (40, 40, 1)).astype(np.uint8)
     each = [keras_unet.predict(folder / f"fold_{n}", image) for n in (0, 1)]
     np.testing.assert_allclose(keras_unet.predict(folder, image), np.mean(each, axis=0), atol=1e-5)

@@ -159,6 +159,7 @@ def test_a_run_goes_on_only_as_it_was_begun(data, tmp_path, monkeypatch, alone):
         )
     assert "steps: begun with 8, now 9" in str(caught.value)
     assert "loss" not in str(caught.value)
+    assert str(caught.value).endswith(f"init={folder} begins it with what this one learned")
 
     text = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(text.replace("seed = 0", "seed = 1"))

@@ -22,6 +22,7 @@ from keras_unet.training.planning.sizes import (
     Size,
     Sizing,
     step_seconds,
+    steps_in,
 )
 
 STRAIN = 0.11  # elastic displacement over the distance of the grid points: that of the DSB runs
@@ -103,10 +104,8 @@ class Rules:
     def _steps(self, seconds: float) -> float:
         """Of the whole run: `steps` or `minutes`, whichever ends first."""
         steps, minutes = self.given.get("steps"), self.given.get("minutes")
-        if minutes is None and steps is not None:
-            return steps
-        by_time = 60 * (minutes or 20.0) / seconds
-        return by_time if steps is None else min(steps, by_time)
+        minutes = 20.0 if minutes is None and steps is None else minutes
+        return steps_in(minutes, steps, seconds)
 
     def _seconds(self, sizing: Sizing, size: Size) -> float:
         share = -(-size.batch // self.machine.devices)

@@ -7,6 +7,7 @@ less in larger ones or in more of them a step (measured: docs/training.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -80,6 +81,12 @@ def step_seconds(tile: int, batch: int, network: Network, machine: Machine) -> f
     cores = GPU_CORES if machine.gpu else float(machine.cores)
     seconds = 3.0 * cost.operations / ARITHMETIC + cost.numbers / TRAFFIC  # backward costs twice
     return batch * seconds / cores * (1.0 if machine.bfloat16 or machine.gpu else SLOWER)
+
+
+def steps_in(minutes: float | None, steps: float | None, seconds: float) -> float:
+    """Steps of a run that `steps` or `minutes` ends, whichever comes first, at so many seconds."""
+    by_time = math.inf if minutes is None else 60.0 * minutes / seconds
+    return by_time if steps is None else min(steps, by_time)
 
 
 def network_weights(network: Network) -> float:
