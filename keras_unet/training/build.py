@@ -20,6 +20,7 @@ from keras_unet.augment import Augment, preset_settings
 from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import say
 from keras_unet.data.check import DataReport, Loaded, load_samples, shared_images
+from keras_unet.data.copy_paste import composed
 from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.pipeline import (
@@ -111,8 +112,9 @@ def build(
     if not isinstance(normalization, Normalization):
         normalization = fitted(normalization, training)
     say(f"Tiles of {tile} → {size} pixels", console=console)
+    drawn_from = with_composed(config, training, mapping, console)
     made = targets(
-        training,
+        drawn_from,
         len(names),
         w0=loss.w0,
         sigma=loss.sigma,
@@ -120,15 +122,15 @@ def build(
         separation=loss.separation,
         cache=output / run_layout.WEIGHT_MAPS,
     )
-    bank = fill_bank(training, made, normalization)
-    entries = tile_entries([s.image.shape[:2] for s in training], size)
+    bank = fill_bank(drawn_from, made, normalization)
+    entries = tile_entries([s.image.shape[:2] for s in drawn_from], size)
     network = build_network(config, training[0].image.shape[-1], len(names), task.policy)
     centres = foreground_centres(config, made)
     ready = trainable(config, network, bank, augment, entries, centres, cluster)
     average = None
     if config.ema_decay:
         average = WeightAverage(network, ready.model.optimizer, config.ema_decay)
-    sample_names, dtype = [s.name for s in training], str(training[0].image.dtype)
+    sample_names, dtype = [s.name for s in drawn_from], str(training[0].image.dtype)
 
     def in_batch(number: int) -> list[str]:
         index = next(iter(ready.requests(number)))[0].numpy()
@@ -202,6 +204,26 @@ def read_samples(
     require_classes(samples, held_out, mapping.values)
     say(f"{len(samples)} training and {len(held_out)} validation images", console=console)
     return samples, held_out, report, mapping
+
+
+def with_composed(
+    config: TrainConfig, training: list[Sample], mapping: LabelMapping, console: Console
+) -> list[Sample]:
+    """The training images, and as many composed ones as `paste` asks for.
+
+    Raises:
+        ConfigError: it asks for some, and the labels are not instances.
+    """
+    if not config.paste:
+        return training
+    if mapping.kind != "instances":
+        raise ConfigError(
+            f"paste={config.paste:g} pastes objects, the labels are classes; expected labels of "
+            'objects (data.label_kind = "instances"), or paste=0'
+        )
+    more = composed(training, config.paste, config.seed)
+    say(f"{len(more)} more images, with objects of others pasted in", console=console)
+    return [*training, *more]
 
 
 def class_names(config: TrainConfig, mapping: LabelMapping) -> tuple[str, ...]:
