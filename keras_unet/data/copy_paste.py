@@ -41,14 +41,16 @@ class Cutout(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What can be pasted of an image, and how it looks.
+    """The objects of an image, and what can be pasted of them.
 
-    centres: float [M, 2], (y, x) of all its objects. diameter: pixels, the median. contrast:
-    float32 [C], the median of how objects differ from their background.
+    labels: int32 [H, W], their numbers 1 … M. centres: float [M, 2], their (y, x). diameter:
+    pixels, the median of those that can be pasted. contrast: float32 [C], the median of how they
+    differ from their background.
     """
 
-    cutouts: list[Cutout]
+    labels: np.ndarray
     centres: np.ndarray
+    cutouts: list[Cutout]
     diameter: float
     contrast: np.ndarray
 
@@ -71,87 +73,62 @@ def composed(samples: Sequence[Sample], share: float, seed: int = 0) -> list[Sam
         object that can be pasted.
     """
     rng, count = np.random.default_rng(seed), round(share * len(samples))
-    looks = [_look(sample) for sample in samples] if count else []
-    usable = [number for number, look in enumerate(looks) if look is not None]
-    order = [k for _ in range(count) for k in rng.permutation(usable)][: count * bool(usable)]
-    return [
-        replace(_compose(samples[k], k, looks, rng), name=f"{samples[k].name}+{number}")
-        for number, k in enumerate(order, 1)
-    ]
+    looks = {k: found for k, s in enumerate(samples) if count and (found := _look(s)) is not None}
+    rounds = -(-count // len(looks)) if looks else 0
+    order = [k for _ in range(rounds) for k in rng.permutation(list(looks))]
+    made = []
+    for number, k in enumerate(order[:count], 1):
+        own = looks[k]
+        scene = _Scene(samples[k], own)
+        others = [one for one in looks.values() if one is not own and _alike(one, own)] or [own]
+        for _ in range(max(1, round(rng.uniform(*MORE) * len(own.centres)))):
+            other = others[int(rng.integers(len(others)))]
+            cutout = _turned(other.cutouts[int(rng.integers(len(other.cutouts)))], rng)
+            gain = float(np.linalg.norm(own.contrast) / np.linalg.norm(other.contrast))
+            scene.paste(cutout, gain, rng)
+        made.append(scene.sample(f"{samples[k].name}+{number}"))
+    return made
 
 
 def _look(sample: Sample) -> Look | None:
-    """What can be pasted of a sample; None where that is nothing."""
-    objects = sample.instances
-    assert objects is not None and sample.classes is not None
+    """The objects of a sample; None where none can be pasted."""
+    assert sample.instances is not None and sample.classes is not None
+    values, labels = np.unique(sample.instances, return_inverse=True)
+    labels = (labels.reshape(sample.instances.shape) + (values[0] != 0)).astype(np.int32)
     cutouts, centres, contrasts = [], [], []
-    for number, box in enumerate(ndimage.find_objects(objects), 1):
-        if box is None:
-            continue
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
         wide = tuple(slice(max(part.start - RING, 0), part.stop + RING) for part in box)
-        around = objects[wide]
+        around = labels[wide]
         mask = around == number
         centres.append(np.add(ndimage.center_of_mass(mask), [part.start for part in wide]))
-        ends = zip(box, objects.shape, strict=True)
+        ends = zip(box, labels.shape, strict=True)
         whole = all(part.start > 0 and part.stop < size for part, size in ends)
         far = ndimage.distance_transform_edt(~mask)
         background = (around == 0) & (far > GAP)
         ignored = (sample.classes[wide] == IGNORED).any()
         if not whole or ignored or mask.sum() < SPECK or not background.any():
             continue
-        values = sample.image[wide].astype(np.float32)
-        values -= np.median(values[background], axis=0)
+        difference = sample.image[wide].astype(np.float32)
+        difference -= np.median(difference[background], axis=0)
+        contrasts.append(difference[mask].mean(axis=0))
         fading = np.where(mask | (around == 0), np.clip(1 - far / (HALO + 1), 0, 1), 0)
-        cutouts.append(Cutout(mask, values * fading[..., None].astype(np.float32)))
-        contrasts.append(values[mask].mean(axis=0))
-    if not cutouts:
+        cutouts.append(Cutout(mask, difference * fading[..., None].astype(np.float32)))
+    contrast = np.median(contrasts, axis=0) if contrasts else np.zeros(1)
+    if not np.linalg.norm(contrast) > 0:
         return None
     area = float(np.median([cutout.mask.sum() for cutout in cutouts]))
-    diameter = 2 * (area / np.pi) ** 0.5
-    return Look(cutouts, np.array(centres), diameter, np.median(contrasts, axis=0))
+    return Look(labels, np.array(centres), cutouts, 2 * (area / np.pi) ** 0.5, contrast)
 
 
 def _alike(one: Look, other: Look) -> bool:
-    """Are the objects of two images of about one size and contrast, and on one side of it?"""
+    """Are the objects of two images of about one size, contrast and colour, as dark or bright?"""
     sizes = sorted((one.diameter, other.diameter))
     contrasts = sorted(float(np.linalg.norm(look.contrast)) for look in (one, other))
     return (
         sizes[1] <= SIZES * sizes[0]
-        and 0 < contrasts[1] <= CONTRASTS * contrasts[0]
+        and contrasts[1] <= CONTRASTS * contrasts[0]
         and float(one.contrast @ other.contrast) >= COLOURS * contrasts[0] * contrasts[1]
     )
-
-
-def _compose(
-    sample: Sample, number: int, looks: Sequence[Look | None], rng: np.random.Generator
-) -> Sample:
-    own = looks[number]
-    assert own is not None and sample.instances is not None and sample.classes is not None
-    others = [
-        look for look in looks if look is not None and look is not own and _alike(own, look)
-    ] or [own]
-    image = sample.image.astype(np.float32)
-    labels, classes = sample.instances.copy(), sample.classes.copy()
-    centres = list(own.centres)
-    for _ in range(max(1, round(rng.uniform(*MORE) * len(centres)))):
-        look = others[int(rng.integers(len(others)))]
-        mask, difference = _turned(look.cutouts[int(rng.integers(len(look.cutouts)))], rng)
-        middle = np.array(ndimage.center_of_mass(mask))
-        place = _place(mask, middle, labels, classes, centres, rng)
-        if place is None:
-            continue
-        here, part = _windows(place, mask.shape, labels.shape)
-        gain = np.linalg.norm(own.contrast) / np.linalg.norm(look.contrast)
-        image[here] += np.float32(gain) * difference[part]
-        new = mask[part]
-        labels[here][new] = labels.max() + 1
-        classes[here][new] = 1
-        centres.append(place + middle)
-    if sample.image.dtype.kind in "iu":
-        kept = np.iinfo(sample.image.dtype)
-        image = np.clip(np.rint(image), kept.min, kept.max)
-    image = image.astype(sample.image.dtype)
-    return replace(sample, image=image, classes=classes, instances=labels, border=None)
 
 
 def _turned(cutout: Cutout, rng: np.random.Generator) -> Cutout:
@@ -159,51 +136,86 @@ def _turned(cutout: Cutout, rng: np.random.Generator) -> Cutout:
     return Cutout(*(np.rot90(array, turns)[:: 1 - 2 * flip] for array in cutout))
 
 
-def _place(
-    mask: np.ndarray,
-    middle: np.ndarray,
-    labels: np.ndarray,
-    classes: np.ndarray,
-    centres: Sequence[np.ndarray],
-    rng: np.random.Generator,
-) -> np.ndarray | None:
-    """Where a mask's first row and column go, (y, x); None if no place was found.
+class _Scene:
+    """An image to paste into, and what is in it by now."""
 
-    To touch, it is moved from the middle of an object outwards, until it covers next to nothing.
-    """
-    touch = rng.random() < TOUCHING
-    wide = ndimage.binary_dilation(mask, iterations=GAP)
-    for _ in range(TRIES):
-        if not touch:
-            place = np.rint(rng.uniform((0, 0), labels.shape) - middle).astype(int)
-            if _fits(place, wide, labels, classes, 0.0):
+    def __init__(self, sample: Sample, look: Look) -> None:
+        assert sample.classes is not None
+        self._sample, self._image = sample, sample.image.astype(np.float32)
+        self._labels, self._classes = look.labels.copy(), sample.classes.copy()
+        self._centres = list(look.centres)
+        self._areas = np.bincount(self._labels.ravel()).tolist()
+
+    def paste(self, cutout: Cutout, gain: float, rng: np.random.Generator) -> None:
+        """Adds an object, its difference times `gain`, where there is room; else nothing."""
+        mask, difference = cutout
+        middle = np.array(ndimage.center_of_mass(mask))
+        touching = rng.random() < TOUCHING
+        place = (self._beside if touching else self._apart)(mask, middle, rng)
+        if place is None:
+            return
+        here, part = _windows(place, mask.shape, self._labels.shape)
+        self._image[here] += np.float32(gain) * difference[part]
+        new = mask[part]
+        numbers, pixels = np.unique(self._labels[here][new], return_counts=True)
+        for number, lost in zip(numbers, pixels, strict=True):
+            self._areas[number] -= int(lost)
+        self._labels[here][new] = len(self._areas)
+        self._classes[here][new] = 1
+        self._areas.append(int(new.sum()))
+        self._centres.append(place + middle)
+
+    def _apart(
+        self, mask: np.ndarray, middle: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """Where the mask's first row and column go, (y, x), with background all around."""
+        wide = ndimage.binary_dilation(mask, iterations=GAP)
+        for _ in range(TRIES):
+            place = np.rint(rng.uniform((0, 0), self._labels.shape) - middle).astype(int)
+            if self._fits(place, wide, 0.0):
                 return place
-            continue
-        start = centres[int(rng.integers(len(centres)))]
-        angle = rng.uniform(0, 2 * np.pi)
-        direction = np.array([np.sin(angle), np.cos(angle)])
-        for step in range(max(labels.shape)):
-            centre = start + step * direction
-            if not np.all((centre >= 0) & (centre <= np.subtract(labels.shape, 1))):
-                break
-            place = np.rint(centre - middle).astype(int)
-            if _fits(place, mask, labels, classes, OVERLAP):
-                return place
-    return None
+        return None
 
+    def _beside(
+        self, mask: np.ndarray, middle: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray | None:
+        """As `_apart`, but moved from the middle of an object until it covers next to nothing."""
+        for _ in range(TRIES):
+            start = self._centres[int(rng.integers(len(self._centres)))]
+            angle = rng.uniform(0, 2 * np.pi)
+            for step in range(max(self._labels.shape)):
+                centre = start + step * np.array([np.sin(angle), np.cos(angle)])
+                if (centre < 0).any() or (centre > np.subtract(self._labels.shape, 1)).any():
+                    break
+                place = np.rint(centre - middle).astype(int)
+                if self._fits(place, mask, OVERLAP):
+                    return place
+        return None
 
-def _fits(
-    place: np.ndarray, mask: np.ndarray, labels: np.ndarray, classes: np.ndarray, overlap: float
-) -> bool:
-    """Does a mask cover only so much of any object there, and no pixel that does not count?"""
-    here, part = _windows(place, mask.shape, labels.shape)
-    covered = labels[here][mask[part]]
-    covered = covered[covered > 0]
-    if covered.size > overlap * mask.sum() or (classes[here][mask[part]] == IGNORED).any():
-        return False
-    return all(
-        (covered == one).sum() <= overlap * (labels == one).sum() for one in np.unique(covered)
-    )
+    def _fits(self, place: np.ndarray, mask: np.ndarray, overlap: float) -> bool:
+        """Does a mask there cover only so much of any object, and only pixels that count?"""
+        here, part = _windows(place, mask.shape, self._labels.shape)
+        if (self._classes[here][mask[part]] == IGNORED).any():
+            return False
+        covered = self._labels[here][mask[part]]
+        numbers, pixels = np.unique(covered[covered > 0], return_counts=True)
+        areas = np.array([self._areas[number] for number in numbers])
+        return bool(pixels.sum() <= overlap * mask.sum() and (pixels <= overlap * areas).all())
+
+    def sample(self, name: str) -> Sample:
+        """What it has become."""
+        image = self._image
+        if self._sample.image.dtype.kind in "iu":
+            kept = np.iinfo(self._sample.image.dtype)
+            image = np.clip(np.rint(image), kept.min, kept.max)
+        return replace(
+            self._sample,
+            name=name,
+            image=image.astype(self._sample.image.dtype),
+            classes=self._classes,
+            instances=self._labels,
+            border=None,
+        )
 
 
 Window = tuple[slice, slice]
