@@ -97,4 +97,4 @@ lock: $(READY)  ## newest versions into constraints.txt
 		--extra tfx --no-annotate --no-header --quiet pyproject.toml - -o pipelines/constraints.txt
 
 clean:  ## environments and caches
-	rm -rf $(VENV) $(VENV)-jax $(TFX) $(VENV)-tfa $(VENV)-ovms $(VENV)-manifests build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(VENV)-jax $(TFX) $(VENV)-tfa $(VENV)-ovms $(VENV)-manifests $(VENV)-stardist $(VENV)-cellpose build *.egg-info .pytest_cache .ruff_cache .mypy_cache

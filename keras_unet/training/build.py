@@ -21,6 +21,7 @@ from keras_unet.augment.image_bank import ImageBank
 from keras_unet.console import say
 from keras_unet.data.check import DataReport, Loaded, load_samples, shared_images
 from keras_unet.data.class_names import find_class_names
+from keras_unet.data.copy_paste import composed
 from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
 from keras_unet.data.partial_labels import LabelledPlaces
@@ -129,8 +130,9 @@ def build(
     if not isinstance(normalization, Normalization):
         normalization = fitted(normalization, training)
     say(f"Tiles of {tile} → {size} pixels", console=console)
+    drawn_from = with_composed(config, training, mapping, console)
     made = targets(
-        training,
+        drawn_from,
         len(names),
         w0=loss.w0,
         sigma=loss.sigma,
@@ -138,11 +140,11 @@ def build(
         separation=loss.separation,
         cache=output / run_layout.WEIGHT_MAPS,
     )
-    made, places = for_partial_labels(training, made, size)
+    made, places = for_partial_labels(drawn_from, made, size)
     if places is not None:
         say(places.describe(), console=console)
-    bank = fill_bank(training, made, normalization)
-    entries = tile_entries([s.image.shape[:2] for s in training], size, places)
+    bank = fill_bank(drawn_from, made, normalization)
+    entries = tile_entries([s.image.shape[:2] for s in drawn_from], size, places)
     network = build_network(config, training[0].image.shape[-1], len(names), task.policy)
     kept = inherit(network, task, weights, console)
     centres = foreground_centres(config, made)
@@ -152,7 +154,7 @@ def build(
         average = WeightAverage(network, ready.model.optimizer, config.ema_decay)
         kept = average.network
     sizes = object_sizes(training) if mapping.kind == "instances" else None
-    sample_names, dtype = [s.name for s in training], str(training[0].image.dtype)
+    sample_names, dtype = [s.name for s in drawn_from], str(training[0].image.dtype)
 
     def in_batch(number: int) -> list[str]:
         index = next(iter(ready.requests(number)))[0].numpy()
@@ -266,6 +268,26 @@ def _class_names(config: TrainConfig, mapping: LabelMapping, console: Console) -
             say(f"{found}", console=console)
             return found.names
     return class_names(config, mapping)
+
+
+def with_composed(
+    config: TrainConfig, training: list[Sample], mapping: LabelMapping, console: Console
+) -> list[Sample]:
+    """The training images, and as many composed ones as `paste` asks for.
+
+    Raises:
+        ConfigError: it asks for some, and the labels are not instances.
+    """
+    if not config.paste:
+        return training
+    if mapping.kind != "instances":
+        raise ConfigError(
+            f"paste={config.paste:g} pastes objects, the labels are classes; expected labels of "
+            'objects (data.label_kind = "instances"), or paste=0'
+        )
+    more = composed(training, config.paste, config.seed)
+    say(f"{len(more)} more images, with objects of others pasted in", console=console)
+    return [*training, *more]
 
 
 def class_names(config: TrainConfig, mapping: LabelMapping) -> tuple[str, ...]:

@@ -203,6 +203,9 @@ class TrainConfig(Section):
     oversample: float = Field(
         0.0, ge=0.0, le=1.0, description="share of tiles centred on a pixel of a drawn class > 0"
     )
+    paste: float = Field(
+        0.0, ge=0.0, description="images composed by copy-paste of objects, for each training image"
+    )
     output: AnyPath = Field(Path("runs"), description="folder of the run folders")
     name: AnyText | None = Field(
         None, pattern=r"^[^/\\]+$", description="of the run folder; None: data folder and time"

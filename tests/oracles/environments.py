@@ -5,6 +5,8 @@
 | tfa | tensorflow-addons, archived in 2024: TensorFlow 2.15, Keras 2, Python 3.11 | 1.6 GB |
 | ovms | ovmsclient (OpenVINO), TensorFlow Serving's protocols with stubs of its own | 80 MB |
 | kserve | KServe's Python server, with this environment's TensorFlow | 2.2 GB |
+| stardist | StarDist, with TensorFlow 2.15, Python 3.11 | 2.2 GB |
+| cellpose | Cellpose before its fourth version, with PyTorch, Python 3.11 | 1.6 GB |
 
 Each goes to `.venv-NAME` in the project, or to the folder given; tests and benchmarks find it
 there, or by KERAS_UNET_NAME_PYTHON (KERAS_UNET_TFA_PYTHON …), the path of its interpreter.
@@ -38,6 +40,10 @@ ENVIRONMENTS = {
     ),
     "ovms": Environment(("ovmsclient==2023.1",), "ovmsclient"),
     "kserve": Environment(("kserve==0.21.0", OWN_TENSORFLOW), "kserve, tensorflow"),
+    "stardist": Environment(
+        ("stardist==0.9.2", "tensorflow==2.15.1", "numpy<2"), "stardist.models", "3.11"
+    ),
+    "cellpose": Environment(("cellpose==3.1.1.3", "torch==2.13.0"), "cellpose.models", "3.11"),
 }
 
 
