@@ -106,7 +106,7 @@ def _length(
         limit = config.time_limit
         longer = f"steps={2 * steps}" if limit is None else f"minutes={_minutes(2 * limit)}"
         return f"The validation score was still rising: {_longer(longer, folder)}"
-    needed = _minutes(outcome.minutes * expected / steps)
+    needed = _minutes(outcome.minutes * expected / max(steps, 1))
     score = "; the score was still rising" if rising else ""
     pace = f"at this speed they take {needed} minutes"
     return f"{made} ({pace}){score}: {_longer(f'minutes={needed}', folder)}"
