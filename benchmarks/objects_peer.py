@@ -116,7 +116,7 @@ def train_cellpose(training: str, folder: Path, minutes: float, seed: int) -> No
         pass
 
     images, labels = read(training)
-    flows = dynamics.labels_to_flows(labels)
+    flows = dynamics.labels_to_flows(labels, device=torch.device("cpu"))
 
     def train(epochs: int, limit: float) -> tuple[float, int]:
         """Seconds of the epochs, and how many they were."""
