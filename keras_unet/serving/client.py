@@ -19,6 +19,7 @@ from PIL import Image
 from keras_unet.data.images import ImageFile, count_pages
 from keras_unet.data.pairs import match_files
 from keras_unet.data.stored_pixels import NODATA
+from keras_unet.disk import replacing
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import tiles
 from keras_unet.inference.ownership import read_written, recorded, refuse_taken
