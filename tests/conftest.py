@@ -61,3 +61,13 @@ def make_trained(
         metrics={"val_mean_dice": 0.5},
     )
     return TrainedModel(network, card)
+
+
+def of_instances(trained, **decoding):
+    """The same network as one of instance labels, whose objects are found so."""
+    from keras_unet.data import LabelRule
+    from keras_unet.models import Decoding
+
+    labels = LabelRule(kind="instances").resolve(range(9))
+    found = {"labels": labels, "objects": Decoding(**decoding)}
+    return trained._replace(card=trained.card.model_copy(update=found))

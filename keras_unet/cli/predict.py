@@ -136,7 +136,7 @@ def predict(
     server: Annotated[
         str | None,
         typer.Option(
-            help="Let a server do it, such as grpc://127.0.0.1:8500; writes masks only.",
+            help="Let a server do it, such as grpc://127.0.0.1:8500; objects or masks only.",
             rich_help_panel=SERVER,
         ),
     ] = None,
@@ -241,8 +241,8 @@ def _refuse_local(context: typer.Context) -> None:
             given.append(names[0])
     if given:
         raise ConfigError(
-            f"--server: it writes masks as the server computes them, so {', '.join(given)} would "
-            "be without effect; leave out, or predict without --server"
+            f"--server: it writes what the server computes, so {', '.join(given)} would be "
+            "without effect; leave out, or predict without --server"
         )
 
 
@@ -279,4 +279,4 @@ def _remotely(
         written = segment_files(
             client, str(models[0]), images, output, overwrite=overwrite, progress=advance, say=say
         )
-    say(f"{len(written)} mask{'s' * (len(written) != 1)} written to {output}.")
+    say(f"{len(written)} file{'s' * (len(written) != 1)} written to {output}.")

@@ -55,6 +55,9 @@ def serve(
     max_request_mb: Annotated[int, typer.Option(min=1, help="MiB of one request.")] = 64,
     max_held_mb: Annotated[int, typer.Option(min=1, help="MiB of all requests at once.")] = 512,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one request.")] = 1 << 26,
+    max_object_pixels: Annotated[
+        int, typer.Option(min=1, help="Pixels of one image whose objects are found.")
+    ] = 1 << 24,
     max_images: Annotated[int, typer.Option(min=1, help="Images of one request.")] = 256,
     timeout: Annotated[float, typer.Option(help="Seconds for one request, queue and all.")] = 60.0,
     threads: Annotated[int, typer.Option(min=0, help="Cores TensorFlow uses; 0: all.")] = 0,
@@ -98,6 +101,7 @@ def serve(
             "request_bytes": max_request_mb * MIB,
             "held_bytes": max_held_mb * MIB,
             "pixels": max_pixels,
+            "object_pixels": max_object_pixels,
             "rows": max_images,
             "seconds": timeout,
         },

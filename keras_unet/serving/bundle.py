@@ -34,6 +34,7 @@ from keras_unet.data.graph_images import MAX_PIXELS
 from keras_unet.data.records import encode_example
 from keras_unet.errors import ExportError
 from keras_unet.inference.predictor import predict, to_classes
+from keras_unet.models.decoding import Decoding
 from keras_unet.models.keras_file import TrainedModel, trained_model
 from keras_unet.models.unet import structure, whole_image_statistics
 from keras_unet.remote_path import local_path
@@ -48,6 +49,13 @@ from keras_unet.serving.card import (
 )
 from keras_unet.serving.folders import SAVED_MODEL, WARMUP
 from keras_unet.serving.graph import mask_values, stored, tiling, write_saved_model
+from keras_unet.serving.protocol.objects import (
+    DECODING,
+    FULL,
+    PROBABILITIES,
+    decoding_tensors,
+    to_probabilities,
+)
 
 EXPECTED = Path("assets.extra", "golden.npz")
 GOLDEN_TOLERANCE = 1e-5
@@ -74,11 +82,11 @@ assert "keras_unet" not in sys.modules
 
 
 class GoldenRequest(NamedTuple):
-    """One request, and the images in it as `predict` takes them."""
+    """One request, and the images in it as `predict` takes them; none ask how objects are found."""
 
     signature: str
     name: str  # of the input
-    value: np.ndarray  # float32 [B, H, W, C], or bytes [B]
+    value: np.ndarray  # float32 [B, H, W, C], bytes [B], or int32 [B]
     images: list[np.ndarray]
 
 
@@ -134,17 +142,23 @@ def check_bundle(folder: Path) -> None:
     Raises:
         ExportError: it does not load, is damaged, or a signature differs by more than 1e-5.
     """
-    values = [one.value for one in read_served_card(folder).classes]
+    card = read_served_card(folder)
+    values = [one.value for one in card.classes]
     kind = np.uint8 if max(values) < 256 else np.uint16
     asked, probabilities = warmup_signatures(folder), read_expected(folder)
     given = fresh_answers(folder)
+    for number, signature in enumerate(asked):
+        if signature == DECODING:  # is asked for no image
+            probabilities.insert(number, [])
     if not len(asked) == len(probabilities) == len(given):
         raise ExportError(
             f"{folder}: {len(asked)} warm-up requests, {len(probabilities)} expected answers and "
             f"{len(given)} given; expected as many of each"
         )
     try:
-        found = differences(asked, probabilities, np.array(values, kind), given)
+        found = differences(
+            asked, probabilities, np.array(values, kind), given, card.model.decoding
+        )
     except (ValueError, IndexError) as error:  # of other images, other sizes
         raise ExportError(
             f"{folder / EXPECTED}: does not fit the warm-up requests ({error})"
@@ -224,11 +238,13 @@ def golden_requests(model: TrainedModel, tile: int | None = None) -> list[Golden
     examples = [encode_example("golden", files[0]), encode_example("golden", given[0])]
     if form.channels in (1, 3):
         pngs = _strings(tf.io.encode_png(x).numpy() for x in files)
-        for name in ("segment_bytes", "segment_bytes_probabilities"):
+        for name in ("segment_bytes", PROBABILITIES):
             found.append(GoldenRequest(name, "image_bytes", pngs, files))
     found.append(
         GoldenRequest("segment_examples", "examples", _strings(examples), [files[0], given[0]])
     )
+    if model.card.decoding is not None:
+        found.append(GoldenRequest(DECODING, "request", np.zeros(2, np.int32), []))
     return found
 
 
@@ -360,7 +376,8 @@ def golden_differences(
         precision: of the weights in the bundle.
     """
     wanted = expected_probabilities(rounded(model, precision), found)
-    return differences([r.signature for r in found], wanted, mask_values(model.card), given)
+    asked, values = [r.signature for r in found], mask_values(model.card)
+    return differences(asked, wanted, values, given, model.card.decoding)
 
 
 def differences(
@@ -368,29 +385,62 @@ def differences(
     probabilities: Sequence[Sequence[np.ndarray]],
     values: np.ndarray,
     given: Sequence[dict[str, np.ndarray]],
+    decoding: Decoding | None = None,
 ) -> dict[str, float]:
     """The largest difference of probabilities, signature by signature.
 
-    A mask counts as 1 where it shows another class, by more than rounding.
+    A mask counts as 1 where it shows another class, by more than rounding; so does a share that
+    puts a pixel on the other side of the threshold of objects, or what is said of these.
 
     Args:
         asked: each request's signature. probabilities: see `expected_probabilities`.
-        values: of a mask, class by class. given: each request's outputs.
+        values: of a mask, class by class. given: each request's outputs. decoding: how objects are
+            found; it counts where a request asks for it, as none does of older versions.
     """
+    if DECODING not in asked:
+        decoding = None
     worst: dict[str, float] = {}
     for signature, images, outputs in zip(asked, probabilities, given, strict=True):
+        if signature == DECODING:
+            worst[signature] = float(not _says(outputs, decoding))
         for i, wanted in enumerate(images):
             errors = [worst.get(signature, 0.0)]
             if "probabilities" in outputs:
                 errors.append(_largest(outputs["probabilities"][i], wanted))
             if "probability_bytes" in outputs:
                 shares = np.stack([_read(data) for data in outputs["probability_bytes"][i]], -1)
-                rounded = _largest(shares / 65535.0, wanted) - 0.5 / 65535
-                errors.append(max(rounded, 0.0))
+                errors.append(_shares_differ(shares, wanted, decoding))
             if "mask_bytes" in outputs:
                 errors.append(_masks_differ(_read(outputs["mask_bytes"][i]), wanted, values))
             worst[signature] = max(errors)
     return worst
+
+
+def _says(outputs: dict[str, np.ndarray], decoding: Decoding | None) -> bool:
+    """Whether an answer of the signature `decoding` is that of its card, for each that asked."""
+    if decoding is None:
+        return False
+    wanted = decoding_tensors(decoding)
+    return outputs.keys() == wanted.keys() and all(
+        list(outputs[name]) == [one] * max(1, len(outputs[name])) for name, one in wanted.items()
+    )
+
+
+def _shares_differ(shares: np.ndarray, expected: np.ndarray, decoding: Decoding | None) -> float:
+    """By how much 16-bit probabilities differ, beyond what their rounding may do."""
+    if shares.shape != expected.shape:
+        return np.inf
+    rounding = np.full(expected.shape[-1], 0.5)
+    if decoding is not None:
+        rounding[-1] = 1.0  # the threshold may lie between a probability and its nearest share
+        threshold, given = decoding.threshold, to_probabilities(shares[..., -1])
+        sure = np.abs(expected[..., -1] - threshold) > GOLDEN_TOLERANCE
+        if np.any(((given > threshold) != (expected[..., -1] > threshold))[sure]):
+            return 1.0
+    return max(
+        _largest(shares[..., k] / FULL, expected[..., k]) - rounding[k] / FULL
+        for k in range(len(rounding))
+    )
 
 
 def _masks_differ(mask: np.ndarray, expected: np.ndarray, values: np.ndarray) -> float:

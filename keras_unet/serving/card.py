@@ -24,6 +24,7 @@ from keras_unet.pictures import COLORS, class_color
 from keras_unet.remote_path import RemotePath, as_path, fetched
 from keras_unet.serving.folders import SAVED_MODEL, WARMUP, numbered
 from keras_unet.serving.protocol.messages import message_type
+from keras_unet.serving.protocol.objects import DECODING, OBJECTS
 from keras_unet.serving.protocol.tensors import dtype_name
 from keras_unet.settings import Frozen
 
@@ -277,7 +278,18 @@ class Description(Frozen):
             lines.append(f"    -> {given}; {count} warm-up request{'s' * (count != 1)}")
         if self.card is None:
             return "\n".join([*lines, "", "No model card: not exported by keras_unet."])
-        return "\n".join([*lines, "", *self.card.lines()])
+        return "\n".join([*lines, "", *self.card.lines(), *self._who_finds(self.card.model)])
+
+    def _who_finds(self, card: ModelCard) -> list[str]:
+        """Where the objects of an instance model come from: no graph can find them."""
+        if card.decoding is None:
+            return []
+        if all(signature.name != DECODING for signature in self.signatures):
+            return ["  objects from  no server: an older keras_unet published it; publish it again"]
+        return [
+            f"  objects from  keras-unet serve ({OBJECTS}) and keras_unet.serving.Client; "
+            "TensorFlow Serving alone gives masks and probabilities"
+        ]
 
 
 def describe(version: str | Path | RemotePath) -> Description:

@@ -19,11 +19,21 @@ from PIL import Image
 from keras_unet.data.images import ImageFile, count_pages
 from keras_unet.data.pairs import match_files
 from keras_unet.data.stored_pixels import NODATA
+from keras_unet.disk import replacing
 from keras_unet.errors import ConfigError, DataError, ServingError
 from keras_unet.inference import tiles
 from keras_unet.inference.ownership import read_written, recorded, refuse_taken
-from keras_unet.pictures import save_mask
+from keras_unet.models.decoding import Decoding
+from keras_unet.pictures import save_mask, save_png
 from keras_unet.remote_path import local_path
+from keras_unet.serving.protocol.objects import (
+    DECODING,
+    FULL,
+    OBJECTS,
+    PROBABILITIES,
+    decoding_of_answer,
+    find,
+)
 from keras_unet.serving.protocol.tensors import as_tensor, file_bytes
 from keras_unet.serving.transports import Grpc, Passing, connect
 
@@ -31,6 +41,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0  # seconds between two tries
 _TILES = {True: 2048, False: 768}  # pixels a side of one request: gRPC, and REST with its text
 _NUMBERS = {True: 15_000_000, False: 3_000_000}  # of one request: 60 MB, which servers take
 TILING = "tiling"  # the signature that says what a model needs of tiles
+_ABSENT = ("FAILED_PRECONDITION", "INVALID_ARGUMENT")  # no such signature, by gRPC and by REST
+_ELSEWHERE = (*_ABSENT, "OUT_OF_RANGE", "RESOURCE_EXHAUSTED")  # more than the server is there for
 
 
 class Client:
@@ -77,6 +89,7 @@ class Client:
         )
         self._seconds = seconds
         self._retries = retries
+        self._without: set[str] = set()  # models whose server does not find objects
 
     def __enter__(self) -> Client:
         return self
@@ -146,13 +159,88 @@ class Client:
             ServingError: the server's refusal.
             DataError: an array that a PNG cannot hold, a file that cannot be read, or no list.
         """
-        if isinstance(images, (bytes, bytearray, str, os.PathLike)):
-            raise DataError(f"found one {type(images).__name__}; expected a list of images")
-        given = np.empty(len(images), object)
-        given[:] = [_file(one) for one in images]
-        out = self.run(model, {"image_bytes": given}, "segment_bytes", version=version, label=label)
-        (masks,) = out.values()
-        return [np.asarray(Image.open(io.BytesIO(one), formats=["PNG"])) for one in masks]
+        given = {"image_bytes": _files(images)}
+        (masks,) = self.run(model, given, "segment_bytes", version=version, label=label).values()
+        return [_read(one) for one in masks]
+
+    def objects(
+        self,
+        model: str,
+        images: Sequence[bytes | bytearray | str | os.PathLike[str] | np.ndarray],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+    ) -> list[np.ndarray]:
+        """Numbered objects by a model of instance labels, found as its card says.
+
+        `keras-unet serve` finds them; where it will not (another server, more objects than it can
+        number, an image too large for it) they are found here in the model's probabilities, which
+        gives the same: that of `keras_unet.segment`, but for pixels whose probability is within
+        rounding (1e-5) of the threshold.
+
+        Args:
+            images: see `segment`.
+
+        Returns:
+            One int32 [H, W] an image: objects 1, 2, … without gaps in reading order, 0 =
+            background.
+
+        Raises:
+            ServingError: the server's refusal; or the model answers classes.
+            DataError: see `segment`.
+        """
+        given = {"image_bytes": _files(images)}
+        if model not in self._without:
+            try:
+                (found,) = self.run(model, given, OBJECTS, version=version, label=label).values()
+                return [_read(one).astype(np.int32) for one in found]
+            except ServingError as error:
+                if isinstance(error, Passing) or error.code not in _ELSEWHERE:
+                    raise
+                if f'"{OBJECTS}" not found' in str(error):  # or images would go twice every time
+                    self._without.add(model)
+        if version is None and label is None:  # or another version could say how
+            version = self._newest(model)
+        decoding = self.decoding(model, version=version, label=label)
+        if decoding is None:
+            raise ServingError(
+                f"model {model!r} does not say how objects are found (it has no signature "
+                f"{DECODING!r}): it answers classes, or an older keras_unet published it; use "
+                "segment, or publish it again",
+                "FAILED_PRECONDITION",
+            )
+        answer = self.run(model, given, PROBABILITIES, version=version, label=label)
+        return [find(one, decoding) for one in answer["probability_bytes"]]
+
+    def decoding(
+        self, model: str, *, version: int | None = None, label: str | None = None
+    ) -> Decoding | None:
+        """How the objects of an instance model are found in its last class's probabilities.
+
+            decoding = client.decoding("nuclei")       # and so in a huge image, sent in tiles:
+            labels = to_instances(client.predict("nuclei", image)[..., -1], **decoding.arguments)
+
+        Returns:
+            None: the model does not say, as one of classes.
+
+        Raises:
+            ServingError: the server's refusal; or a newer keras_unet published the model.
+        """
+        request = {"request": np.zeros(1, np.int32)}
+        try:
+            answer = self.run(model, request, DECODING, version=version, label=label)
+        except ServingError as error:
+            if error.code not in _ABSENT:
+                raise
+            return None
+        try:
+            return decoding_of_answer(answer)
+        except ConfigError as error:
+            raise ServingError(
+                f"model {model!r} finds objects in a way that this keras_unet does not know "
+                f"({error}); update it",
+                "UNIMPLEMENTED",
+            ) from error
 
     def predict(
         self,
@@ -240,7 +328,7 @@ class Client:
             stride, context, exact = (int(needs[key][0]) for key in ("stride", "context", "exact"))
         except (ServingError, KeyError) as error:  # no such signature, or it is of something else
             code = getattr(error, "code", "INVALID_ARGUMENT")
-            if code not in ("FAILED_PRECONDITION", "INVALID_ARGUMENT"):
+            if code not in _ABSENT:
                 raise
             if depth is None:
                 raise ServingError(
@@ -296,6 +384,19 @@ def _parts(size: int, form: tiles.Layout, largest: int) -> list[_Part]:
     return parts
 
 
+def _files(images: Any) -> np.ndarray:
+    """The files of a list of images, as an object array of bytes."""
+    if isinstance(images, (bytes, bytearray, str, os.PathLike)):
+        raise DataError(f"found one {type(images).__name__}; expected a list of images")
+    given = np.empty(len(images), object)
+    given[:] = [_file(one) for one in images]
+    return given
+
+
+def _read(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png), formats=["PNG"]))
+
+
 def _file(image: Any) -> bytes:
     """The bytes of an image's file: of what it is, of what is at its path, or as a PNG."""
     if isinstance(image, (bytes, bytearray, memoryview)):
@@ -328,24 +429,26 @@ def segment_files(
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Path]:
-    """Writes <output>/<name>_mask.png for each image; pages of a stack are numbered.
+    """Writes an answer for each image into `output`; pages of a stack are numbered.
 
-    The server's `segment_bytes` does all of it, so the masks have the training labels' values;
-    viewers show them in colours, see `keras_unet.pictures.save_mask`.
+    <name>_labels.png by a model of instance labels: its numbered objects, uint16, 0 = background
+    (<name>_labels.tif, uint32, where there are more than 65,535). <name>_mask.png by others, with
+    the training labels' values, in colours where a viewer shows it (`pictures.save_mask`). See
+    `Client.objects` and `Client.segment`.
 
     Args:
         images: a PNG, JPEG or TIFF file, or a folder of them; 8 bits, or 16 bits grey.
-        overwrite: replace whatever has a mask's name, but no input; otherwise only masks that an
-            earlier call left there, unchanged since.
-        progress: called with (masks done, masks in all).
-        say: called with what is left out of a folder.
+        overwrite: replace whatever has a result's name, but no input; otherwise only results that
+            an earlier call left there, unchanged since.
+        progress: called with (images done, images in all).
+        say: called with what is left out of a folder, and with how objects are found.
 
     Returns:
         What was written.
 
     Raises:
-        DataError: no image there, one of another kind, two that would share a mask's name, or
-            masks that would replace files of yours; names them.
+        DataError: no image there, one of another kind, two that would share a result's name, or
+            results that would replace files of yours; names them.
         ServingError: the server's refusal.
     """
     images, output = Path(images), local_path(output)
@@ -363,14 +466,20 @@ def segment_files(
             page = None if pages == 1 else number
             name = file.stem if page is None else f"{file.stem}_{page:04d}"
             if name in jobs:
-                raise DataError(f"{file} and {jobs[name][0]} would share the mask {name}_mask.png")
+                raise DataError(f"{file} and {jobs[name][0]} would share the name {name}")
             jobs[name] = file, page
-    names = [f"{name}_mask.png" for name in jobs]
+    ask, ends = client.segment, ["_mask.png"]
+    if (decoding := client.decoding(model)) is not None:
+        ask, ends = client.objects, ["_labels.png", "_labels.tif"]
+        if say is not None:
+            say(f"Objects: {decoding}")
+    names = [name + end for name in jobs for end in ends]
     before = read_written(output)
     allowed = {name: [before[name]] if name in before else [] for name in names}
     refuse_taken(output, allowed, files, overwrite=overwrite)
+    written = []
     with recorded(output, names):
-        for done, (name, (file, page)) in enumerate(zip(names, jobs.values(), strict=True), 1):
+        for done, (name, (file, page)) in enumerate(jobs.items(), 1):
             with ImageFile(file) as opened:
                 pixels, missing = opened.measured(page)
             if missing is not None:
@@ -378,8 +487,22 @@ def segment_files(
                     f"{file}: {missing.mean():.1%} of the pixels are {NODATA}, which a server "
                     "knows nothing of; predict without --server"
                 )
-            (mask,) = client.segment(model, [pixels])
-            save_mask(output / name, mask)
+            (answer,) = ask(model, [pixels])
+            written.append(output / f"{name}{ends[int(answer.max() > FULL)]}")
+            _write(written[-1], answer)
             if progress is not None:
                 progress(done, len(jobs))
-    return [output / name for name in names]
+    return written
+
+
+def _write(path: Path, answer: np.ndarray) -> None:
+    """A mask of uint8 or uint16, or labels of int32, which need the unsigned types of files."""
+    if answer.dtype != np.int32:
+        save_mask(path, answer)
+    elif path.suffix == ".png":
+        save_png(path, answer.astype(np.uint16))
+    else:
+        import tifffile
+
+        with replacing(path) as beside:
+            tifffile.imwrite(beside, answer.astype(np.uint32), compression="zlib")

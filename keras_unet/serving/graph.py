@@ -7,7 +7,7 @@ raises InvalidArgumentError, which TensorFlow Serving answers as INVALID_ARGUMEN
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,13 @@ from keras_unet.models.keras_file import ModelCard, TrainedModel
 from keras_unet.models.unet import Structure, structure, whole_image_statistics
 from keras_unet.serving.card import WeightPrecision
 from keras_unet.serving.client import TILING
+from keras_unet.serving.protocol.objects import (
+    DECODING,
+    FULL,
+    PROBABILITIES,
+    decoding_tensors,
+    last_below,
+)
 
 USUAL_TILE = 828  # input pixels a side: at depth 4, 644 of output, 60 percent of the tile
 _BAND = 2**20  # numbers of an image that are turned into float64 at a time
@@ -51,6 +58,12 @@ def write_saved_model(
       must know, int32 [B] each: `stride`, of which tiles' origins are multiples; `context`, pixels
       around a tile that are sent and thrown away; `exact`, 0 where a pixel depends on the whole
       image, so that no tile can give what the whole gives.
+    - `decoding(request)`, of a model that answers objects: int32 [B], any numbers -> how they are
+      found in the probabilities of the last class, [B] each: the fields of
+      `keras_unet.models.Decoding`, `threshold` and `neck` float64, `split` string, others int32. No
+      graph can find them; who has `probability_bytes` of such a model finds the same objects as in
+      the probabilities themselves: the last class's 16 bits are on their side of the threshold, and
+      so within 1/65535.
 
     PNG and JPEG have one or three channels, so a model of another number has no `segment_bytes`.
     Names end in `_bytes` because TF Serving's REST API sends such outputs as base64.
@@ -90,7 +103,8 @@ def write_saved_model(
         serving_default,
         tf.TensorSpec([None, None, None, form.channels], tf.float32, "images"),
     )
-    values = tf.constant(mask_values(model.card))
+    values, decoding = tf.constant(mask_values(model.card)), model.card.decoding
+    threshold = None if decoding is None else decoding.threshold
 
     def masks(images: Any) -> Any:  # [H, W, C] -> [1, H, W, 1]
         return segment(images[None], lambda p: tf.gather(values, _classes(p)), values.dtype)
@@ -104,7 +118,7 @@ def write_saved_model(
     def segment_bytes_probabilities(image_bytes: Any) -> dict[str, Any]:
         def one(data: Any) -> Any:
             image = _decoded(data, form.channels, max_pixels, model.card)
-            found = segment(image[None], _classes_and_shares, tf.uint16)[0]
+            found = segment(image[None], lambda p: _classes_and_shares(p, threshold), tf.uint16)[0]
             pngs = [tf.io.encode_png(found[..., k : k + 1]) for k in range(1, found.shape[-1])]
             mask = tf.gather(values, tf.cast(found[..., :1], tf.int32))
             return tf.io.encode_png(mask), tf.stack(pngs)
@@ -125,14 +139,18 @@ def write_saved_model(
     if form.channels in (1, 3):
         text = tf.TensorSpec([None], tf.string, "image_bytes")
         add("segment_bytes", segment_bytes, text)
-        add("segment_bytes_probabilities", segment_bytes_probabilities, text)
+        add(PROBABILITIES, segment_bytes_probabilities, text)
     add("segment_examples", segment_examples, tf.TensorSpec([None], tf.string, "examples"))
-    needs = tiling_needs(model)
 
-    def answer_tiling(request: Any) -> dict[str, Any]:  # as many as asked: servers join requests
-        return {key: tf.fill(tf.shape(request), number) for key, number in needs.items()}
+    def add_facts(name: str, facts: Mapping[str, Any]) -> None:
+        def answer(request: Any) -> dict[str, Any]:  # as many as asked: servers join requests
+            return {key: tf.fill(tf.shape(request), fact) for key, fact in facts.items()}
 
-    add(TILING, answer_tiling, tf.TensorSpec([None], tf.int32, "request"))
+        add(name, answer, tf.TensorSpec([None], tf.int32, "request"))
+
+    add_facts(TILING, tiling_needs(model))
+    if decoding is not None:
+        add_facts(DECODING, decoding_tensors(decoding))
     tf.saved_model.save(module, str(folder), signatures=served)
 
 
@@ -214,9 +232,17 @@ def _classes(probabilities: Any) -> Any:
     return tf.argmax(probabilities, -1, tf.int32)[..., None]
 
 
-def _classes_and_shares(probabilities: Any) -> Any:
-    """Class, and each class's probability times 65535: uint16 [B, H, W, 1 + K]."""
-    shares = tf.cast(tf.round(probabilities * 65535.0), tf.int32)
+def _classes_and_shares(probabilities: Any, threshold: float | None) -> Any:
+    """Class, and each class's probability times 65535: uint16 [B, H, W, 1 + K].
+
+    With a threshold the last class's stays on its side: above it or not.
+    """
+    shares = tf.cast(tf.round(probabilities * float(FULL)), tf.int32)
+    if threshold is not None:
+        last, most = shares[..., -1:], last_below(threshold)
+        above = probabilities[..., -1:] > threshold
+        last = tf.where(above, tf.maximum(last, most + 1), tf.minimum(last, most))
+        shares = tf.concat([shares[..., :-1], last], -1)
     return tf.cast(tf.concat([_classes(probabilities), shares], -1), tf.uint16)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_trained
+from conftest import make_trained, of_instances
+from PIL import Image
 
 from keras_unet.errors import ExportError
-from keras_unet.models import TrainedModel, build_unet
+from keras_unet.models import Decoding, TrainedModel, build_unet
 from keras_unet.serving import bundle as golden
 from keras_unet.serving import publish_bundle, versions, write_bundle
 from keras_unet.serving.bundle import fingerprint
 from keras_unet.serving.card import read_served_card
+from keras_unet.serving.protocol.objects import decoding_tensors
 
 
 def small():
@@ -84,6 +87,54 @@ def test_a_damaged_bundle_is_refused(made, tmp_path):
     with pytest.raises(ExportError, match="no saved_model.pb"):
         publish_bundle(bundle, tmp_path / "cells")
     assert not any((tmp_path / "cells").glob("[0-9]*"))
+
+
+def test_how_objects_are_found_is_proved_too(tmp_path):
+    """The graph's answer with the card, and that its 16 bits are on their side of the threshold."""
+    trained = of_instances(small(), threshold=0.45, split="distance", seed_distance=7)
+    bundle = tmp_path / "bundle"
+    write_bundle(trained, bundle, name="nuclei")
+    asked = golden.warmup_signatures(bundle)
+    assert asked[-1] == "decoding" and "decoding" in tf.saved_model.load(bundle).signatures
+    path = bundle / "assets" / "model_card.json"
+    card = path.read_text()
+    for said, other, wrong in (
+        ('"seed_distance": 7', '"seed_distance": 8', "decoding"),
+        ('"threshold": 0.45', '"threshold": 0.5', "segment_bytes_probabilities|decoding"),
+    ):
+        assert said in card
+        path.write_text(card.replace(said, other))
+        with pytest.raises(ExportError, match=f"the SavedModel's ({wrong}) differs .* by 1"):
+            golden.check_bundle(bundle)
+
+
+def test_a_bundle_of_an_older_version_is_proved_by_what_it_has(tmp_path):
+    """Models of instance labels that were published before said nothing of objects."""
+    bundle = tmp_path / "bundle"
+    write_bundle(small(), bundle, name="nuclei")
+    path = bundle / "assets" / "model_card.json"
+    path.write_text(path.read_text().replace('"kind": "semantic"', '"kind": "instances"'))
+    card = read_served_card(bundle)
+    assert card.model.labels.kind == "instances" and card.model.decoding is not None
+    golden.check_bundle(bundle)
+
+
+def test_shares_on_the_wrong_side_of_the_threshold_are_found():
+    """Though they differ by hardly more than their rounding."""
+    decoding, values = Decoding(threshold=0.5), np.array([0, 255], np.uint8)
+    wanted = np.array([[[0.5 + 1.2e-5, 0.5 - 1.2e-5]]], np.float32)
+    said = {name: np.array([one]) for name, one in decoding_tensors(decoding).items()}
+    names = ["segment_bytes_probabilities", "decoding"]
+    for share, largest in ((32767, 1e-5), (32768, 1.0)):
+        files = []
+        for one in (32768, share):
+            file = io.BytesIO()
+            Image.fromarray(np.array([[one]], np.uint16)).save(file, "PNG")
+            files.append(file.getvalue())
+        given = [{"probability_bytes": np.array([files], object)}, said]
+        found = golden.differences(names, [[wanted], []], values, given, decoding)
+        assert found["decoding"] == 0.0
+        assert (found[names[0]] == 1.0) == (largest == 1.0) and found[names[0]] <= largest
 
 
 def test_what_is_expected_is_what_the_model_with_the_stored_weights_gives(made):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import tensorflow as tf
-from conftest import make_trained
+from conftest import make_trained, of_instances
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -70,6 +70,25 @@ def test_info_prints_it_without_tensorflow(version):
         "val_mean_dice 0.5",
     ):
         assert text in done.stdout
+
+
+def test_info_says_who_finds_objects(version, tmp_path):
+    """In a line: how, and where, of a model of instance labels; of an older version that nobody."""
+    folder = tmp_path / "3"
+    shutil.copytree(version, folder)
+    path = folder / "assets" / "model_card.json"
+    assert "objects" not in CliRunner().invoke(app, ["info", str(folder)]).stdout
+    path.write_text(path.read_text().replace('"kind": "semantic"', '"kind": "instances"'))
+    shown = CliRunner().invoke(app, ["info", str(folder)]).stdout
+    assert "objects       threshold 0.5" in shown
+    assert "objects from  no server: an older keras_unet published it" in shown
+    trained = of_instances(make_trained("range", channels=3), threshold=0.4)
+    trained = trained._replace(network=in_float32(trained.network))
+    write_saved_model(trained, tmp_path / "4")
+    shutil.copytree(folder / "assets", tmp_path / "4" / "assets", dirs_exist_ok=True)
+    shown = CliRunner().invoke(app, ["info", str(tmp_path / "4")]).stdout
+    assert "objects from  keras-unet serve (segment_bytes_objects) and keras_unet.serving" in shown
+    assert "decoding(request: int32 [?])" in shown and "split: string [?]" in shown
 
 
 def test_info_as_json(version):

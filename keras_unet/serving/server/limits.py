@@ -34,6 +34,9 @@ class Limits(Frozen):
     pixels: int = Field(
         1 << 26, ge=1, description="Pixels of one request, read from PNG and JPEG headers."
     )
+    object_pixels: int = Field(
+        1 << 24, ge=1, description="Pixels of one image whose objects are found, 60 bytes each."
+    )
     rows: int = Field(256, ge=1, description="Images of one request.")
     seconds: float = Field(60.0, gt=0, description="Time for one request, queue included.")
     slow_seconds: float = Field(
@@ -103,6 +106,22 @@ def count_pixels(inputs: Mapping[str, np.ndarray], most: int) -> int:
                 _check_pixels(name, total, most)
         _check_pixels(name, total, most)
     return total
+
+
+def check_each(inputs: Mapping[str, np.ndarray], most: int) -> None:
+    """Refuses an encoded image of more than `most` pixels, whose objects would be found.
+
+    Raises:
+        Refused: says which size.
+    """
+    for name, array in inputs.items():
+        for data in array.ravel():
+            height, width = size_of(data) or (0, 0)
+            if height * width > most:
+                raise too_large(
+                    f"input {name!r}: an image of {height} x {width} pixels; at most {most} are "
+                    "accepted where objects are found"
+                )
 
 
 def size_of(data: bytes) -> tuple[int, int] | None:

@@ -106,7 +106,7 @@ class Metrics:
         )
         self._computed = Histogram(
             "keras_unet_compute_seconds",
-            "Time in TensorFlow, a batch.",
+            "Time in TensorFlow, and for finding objects, a batch.",
             buckets=_SECONDS,
             registry=self._registry,
         )

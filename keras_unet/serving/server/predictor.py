@@ -13,6 +13,7 @@ import numpy as np
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from keras_unet.serving.protocol.codes import Code, Refused, invalid, too_large
+from keras_unet.serving.protocol.objects import OBJECTS
 from keras_unet.serving.protocol.tensors import to_array, type_name
 from keras_unet.serving.server import limits as pixels
 from keras_unet.serving.server.batching import Scheduler, Task
@@ -119,6 +120,8 @@ class Predictor:
                     "are accepted in one request"
                 )
         area = pixels.count_pixels(inputs, self._limits.pixels)
+        if name == OBJECTS:
+            pixels.check_each(inputs, self._limits.object_pixels)
         arrays = [inputs[key] for key in sorted(definition.inputs)]
         return Task(
             servable,

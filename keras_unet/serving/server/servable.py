@@ -18,6 +18,8 @@ import numpy as np
 
 from keras_unet.serving.folders import WARMUP
 from keras_unet.serving.protocol.codes import Code, Refused, as_refused
+from keras_unet.serving.protocol.objects import OBJECTS
+from keras_unet.serving.server.object_signature import object_signature
 
 MOST_WARMUP = 1000  # as TensorFlow Serving
 _SERVE = "serve"
@@ -27,6 +29,8 @@ Stamp = frozenset[tuple[str, int, int, int]]
 
 class Servable:
     """A SavedModel in a session of its own; thread-safe.
+
+    Where its model answers objects, `signatures` has one more than the graph, `OBJECTS`.
 
     Args:
         folder: the version's folder.
@@ -65,6 +69,13 @@ class Servable:
         }
         self._callables: dict[tuple[str, tuple[str, ...]], Callable[..., list[Any]]] = {}
         self._lock = threading.Lock()
+        try:
+            self._objects = object_signature(self.signatures, self.run)
+        except Exception as error:  # of the graph, which is no better than one that does not load
+            self._session.close()
+            raise as_refused(error) from error
+        if self._objects is not None:
+            self.signatures[OBJECTS] = self._objects.definition
 
     def run(
         self,
@@ -84,6 +95,8 @@ class Servable:
         Raises:
             tf.errors.OpError, Refused: as the graph says.
         """
+        if signature == OBJECTS and self._objects is not None:
+            return self._objects(inputs[0], seconds)
         options = self._run_options(timeout_in_ms=max(1, int(seconds * 1000)))
         try:
             return self._callable(signature, outputs)(*inputs, options=options)

@@ -9,11 +9,12 @@ import pytest
 import requests
 import toy_models
 from chromium import asked, chromium
-from conftest import make_trained
+from conftest import make_trained, of_instances
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from keras_unet.data import read_image
-from keras_unet.inference import predict
+from keras_unet.inference import predict, segment
 from keras_unet.models import in_float32
 from keras_unet.serving import write_saved_model
 from keras_unet.serving.server.http import index_page
@@ -59,6 +60,14 @@ def wait(condition, seconds=30):
 
 def share(browser):
     return float(browser.find_element("id", "view").get_attribute("data-share") or -1)
+
+
+def pixels(browser, height, width):
+    seen = browser.execute_script(
+        "const c = document.getElementById('view');"
+        "return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
+    )
+    return np.array(seen).reshape(height, width, 4)[..., :3]
 
 
 def move(browser, threshold):
@@ -123,12 +132,62 @@ def test_a_photograph_and_its_mask_are_upright(browser, root, trained, tmp_path,
         wait(lambda: share(browser) >= 0 or status.get_attribute("class") == "bad")
         assert "60 × 90 pixels" in status.text
         browser.execute_script("document.getElementById('opacity').value = 0; draw()")
-        seen = browser.execute_script(
-            "const c = document.getElementById('view');"
-            "return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data)"
-        )
-    shown = np.array(seen).reshape(90, 60, 4)[..., :1]
+        shown = pixels(browser, 90, 60)[..., :1]
     assert np.abs(shown.astype(int) - upright).max() <= 4
+
+
+@pytest.mark.browser
+def test_objects_are_outlined_counted_and_downloaded(browser, root, trained, tmp_path):
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(60, 90)), 3)
+    image = np.clip(128 + 600 * noise, 0, 255).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "nuclei.png")
+    middle = float(np.median(predict(trained, image)[..., 1]))
+    model = of_instances(trained, threshold=middle, min_size=4)
+    expected = segment(model, image)
+    write_saved_model(model, tmp_path / "models" / "nuclei" / "1")
+    (tmp_path / "models" / "plain").symlink_to(root / "cells")
+    with toy_models.serving(tmp_path / "models") as server:
+        browser.get(f"http://{server.rest_address}/")
+        choice, status = (browser.find_element("id", name) for name in ("model", "status"))
+        view = browser.find_element("id", "view")
+        wait(lambda: choice.get_attribute("value") == "nuclei")
+        browser.find_element("id", "file").send_keys(str(tmp_path / "nuclei.png"))
+        wait(lambda: view.get_attribute("data-objects") or status.get_attribute("class") == "bad")
+        assert not browser.find_element("id", "levels").is_displayed()
+        browser.find_element("id", "download").click()
+        (saved,) = wait(lambda: list((tmp_path / "got").glob("*.png")))
+        labels = np.asarray(Image.open(saved)).astype(int)
+        assert saved.name == "nuclei_labels.png"
+        assert 5 < labels.max() == int(view.get_attribute("data-objects"))
+        assert f"90 × 60 pixels, {labels.max()} objects" in status.text
+        assert abs(labels.max() - expected.max()) <= 1  # a pixel may lie on the threshold
+        assert (labels != expected).mean() < 0.05 or labels.max() != expected.max()
+        browser.execute_script("document.getElementById('opacity').value = 100; draw()")
+        shown = pixels(browser, 60, 90)
+        lines = np.zeros(labels.shape, bool)
+        for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+            lines[here] |= labels[here] != labels[there]
+            lines[there] |= labels[here] != labels[there]
+        lines &= labels > 0
+        colours = {
+            number: {tuple(one) for one in shown[lines & (labels == number)].tolist()}
+            for number in range(1, labels.max() + 1)
+        }
+        assert all(len(found) == 1 for found in colours.values())
+        assert len(set.union(*colours.values())) == min(6, len(colours))
+        for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+            touch = (labels[here] != labels[there]) & (labels[here] > 0) & (labels[there] > 0)
+            for one, other in zip(labels[here][touch], labels[there][touch], strict=True):
+                assert colours[one] != colours[other]
+        np.testing.assert_array_equal(shown[labels == 0], image[labels == 0][:, None].repeat(3, 1))
+        kinds = browser.find_element("id", "kind")
+        kinds.find_element("css selector", "[value=share]").click()
+        wait(lambda: share(browser) >= 0)
+        assert browser.find_element("id", "levels").is_displayed()
+        choice.find_element("css selector", "[value=plain]").click()
+        browser.find_element("id", "file").send_keys(str(tmp_path / "nuclei.png"))
+        wait(lambda: not kinds.is_displayed())  # of classes
+        assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []
 
 
 @pytest.mark.browser
