@@ -86,8 +86,8 @@ def test_a_change_must_gain_more_than_its_error():
     truth, found = np.zeros((64, 64), np.int32), np.zeros((64, 64), np.float32)
     truth[10:30, 10:30] = 1
     found[10:30, 10:30] = 0.9
-    images = [(found + rng.uniform(0, 1e-3, found.shape).astype(np.float32), truth)] * 8
-    table = decoding_fit._Table(images)
+    given = found + rng.uniform(0, 1e-3, found.shape).astype(np.float32)
+    table = decoding_fit._Table([decoding_fit._Shown(given, truth, truth < 0)] * 8)
     now = Decoding(min_size=0)
     assert table.better(now, [now.changed({"neck": 0.8}), now]) == now  # no gain at all
     lost = now.changed({"min_size": 500})  # drops every object
