@@ -91,6 +91,7 @@ def objects(
         )
     say(found.describe())
     say(f"Look at  {quote(str(output))}/*_objects.png: is each cell one object?")
-    if found.objects and split is None and border_class is None and not instances:
+    plain = split is None and border_class is None and not instances
+    if found.objects and plain and not found.numbered:
         apart = "If touching cells became one object, add --split neck"
         say(f"{apart}; drop specks by --min-size 20.")

@@ -5,6 +5,7 @@ from .confusion import confusion_matrix as confusion_matrix
 from .confusion import scores as scores
 from .counts import Counts as Counts
 from .counts import image_counts as image_counts
+from .counts import require_objects as require_objects
 from .counts import score as score
 from .counts import stack as stack
 from .evaluation import Evaluation as Evaluation

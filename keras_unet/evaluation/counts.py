@@ -172,13 +172,15 @@ def _objects(
     if sample.missing is not None:  # there is nothing, as outside of the image
         found = found & ~sample.missing
     true_objects = to_instances(inside) if sample.instances is None else sample.instances
-    proposed = to_instances(found, **_COMPONENTS.changed(settings.finding).arguments)
+    proposed = to_instances(found, **found_by(settings).arguments)
     if sample.ignored.any():
         true_objects, proposed = judged(true_objects, proposed, sample.ignored)
     return image_blocks(true_objects, proposed)
 
 
-_COMPONENTS = Decoding(fill_holes=False, min_size=0, split="none")
+def found_by(settings: ScoreSettings) -> Decoding:
+    """How predicted objects are found: components, but for what the settings say."""
+    return Decoding(fill_holes=False, min_size=0, split="none").changed(settings.finding)
 
 
 def _isbi(truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> np.ndarray:

@@ -17,8 +17,10 @@ from keras_unet.evaluation.instances import COUNTS, judged, object_counts, rates
 from keras_unet.inference.objects.finding import to_instances
 from keras_unet.models.decoding import Decoding
 
-IMAGES, PIXELS = 24, 2_000_000  # looked at: so many images, so many of their pixels all together
+IMAGES = 24  # looked at
 LEAST_IMAGES = 4  # fewer change nothing
+PREDICTED = 24_000_000  # pixels, of all images together
+PIXELS = 500_000  # of an image: objects are found in its middle
 _LEAST_GAIN = 0.002
 _DRAWS = 200  # of images, for a standard error
 _THRESHOLDS = (0.3, 0.4, 0.6, 0.7)
@@ -45,7 +47,7 @@ def object_sizes(samples: Iterable[Sample]) -> Sizes:
     areas = []
     for sample in samples:
         if sample.instances is not None:
-            found = np.bincount(sample.instances.ravel())[1:]
+            found = np.unique(sample.instances[sample.instances > 0], return_counts=True)[1]
             areas.append(found[found > 2])
     return Sizes(np.sort(np.concatenate(areas)) if areas else np.zeros(0, np.int64))
 
@@ -72,10 +74,10 @@ def fit_decoding(
         sizes: of all training objects.
     """
     guess = guessed_decoding(sizes)
-    shown = _parts([s for s in samples if s.instances is not None])
+    shown = _chosen(samples)
     if sizes.diameter is None or len(shown) < LEAST_IMAGES:
         return guess
-    table = _Table([_Shown(_foreground(predict, image), *labels) for image, *labels in shown])
+    table = _Table([_shown(predict, sample) for sample in shown])
     best = guess
     smallest = sorted({*(sizes.quantile(q) for q in _SMALL), 0, guess.min_size})
     splits: list[dict[str, Any]] = [{"split": "none"}]
@@ -91,21 +93,21 @@ def fit_decoding(
     return best.changed({"fitted_on": f"{len(shown)} training images"})
 
 
-def _parts(samples: Sequence[Sample]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Evenly chosen images with objects, their instances and ignored pixels; or the middles."""
+def _chosen(samples: Sequence[Sample]) -> list[Sample]:
+    """Evenly chosen images with objects; fewer of large ones."""
     held = [s for s in samples if s.instances is not None and s.instances.any()]
-    chosen = np.unique(np.linspace(0, len(held) - 1, min(IMAGES, len(held))).round().astype(int))
-    most = PIXELS / max(len(chosen), 1)
-    found = []
-    for sample in (held[i] for i in chosen):
-        assert sample.instances is not None
-        share = min((most / sample.instances.size) ** 0.5, 1.0)
-        cut = tuple(
-            slice((n - max(1, int(n * share))) // 2, (n + max(1, int(n * share))) // 2)
-            for n in sample.instances.shape
-        )
-        found.append((sample.measured[cut], sample.instances[cut], sample.ignored[cut]))
-    return found
+    usual = np.median([s.image[..., 0].size for s in held]) if held else 1
+    most = int(np.clip(PREDICTED // usual, LEAST_IMAGES, IMAGES))
+    places = np.linspace(0, len(held) - 1, min(most, len(held)))
+    return [held[i] for i in np.unique(places.round().astype(int))]
+
+
+def _middle(size: tuple[int, ...], pixels: float) -> tuple[slice, ...]:
+    """The middle of an image that is larger than so many pixels."""
+    share = min((pixels / (size[0] * size[1])) ** 0.5, 1.0)
+    return tuple(
+        slice((n - max(1, int(n * share))) // 2, (n + max(1, int(n * share))) // 2) for n in size
+    )
 
 
 class _Shown(NamedTuple):
@@ -121,8 +123,13 @@ class _Shown(NamedTuple):
         return object_counts(self.truth, found)
 
 
-def _foreground(predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
-    return np.asarray(predict(image)[..., -1], np.float32)
+def _shown(predict: Callable[[np.ndarray], np.ndarray], sample: Sample) -> _Shown:
+    """Predicted whole, so that grey values are normalised and context is there as in use."""
+    assert sample.instances is not None
+    whole = _middle(sample.instances.shape, PREDICTED / LEAST_IMAGES)
+    foreground = np.asarray(predict(sample.measured[whole])[..., -1], np.float32)
+    part = _middle(foreground.shape, PIXELS)
+    return _Shown(foreground[part], sample.instances[whole][part], sample.ignored[whole][part])
 
 
 class _Table:

@@ -17,6 +17,7 @@ from keras_unet import run_layout
 from keras_unet.console import TERMINAL, say
 from keras_unet.disk import write_text
 from keras_unet.errors import DataError
+from keras_unet.models.decoding import DECODING, require_used
 from keras_unet.models.model_card import ModelCard
 from keras_unet.settings import Frozen, problems
 
@@ -35,6 +36,9 @@ class ScoreSettings(Frozen):
     )
     threshold: float | None = Field(
         None, ge=0, le=1, description="of predicted objects' foreground; None: as the model says"
+    )
+    connectivity: Literal[4, 8] | None = Field(
+        None, description="of predicted objects; None: as the model"
     )
     fill_holes: bool | None = Field(None, description="of predicted objects; None: as the model")
     min_size: int | None = Field(
@@ -56,12 +60,18 @@ class ScoreSettings(Frozen):
         return self.model_dump(include=_FINDING, exclude_none=True)
 
     def completed(self, card: ModelCard) -> ScoreSettings:
-        """With the model's own way to find objects, where it has one and nothing else is stated."""
+        """With the model's own way to find objects, where it has one and nothing else is stated.
+
+        Raises:
+            ConfigError: something is stated that would change nothing.
+        """
         own = {} if card.decoding is None else card.decoding.model_dump(include=_FINDING)
+        if card.decoding is not None:
+            require_used(self.finding, card.decoding.changed(self.finding))
         return self.model_copy(update={**own, **self.finding})
 
 
-_FINDING = {"threshold", "fill_holes", "min_size", "split", "neck", "seed_distance"}
+_FINDING = set(DECODING)
 
 SHOWN = 3  # of the advice, on the console; a report has all of it
 _UNSAFE = re.compile(r'^\.|[\x00-\x1f%/\\:*?"<>|]')

@@ -30,6 +30,7 @@ from keras_unet.evaluation.advice import advise
 from keras_unet.evaluation.counts import (
     Counts,
     add,
+    found_by,
     image_counts,
     interval_notes,
     require_objects,
@@ -50,7 +51,6 @@ from keras_unet.evaluation.report import Gallery, longest_side, thumbnail, write
 from keras_unet.inference.ensemble import Model, members
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
-from keras_unet.models.decoding import Decoding
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
 from keras_unet.pictures import error_entries, overlay, save_png
 from keras_unet.remote_path import local_path
@@ -384,7 +384,7 @@ def both_classes(probabilities: np.ndarray) -> np.ndarray:
 def _found_by(total: Counts, settings: ScoreSettings) -> tuple[str, ...]:
     if "objects" not in total or not settings.finding:
         return ()
-    return (f"Predicted objects: {Decoding().changed(settings.finding)}.",)
+    return (f"Predicted objects: {found_by(settings)}.",)
 
 
 def _each(

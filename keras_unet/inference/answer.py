@@ -12,7 +12,7 @@ from keras_unet.inference.ensemble import Model
 from keras_unet.inference.objects.finding import to_instances
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
-from keras_unet.models.decoding import DECODING, Decoding
+from keras_unet.models.decoding import DECODING, Decoding, require_used
 from keras_unet.models.keras_file import Stated
 from keras_unet.models.model_card import ModelCard
 from keras_unet.settings import validated
@@ -36,9 +36,10 @@ def segment(
 
     Args:
         model, image, normalization, progress: as for `keras_unet.predict`.
-        options: those of `predict`, and to find objects otherwise than the card says those of
-            `keras_unet.models.Decoding`: `threshold`, `split`, `neck`, `min_size`, `fill_holes`,
-            `seed_distance`, `connectivity`. Of classes, `threshold` alone, for a model of two.
+        options: those of `predict` but `dtype`, and to find objects otherwise than the card says
+            those of `keras_unet.models.Decoding`: `threshold`, `split`, `neck`, `min_size`,
+            `fill_holes`, `seed_distance`, `connectivity`. Of classes, `threshold` alone, for a
+            model of two.
 
     Returns:
         int32 [H, W]: objects 1, 2, … without gaps in reading order, 0 = background; or classes.
@@ -47,7 +48,8 @@ def segment(
         DataError, ConfigError: as `keras_unet.predict`; or an option does not fit the model.
     """
     changes = {name: options.pop(name) for name in DECODING if name in options}
-    predictor = Predictor(model, validated(PredictOptions, options), normalization)
+    chosen = validated(PredictOptions, {**options, "dtype": "float32"})
+    predictor = Predictor(model, chosen, normalization)
     card = predictor.cards[0]
     decoding = decoding_of(card, changes)
     probabilities = predictor(image, progress)
@@ -70,7 +72,9 @@ def decoding_of(card: ModelCard, changes: Mapping[str, Any]) -> Decoding | None:
     """
     given = {name: value for name, value in changes.items() if value is not None}
     if card.decoding is not None:
-        return card.decoding.changed(given)
+        decoding = card.decoding.changed(given)
+        require_used(given, decoding)
+        return decoding
     if wrong := sorted(set(given) - {"threshold"}):
         raise ConfigError(
             f"{', '.join(wrong)}: this model answers classes, not objects; expected a model that "

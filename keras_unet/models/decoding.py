@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from keras_unet.errors import ConfigError
 from keras_unet.settings import Frozen, validated
 
 
@@ -66,3 +67,20 @@ class Decoding(Frozen):
 
 
 DECODING = tuple(name for name in Decoding.model_fields if name != "fitted_on")  # what is settable
+
+
+def require_used(given: Mapping[str, Any], decoding: Decoding) -> None:
+    """Refuses what is stated and would change nothing.
+
+    Args:
+        given: settings by name, as they were stated. decoding: what comes of them.
+
+    Raises:
+        ConfigError: it is of another way to split.
+    """
+    for name, split in (("neck", "neck"), ("seed_distance", "distance")):
+        if given.get(name) is not None and decoding.split != split:
+            raise ConfigError(
+                f"{name} is for split={split}, touching objects are split by {decoding.split}; "
+                f"give split={split} too"
+            )

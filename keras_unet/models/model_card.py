@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping
+from math import pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -94,7 +95,8 @@ class ModelCard(Frozen):
     def decoding(self) -> Decoding | None:
         """How it answers objects; None: it answers classes."""
         if self.objects is None and self.labels.kind == "instances":
-            return Decoding()
+            across = (self.data.get("diameter") or {}).get("min") or 0.0
+            return Decoding(min_size=int(0.75 * pi / 4 * across**2))
         return self.objects
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_unet.data import Sample
 from keras_unet.errors import ConfigError
-from keras_unet.evaluation import ScoreSettings, image_counts
+from keras_unet.evaluation import ScoreSettings, image_counts, require_objects
 from keras_unet.inference import PredictOptions
 from keras_unet.settings import validated
 from pipelines.evaluator.policy import EvaluationPolicy
@@ -47,5 +47,6 @@ def score_names(
     """The scores that any image has, by path."""
     labels = np.zeros((8, 8), np.int32)
     sample = Sample("", labels[..., None], labels, labels if instances else None)
+    require_objects(sample, settings)
     shares = np.full((*labels.shape, len(classes)), 1 / len(classes))
     return tuple(named(image_counts(sample, labels, shares, classes, settings), classes))

@@ -94,13 +94,21 @@ def test_a_change_must_gain_more_than_its_error():
     assert table.better(lost, [now]) == now
 
 
-def test_large_images_are_looked_at_in_part(monkeypatch):
-    monkeypatch.setattr(decoding_fit, "PIXELS", 4 * 48 * 48)
-    seen = []
+def test_large_images_are_predicted_whole_and_looked_at_in_part(monkeypatch):
+    monkeypatch.setattr(decoding_fit, "PIXELS", 48 * 48)
+    seen, looked_at = [], []
 
     def look(image):
         seen.append(image.shape[:2])
         return answers(image)
 
+    find = decoding_fit.to_instances
+    monkeypatch.setattr(
+        decoding_fit, "to_instances", lambda p, **how: looked_at.append(p.shape) or find(p, **how)
+    )
     fit_decoding(look, made(4), object_sizes(made(4)))
-    assert seen == [(48, 48)] * 4
+    assert seen == [(96, 96)] * 4 and set(looked_at) == {(48, 48)}
+    monkeypatch.setattr(decoding_fit, "PREDICTED", 4 * 60 * 60)
+    seen.clear()
+    fit_decoding(look, made(9), object_sizes(made(9)))
+    assert seen == [(60, 60)] * 4

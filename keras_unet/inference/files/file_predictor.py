@@ -77,8 +77,8 @@ def predict_files(
     """Segments image files of any size.
 
     For `cells.png` it writes `cells_overlay.png` and, by a model of instance labels,
-    `cells_labels.png`: numbered objects, 0 = background, uint16, or uint32 as TIFF where there are
-    more. A model of classes writes `cells_mask.png` (the values the training labels had; 0 and 255
+    `cells_labels.png`: numbered objects, 0 = background, uint16 (as TIFF uint32 where there are
+    more). A model of classes writes `cells_mask.png` (the values the training labels had; 0 and 255
     for two classes). If asked for, there are `cells_probabilities.tif` ([K, H, W], channels named
     by the classes), the mask of classes beside objects, and files of the objects. For a stack these
     are stacks too, [Z, H, W] and [Z, K, H, W] (or T, or both). Stacks, images with a pixel size and
@@ -231,7 +231,8 @@ class FilePredictor:
             trained_model(one, normalization=self._normalization, class_names=self._class_names)
             for one in models
         ]
-        decoding_of(trained[0].card, self.options.finding)
+        if decoding_of(trained[0].card, self.options.finding) and self.options.border:
+            raise ConfigError("border is for classes, this model answers objects; leave it out")
         _check(trained[0].card.classes, self.options)
         return hashes, trained
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from keras_unet.models.model_card import ModelCard
 
 _LARGE = 1 << 26  # pixels of a mask beyond which PNG, which is read whole, is no good choice
+_CROWDED = 1 << 24  # of an image of objects: more may hold more of them than 16 bits number
 
 
 class FileOptions(PredictOptions):
@@ -39,7 +40,8 @@ class FileOptions(PredictOptions):
     split, neck, seed_distance, min_size, fill_holes, connectivity: how a model that answers objects
         finds them, see `keras_unet.models.Decoding`. None: as its card says.
     format: of the masks. "auto": Zarr for Zarr; TIFF for stacks, for images with a known pixel
-        size, for more than 2**26 pixels and for label values beyond 65,535; else PNG.
+        size, for more than 2**26 pixels (2**24 of objects) and for label values beyond 65,535; else
+        PNG.
     overlays: draw the masks over the images, scaled down to `preview` pixels.
     preview: longest side of an overlay.
     objects: kinds of files to write of the mask's connected components; see `write_objects`. One
@@ -210,7 +212,8 @@ def choose_format(header: Header, card: ModelCard, options: FileOptions) -> str:
     if form == "auto":
         largest = max(height * width for height, width, _ in header.shapes)
         told = len(header.shapes) > 1 or header.pixel_size is not None
-        form = "tiff" if told or dtype.itemsize > 2 or largest > _LARGE else "png"
+        most = _CROWDED if card.decoding is not None else _LARGE
+        form = "tiff" if told or dtype.itemsize > 2 or largest > most else "png"
         form = "zarr" if header.path.is_dir() else form
     if what := MASK_FORMATS[form].refuses(header.shapes, dtype):
         raise ConfigError(f"{header.path}: {MASK_FORMATS[form].title} can't hold {what}")

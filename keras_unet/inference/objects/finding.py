@@ -126,7 +126,8 @@ def _joined(parts: np.ndarray, height: np.ndarray, neck: float) -> np.ndarray:
 
     def of(part: int) -> int:
         while root[part] != part:
-            part = root[part] = root[root[part]]
+            root[part] = root[root[part]]
+            part = root[part]
         return part
 
     for one, other, passage in _passages(parts, height):

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from keras_unet.data.images import ImageFile, is_zarr, open_windows
 from keras_unet.data.stored_pixels import PixelSize, WindowedFile
 from keras_unet.disk import replacing
-from keras_unet.errors import DataError, listed
+from keras_unet.errors import ConfigError, DataError, listed
 from keras_unet.inference.inputs import find_inputs, name_of
 from keras_unet.inference.objects.finding import ObjectSettings, make_settings
 from keras_unet.inference.objects.measurements import Table, to_pixel_size
@@ -46,7 +46,7 @@ class FoundObjects(NamedTuple):
 
     images: how many, slices of stacks counted each. objects: how many. diameter_px, diameter_um:
     medians of the equivalent diameter; None without objects, or where a pixel size is unknown.
-    paths: the files written.
+    paths: the files written. numbered: the files held object numbers that a model had answered.
     """
 
     images: int
@@ -54,6 +54,7 @@ class FoundObjects(NamedTuple):
     diameter_px: float | None
     diameter_um: float | None
     paths: list[Path]
+    numbered: bool = False
 
     def describe(self) -> str:
         """One line: how many, how large."""
@@ -106,9 +107,9 @@ def objects_from_masks(
     require_formats(formats)
     given = to_pixel_size(pixel_size)
     probable = settings.threshold is not None
-    files = find_masks(masks, probable)
-    if all(_numbered(file) for file in files.values()):
-        settings = make_settings(**{**settings.model_dump(), "instances": True})
+    files = find_masks(masks, probable, settings.instances)
+    if numbered := all(_numbered(file) for file in files.values()):
+        settings = _as_numbered(settings, next(iter(files.values())))
     partners = {} if images is None else _partners(files, Path(images))
     jobs = [_job(stem, file, partners.get(stem), probable) for stem, file in files.items()]
     total = sum(job.images for job in jobs)
@@ -151,7 +152,7 @@ def objects_from_masks(
                 write_csv(beside, stacked(lines))
     across = np.concatenate(diameters)
     paths = [output / name for name in names]
-    return FoundObjects(len(lines), len(across), *_medians(across), paths)
+    return FoundObjects(len(lines), len(across), *_medians(across), paths, numbered)
 
 
 @dataclass(frozen=True)
@@ -254,35 +255,59 @@ _ENDS = {False: "_mask", True: "_probabilities"}
 _OTHERS = ("_mask", "_probabilities", "_overlay", "_labels", "_objects")
 
 
-def find_masks(path: str | Path, probabilities: bool) -> dict[str, Path]:
+def find_masks(path: str | Path, probabilities: bool, instances: bool = False) -> dict[str, Path]:
     """The files to read by the name of their image, in natural order.
 
-    A folder as `predict` leaves it holds several files for an image; of these only the masks, or
-    only the probabilities, are taken, and numbered objects where there is no mask. A folder without
-    such names is taken as a whole.
+    A folder as `predict` leaves it holds several files for an image; of these only the
+    probabilities are taken, or else the numbered objects where a model answered them, or else the
+    masks. A folder without such names is taken as a whole.
+
+    Args:
+        instances: take labels whoever wrote them.
 
     Raises:
         DataError: nothing there, or only files of the other kind.
     """
     files = find_inputs(path)
-    end = _ENDS[probabilities]
-    chosen = [file for file in files if name_of(file).endswith(end)]
-    if not chosen and not probabilities:
-        end, chosen = _LABELS, [file for file in files if _numbered(file)]
-    chosen = chosen or files
-    if chosen is files and len(files) > 1:
-        others = [file for file in files if name_of(file).endswith(_OTHERS)]
-        if others:
-            raise DataError(
-                f"{path}: no file NAME{end}, but {others[0].name}; expected "
-                + ("probabilities, for a threshold" if probabilities else "masks")
-            )
-    return {name_of(file).removesuffix(end): file for file in chosen}
+    ends = [_ENDS[probabilities]]
+    if not probabilities:
+        mine = instances or any(_numbered(file) for file in files)
+        ends = [_LABELS, *ends] if mine else [*ends, _LABELS]
+    for end in ends:
+        chosen = [file for file in files if name_of(file).endswith(end)]
+        if end == _LABELS and not instances:
+            chosen = [file for file in chosen if _numbered(file)]
+        if chosen:
+            return {name_of(file).removesuffix(end): file for file in chosen}
+    others = [file for file in files if name_of(file).endswith(_OTHERS)]
+    if others and len(files) > 1:
+        expected = "probabilities, for a threshold" if probabilities else "masks"
+        if name_of(others[0]).endswith(_LABELS):
+            expected += ", or --instances for numbered objects"
+        raise DataError(
+            f"{path}: no file NAME{_ENDS[probabilities]}, but {others[0].name}; expected {expected}"
+        )
+    return {name_of(file).removesuffix(_ENDS[probabilities]): file for file in files}
 
 
 def _numbered(file: Path) -> bool:
-    """Whether it is what `predict` writes of numbered objects; the name alone says too little."""
-    return name_of(file).endswith(_LABELS) and (file.parent / PREDICTED).is_dir()
+    """Whether it is what `predict` writes of numbered objects; the name alone says too little.
+
+    `objects` writes files of that name too, perhaps beside the masks, and keeps a list of them.
+    """
+    if not name_of(file).endswith(_LABELS) or not (file.parent / PREDICTED).is_dir():
+        return False
+    return file.name not in read_written(file.parent)
+
+
+def _as_numbered(settings: ObjectSettings, file: Path) -> ObjectSettings:
+    given = settings.model_dump(exclude_defaults=True, exclude={"names", "instances"})
+    if given:
+        raise ConfigError(
+            f"{file}: objects are numbered already, so {', '.join(given)} would change nothing; "
+            "predict again with these options"
+        )
+    return make_settings(instances=True, names=settings.names)
 
 
 def whole(file: WindowedFile, page: int) -> np.ndarray:

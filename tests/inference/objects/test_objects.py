@@ -29,6 +29,14 @@ def touching_discs(radius=9, apart=15):
     return mask
 
 
+@pytest.mark.parametrize("size", [(8, 30), (10, 60), (10, 190), (3, 200)])
+def test_a_rod_stays_one(size):
+    """Its distance has a ridge of many peaks, all of which are joined."""
+    mask = np.zeros((60, 220), bool)
+    mask[20 : 20 + size[0], 10 : 10 + size[1]] = True
+    assert to_instances(mask, split="neck").max() == 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(MASKS, st.sampled_from([4, 8]), st.integers(0, 4))
 def test_components_of_at_least_a_size(mask, connectivity, min_size):
