@@ -118,7 +118,8 @@ def fitted(model: TrainedModel) -> dict[str, Any]:
     sizes = object_sizes(training)
     decoding = fit_decoding(Predictor(model), training, sizes)
     say(f"Objects: {decoding}")
-    return {"objects": decoding, "diameter": sizes.diameter}
+    known = {"diameter": sizes.diameter, "diameter_range": sizes.diameter_range}
+    return {"objects": decoding, **known}
 
 
 def scored(file: Path, entry: Entry, data: Path) -> dict[str, dict[str, float]]:

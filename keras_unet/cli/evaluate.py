@@ -9,7 +9,9 @@ import typer
 
 from keras_unet.cli.options import (
     ClassNames,
+    Diameter,
     FillHoles,
+    ImagePixelSize,
     MinSize,
     Neck,
     Normalization,
@@ -45,6 +47,8 @@ def evaluate(
     seed_distance: SeedDistance = None,
     min_size: MinSize = None,
     fill_holes: FillHoles = None,
+    diameter: Diameter = None,
+    pixel_size: ImagePixelSize = None,
     isbi: Annotated[
         bool, typer.Option("--isbi", help="Also the ISBI 2012 challenge's metrics (slow).")
     ] = False,
@@ -69,7 +73,12 @@ def evaluate(
         **finding(threshold, split, neck, seed_distance, min_size, fill_holes),
         "isbi": isbi,
     }
-    chosen = {"tile": tile, "symmetries": symmetries}
+    chosen = {
+        "tile": tile,
+        "symmetries": symmetries,
+        "diameter": diameter,
+        "pixel_size": pixel_size,
+    }
     with progress("evaluating") as advance:
         result = run(
             model,

@@ -103,6 +103,25 @@ Normalization = Annotated[
 ClassNames = Annotated[
     str | None, typer.Option(help="Of a script's model: background,cell. Default: made up.")
 ]
+SCALE = "Scale (for models whose card states it)"
+Diameter = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PX|auto",
+        help="How large objects are here: the network sees the image at the scale that it knows. "
+        "auto: estimated from each file.",
+        rich_help_panel=SCALE,
+    ),
+]
+ImagePixelSize = Annotated[
+    str | None,
+    typer.Option(
+        "--pixel-size",
+        metavar="UM|file",
+        help="Instead: micrometres a pixel of the images; file: as each states.",
+        rich_help_panel=SCALE,
+    ),
+]
 OBJECTS = "Objects (of a model of instance labels; default: as its card says)"
 Threshold = Annotated[
     float | None,

@@ -11,7 +11,9 @@ import typer
 
 from keras_unet.cli.options import (
     ClassNames,
+    Diameter,
     FillHoles,
+    ImagePixelSize,
     MinSize,
     Neck,
     Normalization,
@@ -64,6 +66,8 @@ def predict(
     seed_distance: SeedDistance = None,
     min_size: MinSize = None,
     fill_holes: FillHoles = None,
+    diameter: Diameter = None,
+    pixel_size: ImagePixelSize = None,
     masks: Annotated[
         bool,
         typer.Option(
@@ -187,6 +191,8 @@ def predict(
                 progress=advance,
                 say=say,
                 **finding(threshold, split, neck, seed_distance, min_size, fill_holes),
+                diameter=diameter,
+                pixel_size=pixel_size,
                 masks=masks,
                 probabilities=probabilities,
                 dtype=dtype,

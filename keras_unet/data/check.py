@@ -22,7 +22,7 @@ from keras_unet.data.pairs import (
     find_source,
     natural_key,
 )
-from keras_unet.data.samples import PairReader, RawPair, Sample, size
+from keras_unet.data.samples import PairReader, RawPair, Sample, diameters, object_areas, size
 from keras_unet.data.stored_pixels import NODATA
 from keras_unet.errors import DataError, listed
 from keras_unet.settings import Frozen
@@ -197,9 +197,9 @@ def _summary(
                     sample.classes[sample.classes >= 0], minlength=mapping.num_classes
                 )
             if sample.instances is not None:
-                area = np.unique(sample.instances[sample.instances > 0], return_counts=True)[1]
-                objects.append(len(area))
-                across += (2 * np.sqrt(area / np.pi)).tolist()
+                found = diameters(object_areas(sample.instances))
+                objects.append(len(found))
+                across += found.tolist()
         fractions = tuple((counts / max(1, counts.sum())).tolist())
         if mapping.kind == "instances":
             cells, total, diameter = _spread(objects), sum(objects), _spread(across)

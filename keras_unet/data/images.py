@@ -12,6 +12,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,6 +21,7 @@ from PIL import Image
 
 from keras_unet.data.stored_pixels import (
     UPRIGHT,
+    PixelSize,
     WindowedFile,
     WindowedImage,
     as_nan,
@@ -215,6 +217,15 @@ class ImageFile(AbstractContextManager["ImageFile"]):
     def left_out(self) -> tuple[str, ...]:
         """What a TIFF holds beside its images, see `TiffStack`."""
         return () if self._stack is None else self._stack.left_out
+
+    @cached_property
+    def pixel_size(self) -> PixelSize | None:
+        """What a TIFF states, see `tiff_windows.read_pixel_size`; None of a PNG or JPEG."""
+        if self._stack is None:
+            return None
+        from keras_unet.data.tiff_windows import readable_pixel_size
+
+        return readable_pixel_size(self._stack.file)
 
     def palette(self, page: int | None = None) -> np.ndarray | None:
         """The colours that label numbers are shown in, uint8 [N, 3]; None if as grey levels."""

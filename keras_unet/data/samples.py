@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from keras_unet.data.images import ImageFile
 from keras_unet.data.label_rule import IGNORED, LabelMapping, LabelRule
 from keras_unet.data.pairs import Pair, Problem
-from keras_unet.data.stored_pixels import NODATA, as_nan, filled
+from keras_unet.data.stored_pixels import NODATA, PixelSize, as_nan, filled
 from keras_unet.errors import DataError
 
 
@@ -40,6 +41,7 @@ class Sample:
     (animal, plate …) it is of, "" if none, and hold the border term. missing: bool [H, W], pixels
     that were never measured (see `stored_pixels`), None without any: in `image` they have the
     mean of the others, to be looked at, in `measured` they are NaN; their class is -1.
+    pixel_size: what the image's file states, None if nothing; records don't hold it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Sample:
     group: str = ""
     border: Border | None = None
     missing: np.ndarray | None = None
+    pixel_size: PixelSize | None = None
 
     @property
     def measured(self) -> np.ndarray:
@@ -83,6 +86,7 @@ class RawPair:
     turned_apart: bool = False  # image and labels state different orientations
     share_missing: float = 0.0  # of the pixels
     regions: int | None = None  # of equal labels, where they were counted; see `count_regions`
+    pixel_size: PixelSize | None = None  # see `Sample`
 
     def sample(self, mapping: LabelMapping | None) -> Sample | None:
         """The sample whose labels mean what `mapping` states; None if the image is unfit.
@@ -93,15 +97,20 @@ class RawPair:
         if self.image is None:
             return None
         name, group = self.pair.name, self.pair.group
+        told: dict[str, Any] = {
+            "group": group,
+            "missing": self.missing,
+            "pixel_size": self.pixel_size,
+        }
         if self.labels is None or mapping is None:
-            return Sample(name, self.image, group=group, missing=self.missing)
+            return Sample(name, self.image, **told)
         labels = self.labels
         if self.missing is not None:  # whatever is stored there means nothing
             labels = np.where(self.missing, (mapping.values or (0,))[0], labels)
         classes, instances = mapping.classes(labels), mapping.instances(labels)
         if self.missing is not None:
             classes[self.missing] = IGNORED
-        return Sample(name, self.image, classes, instances, group, self.border, self.missing)
+        return Sample(name, self.image, classes, instances, border=self.border, **told)
 
 
 class PairReader(AbstractContextManager["PairReader"]):
@@ -121,7 +130,8 @@ class PairReader(AbstractContextManager["PairReader"]):
         labels = None if pair.label is None else partial(self._labels, pair.label, pair.label_page)
         raw = check_pair(pair, image, labels, rule)
         if raw.image is not None:
-            raw = replace(raw, left_out=self._open["image"].left_out)
+            file = self._open["image"]
+            raw = replace(raw, left_out=file.left_out, pixel_size=file.pixel_size)
         if raw.labels is None:
             return raw
         file = self._open["label"]
@@ -248,6 +258,16 @@ def count_values(labels: np.ndarray) -> dict[int, int]:
         return dict(zip((at + low).tolist(), counts[at].tolist(), strict=True))
     found, counts = np.unique(labels, return_counts=True)
     return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+def object_areas(objects: np.ndarray) -> np.ndarray:
+    """Pixels of each object of integer labels, 0 = background: int64 [N]."""
+    return np.fromiter(count_values(objects[objects > 0]).values(), np.int64)
+
+
+def diameters(areas: np.ndarray) -> np.ndarray:
+    """Of circles of these areas, pixels."""
+    return 2 * np.sqrt(areas / np.pi)
 
 
 def size(array: np.ndarray) -> str:

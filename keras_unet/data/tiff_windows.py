@@ -264,13 +264,21 @@ def read_pixel_size(path: str | Path) -> PixelSize | None:
     """
     try:
         with tifffile.TiffFile(path) as file:
-            return tiff_pixel_size(file)
+            return readable_pixel_size(file)
     except Exception:  # tifffile raises struct.error, KeyError, … on broken files
         return None
 
 
-def tiff_pixel_size(file: tifffile.TiffFile) -> PixelSize | None:
+def readable_pixel_size(file: tifffile.TiffFile) -> PixelSize | None:
     """As `read_pixel_size`, for an open file."""
+    try:
+        return tiff_pixel_size(file)
+    except Exception:  # likewise
+        return None
+
+
+def tiff_pixel_size(file: tifffile.TiffFile) -> PixelSize | None:
+    """As `readable_pixel_size`; of tags that contradict each other, any kind of error."""
     size = _as_stored(file)
     if size is None or page_orientation(file.pages.first) < 5:
         return size

@@ -18,6 +18,7 @@ from keras_unet.data.samples import Sample
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.evaluation import boundaries, calibration, confusion
 from keras_unet.evaluation.evaluation import ScorePath, ScoreSettings, flat, has_interval
+from keras_unet.inference.scale import NATIVE, Ratio, objects_at
 from keras_unet.models.decoding import Decoding
 
 Counts = dict[str, np.ndarray]
@@ -33,6 +34,7 @@ def image_counts(
     probabilities: np.ndarray,
     classes: Sequence[str],
     settings: ScoreSettings,
+    ratio: Ratio = NATIVE,
 ) -> Counts:
     """Counts of one image.
 
@@ -45,6 +47,7 @@ def image_counts(
         probabilities: float [H, W, K], K ≥ 2.
         classes: K names.
         settings: what to count.
+        ratio: at which the image was predicted, see `Predictor.ratio`; for objects.
 
     Returns:
         By name: `confusion` [K, K]; `boundary` [K, len(boundaries.COUNTS)]; `wrong` [2]: wrong
@@ -71,7 +74,7 @@ def image_counts(
         ),
     }
     if scores_objects(sample, settings):
-        found |= _objects(sample, predicted, probabilities, classes, settings)
+        found |= _objects(sample, predicted, probabilities, classes, settings, ratio)
     if settings.isbi:
         found["isbi"] = _isbi(truth, probabilities, classes)
     return found
@@ -154,6 +157,7 @@ def _objects(
     probabilities: np.ndarray,
     classes: Sequence[str],
     settings: ScoreSettings,
+    ratio: Ratio,
 ) -> Counts:
     from keras_unet.evaluation.instances import image_blocks, judged
     from keras_unet.inference.objects.finding import to_instances
@@ -163,16 +167,16 @@ def _objects(
     if object_class is None:
         inside, found = true > 0, predicted > 0
         if len(classes) == 2 and settings.threshold is not None:
-            found = probabilities[..., 1] > settings.threshold
+            found = probabilities[..., 1].astype(np.float32)
     elif object_class in classes:
         number = list(classes).index(object_class)
         inside, found = true == number, predicted == number
     else:
         raise ConfigError(f"object_class is {object_class!r}; expected one of {', '.join(classes)}")
     if sample.missing is not None:  # there is nothing, as outside of the image
-        found = found & ~sample.missing
+        found = found * ~sample.missing
     true_objects = to_instances(inside) if sample.instances is None else sample.instances
-    proposed = to_instances(found, **found_by(settings).arguments)
+    proposed = objects_at(found, found_by(settings), ratio)
     if sample.ignored.any():
         true_objects, proposed = judged(true_objects, proposed, sample.ignored)
     return image_blocks(true_objects, proposed)

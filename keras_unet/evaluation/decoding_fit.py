@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_unet.data.samples import Sample
+from keras_unet.data.samples import Sample, diameters, object_areas
 from keras_unet.evaluation.instances import COUNTS, judged, object_counts, rates
 from keras_unet.inference.objects.finding import to_instances
 from keras_unet.models.decoding import Decoding
@@ -29,14 +29,26 @@ _SMALL = (0.0, 0.005, 0.01, 0.02, 0.05)  # quantiles of the objects' areas
 
 
 class Sizes(NamedTuple):
-    """Areas of the objects of a training set, ascending, pixels."""
+    """Sizes of the objects of a training set, pixels.
+
+    areas: ascending. medians: of the diameters of circles of these areas, image by image.
+    """
 
     areas: np.ndarray
+    medians: np.ndarray
 
     @property
     def diameter(self) -> float | None:
-        """Median of the diameters of circles of their areas, pixels; None without objects."""
-        return float(2 * np.sqrt(np.median(self.areas) / np.pi)) if self.areas.size else None
+        """Median over all objects; None without any."""
+        return round(float(np.median(diameters(self.areas))), 1) if self.areas.size else None
+
+    @property
+    def diameter_range(self) -> tuple[float, float] | None:
+        """Between which nine in ten images have their median."""
+        if not self.medians.size:
+            return None
+        low, high = np.quantile(self.medians, [0.05, 0.95])
+        return round(float(low), 1), round(float(high), 1)
 
     def quantile(self, share: float) -> int:
         return int(np.quantile(self.areas, share, method="lower"))
@@ -44,12 +56,10 @@ class Sizes(NamedTuple):
 
 def object_sizes(samples: Iterable[Sample]) -> Sizes:
     """The sizes of all objects of instance labels; specks of one pixel or two are none."""
-    areas = []
-    for sample in samples:
-        if sample.instances is not None:
-            found = np.unique(sample.instances[sample.instances > 0], return_counts=True)[1]
-            areas.append(found[found > 2])
-    return Sizes(np.sort(np.concatenate(areas)) if areas else np.zeros(0, np.int64))
+    every = [object_areas(s.instances) for s in samples if s.instances is not None]
+    areas = [found[found > 2] for found in every if (found > 2).any()]
+    medians = np.array([np.median(diameters(found)) for found in areas])
+    return Sizes(np.sort(np.concatenate(areas)) if areas else np.zeros(0, np.int64), medians)
 
 
 def guessed_decoding(sizes: Sizes) -> Decoding:

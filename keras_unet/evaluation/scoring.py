@@ -49,8 +49,10 @@ from keras_unet.evaluation.evaluation import (
 )
 from keras_unet.evaluation.report import Gallery, longest_side, thumbnail, write_report
 from keras_unet.inference.ensemble import Model, members
+from keras_unet.inference.inputs import ArraySource
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
+from keras_unet.inference.scale import NATIVE, Ratio
 from keras_unet.models.keras_file import ModelCard, Stated, TrainedModel
 from keras_unet.pictures import error_entries, overlay, save_png
 from keras_unet.remote_path import local_path
@@ -153,14 +155,26 @@ def evaluate_samples(
     folder = None if output is None else local_path(output)
     chosen = _checked(settings)
     scorer = Scorer(predictor.cards, chosen, len(samples), folder, data, notes, advice)
+    lengths = []
     for done, sample in enumerate(samples, start=1):
         require_objects(sample, chosen)  # before time is spent on a prediction
         try:
-            scorer.add(sample, predictor(sample.measured))
+            image = sample.measured
+            fitted = predictor.fitted([ArraySource(image)], sample.pixel_size)
+            scorer.add(sample, fitted(image), fitted.ratio)
+            lengths.append(fitted.ratio.length)
         except DataError as error:
             raise DataError(f"{sample.name}: {error}") from error
         if progress is not None:
             progress(done, len(samples))
+    if options.rescales and lengths:
+        asked = options.model_dump(include={"diameter", "pixel_size"}, exclude_none=True)
+        told = ", ".join(f"{name} {value}" for name, value in asked.items())
+        low, middle, high = np.quantile(lengths, [0, 0.5, 1])
+        scorer.note(
+            f"Images were rescaled for the network ({told}) by {middle:.3g} (median; {low:.3g} to "
+            f"{high:.3g}), and scored in their own size."
+        )
     return scorer.finish()
 
 
@@ -275,11 +289,18 @@ class Scorer:
         self._each: dict[str, Counts] = {}
         self._histogram = np.zeros((len(self._card.classes), calibration.BINS, 2), np.int64)
 
-    def add(self, sample: Sample, probabilities: np.ndarray) -> None:
+    def note(self, text: str) -> None:
+        """Adds to the evaluation's notes."""
+        self._notes = (*self._notes, _readable(text))
+
+    def add(
+        self, sample: Sample, probabilities: np.ndarray, ratio: tuple[float, float] = NATIVE
+    ) -> None:
         """Scores one image.
 
         Args:
             sample: with labels. probabilities: float [H, W, K], or [H, W, 1] of the foreground.
+            ratio: at which the image was predicted, see `Predictor.ratio`.
 
         Raises:
             DataError: no labels, or labels that do not fit the settings; a name seen before; or
@@ -294,7 +315,7 @@ class Scorer:
         if not np.isfinite(given).all():
             raise DataError(f"{name}: the model answers numbers that are not finite")
         truth = scored_classes(sample, self._card.separation)
-        counts = image_counts(sample, truth, given, names, self._settings)
+        counts = image_counts(sample, truth, given, names, self._settings, Ratio(*ratio))
         counted = truth >= 0
         self._histogram += calibration.class_histogram(truth[counted], given[counted])
         self._total = add(self._total, counts)

@@ -9,9 +9,10 @@ import numpy as np
 
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.ensemble import Model
-from keras_unet.inference.objects.finding import to_instances
+from keras_unet.inference.inputs import ArraySource
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
+from keras_unet.inference.scale import NATIVE, Ratio, objects_at
 from keras_unet.models.decoding import DECODING, Decoding, require_used
 from keras_unet.models.keras_file import Stated
 from keras_unet.models.model_card import ModelCard
@@ -24,6 +25,7 @@ def segment(
     *,
     normalization: Stated = None,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
     **options: Any,
 ) -> np.ndarray:
     """Segments one image of any size into what the model was trained for.
@@ -35,7 +37,7 @@ def segment(
     answers the most probable class of each pixel.
 
     Args:
-        model, image, normalization, progress: as for `keras_unet.predict`.
+        model, image, normalization, progress, say: as for `keras_unet.predict`.
         options: those of `predict` but `dtype`, and to find objects otherwise than the card says
             those of `keras_unet.models.Decoding`: `threshold`, `split`, `neck`, `min_size`,
             `fill_holes`, `seed_distance`, `connectivity`. Of classes, `threshold` alone, for a
@@ -52,9 +54,10 @@ def segment(
     predictor = Predictor(model, chosen, normalization)
     card = predictor.cards[0]
     decoding = decoding_of(card, changes)
+    predictor = predictor.fitted([ArraySource(image)], say=say)
     probabilities = predictor(image, progress)
     if decoding is not None:
-        return objects_of(probabilities, decoding)
+        return objects_of(probabilities, decoding, predictor.ratio)
     if (threshold := changes.get("threshold")) is not None:
         return (probabilities[..., -1] > threshold).astype(np.int32)
     return to_classes(probabilities)
@@ -87,10 +90,13 @@ def decoding_of(card: ModelCard, changes: Mapping[str, Any]) -> Decoding | None:
     return None
 
 
-def objects_of(probabilities: np.ndarray, decoding: Decoding) -> np.ndarray:
+def objects_of(probabilities: np.ndarray, decoding: Decoding, ratio: Ratio = NATIVE) -> np.ndarray:
     """The objects of probabilities float [H, W, K], whose last class is the foreground's.
+
+    Args:
+        ratio: at which the image was predicted, see `Predictor.ratio`.
 
     Returns:
         int32 [H, W], see `to_instances`.
     """
-    return to_instances(np.asarray(probabilities[..., -1], np.float32), **decoding.arguments)
+    return objects_at(np.asarray(probabilities[..., -1], np.float32), decoding, ratio)

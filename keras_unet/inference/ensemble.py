@@ -38,14 +38,19 @@ class Member(NamedTuple):
     form: Structure
     card: ModelCard
 
-    def preparation(self, source: Source) -> Callable[[np.ndarray], np.ndarray]:
+    def preparation(self, source: Source, seen: Source) -> Callable[[np.ndarray], np.ndarray]:
         """Normalises a tile by the whole image's numbers, so that tiles agree with each other.
+
+        Args:
+            source: the image. seen: as the network sees it, rescaled or not.
 
         Raises:
             DataError: grey values do not fit those of the training images.
         """
         _same_range(source.dtype, self.card)
-        shift, scale = self.card.normalization.parameters(Rows(source))
+        # interpolation overshoots: whether the range of grey values fits, the image itself tells
+        read = seen if self.card.normalization.method == "image" else source
+        shift, scale = self.card.normalization.parameters(Rows(read))
         return lambda part: normalized(part, shift, scale)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from math import inf
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from keras_unet.settings import Section
 
@@ -39,6 +40,11 @@ class PredictOptions(Section):
         1.6 to 2.6 times as fast, probabilities differ by up to 0.07 (mean 0.0005), 1 pixel in
         4,000 changes class; so it is not the default.
     dtype: of the probabilities given; "uint8" is round(255 p).
+    diameter: of the image's objects, pixels: the network sees the image rescaled to the diameter
+        that its card states, and the answer comes back in the image's size. "auto": estimated from
+        the objects found, see `scale.estimate`. None: the image as it is.
+    pixel_size: likewise, by micrometres a pixel and the pixel size that the card states; "file":
+        as the image's file states it.
     """
 
     tile: Pixels | tuple[Pixels, Pixels] | None = None
@@ -50,6 +56,27 @@ class PredictOptions(Section):
     overlap: float = Field(0.25, gt=0.0, le=0.5)
     precision: Precision | None = None
     dtype: Stored = "float32"
+    diameter: float | Literal["auto"] | None = None
+    pixel_size: float | Literal["file"] | None = None
+
+    @field_validator("diameter", "pixel_size", mode="before")
+    @classmethod
+    def _positive(cls, value: Any, field: ValidationInfo) -> Any:
+        word = {"diameter": "auto", "pixel_size": "file"}[str(field.field_name)]
+        if value is None or value == word:
+            return value
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = 0.0
+        if not 0 < number < inf:
+            raise ValueError(f'expected a number above 0, or "{word}"')
+        return number
+
+    @property
+    def rescales(self) -> bool:
+        """Whether the network may see an image at another scale."""
+        return self.diameter is not None or self.pixel_size is not None
 
     @model_validator(mode="after")
     def _consistent(self) -> PredictOptions:
@@ -58,4 +85,6 @@ class PredictOptions(Section):
                 f'symmetries "rotations7" needs blend "exact", found "{self.blend}": rotated '
                 "tiles do not overlap evenly"
             )
+        if self.diameter is not None and self.pixel_size is not None:
+            raise ValueError("diameter and pixel_size both state the scale: give one")
         return self

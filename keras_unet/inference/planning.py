@@ -83,6 +83,11 @@ class Plan(NamedTuple):
         return self.rows.step
 
     @property
+    def pixels(self) -> int:
+        """That the network computes."""
+        return self.tiles * self.network_tile[0] * self.network_tile[1]
+
+    @property
     def tiles(self) -> int:
         return self.rows.repeats * self.columns.repeats
 

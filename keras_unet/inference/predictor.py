@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_unet.data.stored_pixels import NODATA, missing_pixels
+from keras_unet.data.samples import diameters, object_areas
+from keras_unet.data.stored_pixels import NODATA, PixelSize, missing_pixels
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference import symmetries
+from keras_unet.inference import scale, symmetries
 from keras_unet.inference.ensemble import (
     Forward,
     Model,
@@ -27,8 +28,10 @@ from keras_unet.inference.ensemble import probabilities_of as probabilities_of
 from keras_unet.inference.inputs import ArraySource, Source, check_source, read_rows
 from keras_unet.inference.options import PredictOptions, Stored
 from keras_unet.inference.planning import SHARE, Plan, layout_for, make_plan, smallest
+from keras_unet.inference.rescaling import BILINEAR, Interpolation, Rescaled, resized_bands
 from keras_unet.inference.tiles import Axis, axis_weights, mirrored
 from keras_unet.machine import free_memory
+from keras_unet.models.decoding import Decoding
 from keras_unet.models.keras_file import ModelCard, Stated
 from keras_unet.models.unet import whole_image_statistics
 from keras_unet.settings import validated
@@ -36,6 +39,7 @@ from keras_unet.settings import validated
 Networks = Sequence[tuple[Prepare, Forward]]
 _VERSIONS = {"none": (symmetries.IDENTITY,), "flips": symmetries.FLIPS, "all": symmetries.ALL}
 Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
 _BY_GROUPS = (
     "the network normalises by groups of channels, over all of its input: what a pixel is given "
     "depends on the tile that it lies in. State one size of tiles (tile=…) wherever results are to "
@@ -45,6 +49,14 @@ _BY_GROUPS = (
 
 class MemoryWarning(UserWarning):
     """Memory ran out and prediction goes on with smaller tiles."""
+
+
+class _Row(NamedTuple):
+    """Probabilities float32 [h, W, K] of some rows; which pixels were never measured, if any."""
+
+    rows: slice
+    values: np.ndarray
+    missing: np.ndarray | None
 
 
 class Band(NamedTuple):
@@ -66,6 +78,7 @@ def predict(
     tile: int | tuple[int, int] | None = None,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    say: Say | None = None,
     **options: Any,
 ) -> np.ndarray:
     """Segments one image of any size (overlap-tile strategy: paper, section 2, figure 2).
@@ -85,8 +98,9 @@ def predict(
             holds.
         batch_size: tiles computed together; None: small tiles are put together.
         progress: called with (tiles done, tiles in all).
-        options: `memory`, `symmetries`, `average`, `blend`, `overlap`, `precision`, `dtype`: see
-            `keras_unet.inference.PredictOptions`.
+        say: called with what `diameter="auto"` found and which scale that means, one line.
+        options: `memory`, `symmetries`, `average`, `blend`, `overlap`, `precision`, `dtype`,
+            `diameter`, `pixel_size`: see `keras_unet.inference.PredictOptions`.
 
     Returns:
         Probabilities [H, W, K] float32, or the `dtype` asked for; K = 1 is the foreground's
@@ -100,7 +114,7 @@ def predict(
     """
     given = {"tile": tile, "batch_size": batch_size, **options}
     chosen = validated(PredictOptions, given)
-    return Predictor(model, chosen, normalization)(image, progress)
+    return Predictor(model, chosen, normalization)(image, progress, say)
 
 
 class Predictor:
@@ -134,6 +148,10 @@ class Predictor:
                 f'blend "{self.options.blend}" is for networks with same padding; this one has '
                 'valid padding, whose tiles are exact: use "exact"'
             )
+        card = self._members[0].card
+        scale.require_known(self.options, card)
+        by_file = self.options.pixel_size == "file"
+        self._ratio = None if by_file else scale.stated_ratio(self.options, card, None)
         self._layout = layout_for(self._members[0], self.options)
         self._memory = self.options.memory or int(free_memory() * SHARE)
         tile = self.options.tile
@@ -145,6 +163,79 @@ class Predictor:
         other = copy.copy(self)
         other._tile, other._batch = tile, batch
         return other
+
+    def at(self, ratio: tuple[float, float]) -> Predictor:
+        """The same networks for images that they see rescaled, see `scale.Ratio`."""
+        if ratio == self._ratio:
+            return self
+        other = copy.copy(self)
+        other._ratio = scale.Ratio(*ratio)
+        return other
+
+    def fitted(
+        self,
+        pages: Sequence[Source],
+        pixel_size: PixelSize | None = None,
+        say: Say | None = None,
+    ) -> Predictor:
+        """The same networks at the scale that the options ask for, for an image or a stack.
+
+        Args:
+            pages: of the stack; of many, three are looked at where the scale is to be estimated.
+            pixel_size: what their file states.
+            say: called with what was estimated. Without it, a `ScaleWarning` says if nothing was.
+
+        Raises:
+            DataError: the file does not state what the options ask for; or see `bands`.
+        """
+        stated = self.stated(pixel_size)
+        if stated._ratio is not None:
+            return stated
+        for page in pages:
+            check_source(page, self.channels)
+        plain, card = self._plain(), self._members[0].card
+        found = scale.estimate(lambda ratio: plain._diameters(pages, ratio), card)
+        if say is not None:
+            say(found.line(card))
+        elif found.diameter is None:
+            warnings.warn(found.line(card), scale.ScaleWarning, stacklevel=3)
+        return self.at(found.ratio)
+
+    def stated(self, pixel_size: PixelSize | None) -> Predictor:
+        """As `fitted`, as far as no image need be looked at."""
+        if self._ratio is not None:
+            return self
+        ratio = scale.stated_ratio(self.options, self._members[0].card, pixel_size)
+        return self if ratio is None else self.at(ratio)
+
+    def _plain(self) -> Predictor:
+        """The first network alone, without test-time augmentation: enough for an estimate."""
+        other = copy.copy(self)
+        other._members = self._members[:1]
+        other.options = self.options.model_copy(update={"symmetries": "none"})
+        other._layout = layout_for(other._members[0], other.options)
+        return other
+
+    def _diameters(self, pages: Sequence[Source], ratio: scale.Ratio) -> np.ndarray:
+        """Of the objects found at a scale, in pixels of the pages."""
+        decoding = self._members[0].card.decoding or Decoding()
+        chosen, found = scale.looked_at(pages), []
+        for page in chosen:
+            seen = _seen(page, ratio)
+            networks = self._networks(page, seen)
+            for window in scale.parts(seen.shape[:2], scale.PIXELS / len(chosen)):
+                part = scale.Part(seen, *window)
+                plan = self._plan(part.shape[:2])
+                rows = self._rows(part, networks, plan, 0, 0, None)
+                foreground = np.concatenate([row.values[..., -1] for row in rows])
+                areas = object_areas(scale.objects_at(foreground, decoding))
+                found.append(diameters(areas) / ratio.length)
+        return np.concatenate(found)
+
+    @property
+    def ratio(self) -> scale.Ratio:
+        """At which images are seen; 1 where that is still to be fitted to them."""
+        return self._ratio or scale.NATIVE
 
     @property
     def cards(self) -> tuple[ModelCard, ...]:
@@ -167,12 +258,20 @@ class Predictor:
         Raises:
             ConfigError: the tile asked for is too small for the network.
         """
+        return self._plan(self.ratio.seen(size))
+
+    def _plan(self, size: tuple[int, int]) -> Plan:
         return make_plan(size, self._members, self.options, self._memory, self._tile, self._batch)
 
-    def __call__(self, image: np.ndarray, progress: Progress | None = None) -> np.ndarray:
-        """Probabilities [H, W, K] of an array [H, W] or [H, W, C]; see `bands` for errors."""
+    def __call__(
+        self, image: np.ndarray, progress: Progress | None = None, say: Say | None = None
+    ) -> np.ndarray:
+        """Probabilities [H, W, K] of an array [H, W] or [H, W, C]; see `bands` for errors.
+
+        say: see `fitted`.
+        """
         source = ArraySource(image)
-        bands = self.bands(source, progress=progress)
+        bands = self.fitted([source], say=say).bands(source, progress=progress)
         result = np.empty((*source.shape[:2], self.num_classes), self.options.dtype)
         for band in bands:
             result[band.rows] = band.probabilities
@@ -184,12 +283,14 @@ class Predictor:
         """Bands of rows, top to bottom without gaps, one for each row of tiles.
 
         Memory holds a row of tiles, not the image. Normalisation by the image's own numbers reads
-        the source once before.
+        the source once before. The source is rescaled, and bands come back in its size, window by
+        window too.
 
         Args:
             first_row: where to start. At a multiple of `plan(...).band_height` the bands are, bit
                 for bit, those of a run from the top; with blend "exact" any multiple of the
-                network's stride will do, and bands may differ by rounding.
+                network's stride will do, and bands may differ by rounding. Of a rescaled image any
+                row will do, and bands are cut differently, but equal.
             progress: called with (tiles done, tiles in all); rows left out count as done.
 
         Raises:
@@ -198,21 +299,48 @@ class Predictor:
             ConfigError: no band can start at `first_row`, or the tile asked for is too small.
         """
         check_source(source, self.channels)
-        size = source.shape[:2]
-        plan = self.plan(size)
+        if self._ratio is None:
+            return self.fitted([source]).bands(source, first_row=first_row, progress=progress)
+        seen, start = _seen(source, self._ratio), first_row
+        size = seen.shape[:2]
+        plan = self._plan(size)
         if plan.tiles > 1 and any(whole_image_statistics(one.network) for one in self._members):
             warnings.warn(_BY_GROUPS, stacklevel=2)
-        origin, index = _start(first_row, plan, size, self._layout.stride, self.options.blend)
+        back = None
+        if isinstance(seen, Rescaled):
+            _require_row(first_row, source.shape[0])
+            back = Interpolation(size[0], source.shape[0], BILINEAR)
+            needed = back.span(slice(first_row, first_row + 1)).start
+            # of blended tiles the last reach further than a band
+            start = min(needed // plan.band_height, plan.rows.repeats - 1) * plan.band_height
+        origin, index = _start(start, plan, size, self._layout.stride, self.options.blend)
         if origin:
-            plan = self.plan((size[0] - origin, size[1]))
+            plan = self._plan((size[0] - origin, size[1]))
+        rows = self._rows(seen, self._networks(source, seen), plan, origin, index, progress)
+        if isinstance(seen, Rescaled) and back is not None:
+            rows = _in_size_of(source, seen, rows, back, first_row)
+        return self._finished(rows, first_row)
+
+    def _networks(self, source: Source, seen: Source) -> Networks:
         many = len(self._members) > 1 or self.options.symmetries != "none"
         domain = self.options.average if many else "probabilities"
-        networks = [
-            (one.preparation(source), forward(one.network, domain)) for one in self._members
+        return [
+            (one.preparation(source, seen), forward(one.network, domain)) for one in self._members
         ]
-        return self._bands(source, networks, plan, origin, index, progress)
 
-    def _bands(
+    def _finished(self, rows: Iterator[_Row], first_row: int) -> Iterator[Band]:
+        """What was never measured is background; in the dtype asked for."""
+        some = first_row > 0  # pixels that were measured
+        for span, row, missing in rows:
+            none = 0
+            if missing is not None:
+                row[missing], none = _background(row.shape[-1]), int(missing.sum())
+            some = some or missing is None or not missing.all()
+            yield Band(span, quantized(row, self.options.dtype), none)
+        if not some:
+            raise DataError(f"image holds no measured pixel, all are {NODATA}; expected some")
+
+    def _rows(
         self,
         source: Source,
         networks: Networks,
@@ -220,10 +348,10 @@ class Predictor:
         origin: int,
         index: int,
         progress: Progress | None,
-    ) -> Iterator[Band]:
+    ) -> Iterator[_Row]:
+        """Row by row of a plan's tiles, from row `index` of a grid that starts at `origin`."""
         height = source.shape[0]
         count = _Count(index * plan.columns.repeats, plan.tiles, progress)
-        some = origin > 0 or index > 0  # pixels that were measured
         carry: np.ndarray | None = None  # what the row above gives to this one
         pending = index > 0 and plan.rows.used > plan.rows.step  # that row is still to be computed
         while (top := origin + index * plan.rows.step) < height and index < plan.rows.repeats:
@@ -245,15 +373,9 @@ class Predictor:
                 pending = False
                 continue
             row = row if last else row[: plan.rows.step]
-            none = 0
-            if missing is not None:
-                missing = missing[: len(row)]
-                row[missing], none = _background(row.shape[-1]), int(missing.sum())
-            some = some or missing is None or not missing.all()
-            yield Band(slice(top, top + len(row)), quantized(row, self.options.dtype), none)
+            missing = None if missing is None else missing[: len(row)]
+            yield _Row(slice(top, top + len(row)), row, missing)
             index += 1
-        if not some:
-            raise DataError(f"image holds no measured pixel, all are {NODATA}; expected some")
 
     def _row(
         self,
@@ -329,7 +451,7 @@ class Predictor:
             self._tile = (max(int(plan.tile[0] * 0.7), least), max(int(plan.tile[1] * 0.7), least))
         else:
             raise error
-        smaller = self.plan(size)
+        smaller = self._plan(size)
         warnings.warn(
             f"out of memory with {plan.batch} × {plan.tile[0]} × {plan.tile[1]} pixels: going on "
             f"with {smaller.reason}",
@@ -363,6 +485,30 @@ def _start(
     raise ConfigError(
         f"first_row is {first_row}; expected a multiple of {plan.band_height} below {size[0]}"
     )
+
+
+def _require_row(row: int, height: int) -> None:
+    if not 0 <= row < height:
+        raise ConfigError(f"first_row is {row}; expected 0 to {height - 1}")
+
+
+def _in_size_of(
+    source: Source, seen: Rescaled, rows: Iterator[_Row], back: Interpolation, first_row: int
+) -> Iterator[_Row]:
+    """Rows of what a network sees as rows of the image, from `first_row` on."""
+    across = Interpolation(seen.shape[1], source.shape[1], BILINEAR)
+    given = ((row.rows, row.values) for row in rows)
+    for span, values in resized_bands(given, back, across, first_row):
+        missing = None
+        if seen.incomplete:  # else the image is not read again
+            missing = missing_pixels(read_rows(source, span.start, span.stop))
+        yield _Row(span, values, missing)
+
+
+def _seen(source: Source, ratio: scale.Ratio) -> Source:
+    """An image as a network sees it."""
+    size = ratio.seen(source.shape[:2])
+    return source if size == source.shape[:2] else Rescaled(source, size)
 
 
 def _strip(source: Source, start: int, count: int) -> np.ndarray:

@@ -46,6 +46,15 @@ class Decoding(Frozen):
         given = {key: value for key, value in changes.items() if value is not None}
         return validated(Decoding, {**self.model_dump(), **given}, "settings of objects")
 
+    def enlarged(self, times: float) -> Decoding:
+        """The same for objects that are so many times as large across."""
+        return self.model_copy(
+            update={
+                "min_size": round(self.min_size * times**2),
+                "seed_distance": max(1, round(self.seed_distance * times)),
+            }
+        )
+
     @property
     def arguments(self) -> dict[str, Any]:
         """What `to_instances` takes."""

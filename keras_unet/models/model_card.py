@@ -67,6 +67,7 @@ class ModelCard(Frozen):
     objects: how its probabilities become objects; None where it answers classes, or was trained
         before this was fitted: see `decoding`.
     diameter: of its training objects in pixels, the median of circles of their areas.
+    diameter_range: between which lie the medians of nine in ten of its training images.
     pixel_size: micrometres a pixel of its training images, where all state the same.
     ancestor: the model that its training began with.
     release: where it comes with this package: what it is for, its licences and scores.
@@ -87,6 +88,7 @@ class ModelCard(Frozen):
     metrics: dict[str, float]
     objects: Decoding | None = None
     diameter: float | None = None
+    diameter_range: tuple[float, float] | None = None
     pixel_size: float | None = None
     ancestor: str | None = None
     release: Release | None = None
@@ -118,7 +120,11 @@ class ModelCard(Frozen):
         if self.decoding is not None:
             lines.append(f"  objects       {self.decoding}")
         if self.diameter is not None:
-            lines.append(f"  diameter      {self.diameter:.3g} px, of its training objects")
+            spread = ""
+            if self.diameter_range is not None:
+                low, high = self.diameter_range
+                spread = f"; {low:.3g} to {high:.3g} px from image to image"
+            lines.append(f"  diameter      {self.diameter:.3g} px, of its training objects{spread}")
         if self.pixel_size is not None:
             lines.append(f"  pixel size    {self.pixel_size:.4g} µm")
         if self.ancestor is not None:

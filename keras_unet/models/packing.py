@@ -35,6 +35,7 @@ def pack(
     *,
     folder: str | Path = FOLDER,
     diameter: float | None = None,
+    diameter_range: tuple[float, float] | None = None,
     objects: Decoding | None = None,
 ) -> Path:
     """Writes `folder`/`name`.keras; in the folder of this package, `load_model(name)` finds it.
@@ -48,7 +49,7 @@ def pack(
         name: without a suffix.
         release: what it is for; see there.
         diameter: of the training objects in pixels, where the card does not say it; None: the
-            median that the data check measured, if it did.
+            median that the data check measured, if it did. diameter_range: likewise.
         objects: how probabilities become objects; None: as the card says.
 
     Raises:
@@ -66,6 +67,7 @@ def pack(
             "name": name,
             "release": release,
             "diameter": trained.card.diameter or diameter or measured,
+            "diameter_range": trained.card.diameter_range or diameter_range,
             "objects": objects or trained.card.objects,
             "config": _portable(trained.card.config),
         }

@@ -174,6 +174,9 @@ def build(
             data=report.summary.model_dump(mode="json"),
             metrics=metrics,
             objects=None if sizes is None else guessed_decoding(sizes),
+            diameter=None if sizes is None else sizes.diameter,
+            diameter_range=None if sizes is None else sizes.diameter_range,
+            pixel_size=common_pixel_size(training),
             ancestor=task.ancestor and task.ancestor.name,
         )
 
@@ -301,6 +304,16 @@ def class_names(config: TrainConfig, mapping: LabelMapping) -> tuple[str, ...]:
             f"the labels have {mapping.num_classes} classes"
         )
     return names
+
+
+def common_pixel_size(samples: Sequence[Sample]) -> float | None:
+    """Micrometres, where all files state the same (within 1 %) of square pixels; else None."""
+    stated = [s.pixel_size for s in samples]
+    if any(size is None for size in stated):
+        return None
+    lengths = np.array([(size.height, size.width) for size in stated if size is not None])
+    alike = lengths.max() <= 1.01 * lengths.min()
+    return float(f"{np.median(lengths):.4g}") if alike else None
 
 
 def tile_size(config: TrainConfig, samples: Sequence[Sample]) -> tuple[int, int]:

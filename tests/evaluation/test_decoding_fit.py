@@ -44,10 +44,15 @@ def test_sizes_and_the_guess_of_labels_alone():
     sizes = object_sizes(samples)
     areas = np.sort(np.concatenate([np.bincount(s.instances.ravel())[1:] for s in samples]))
     assert np.array_equal(sizes.areas, areas)
-    assert sizes.diameter == pytest.approx(2 * np.sqrt(np.median(areas) / np.pi))
+    assert sizes.diameter == pytest.approx(2 * np.sqrt(np.median(areas) / np.pi), abs=0.051)
+    low, high = sizes.diameter_range
+    medians = [np.median(np.bincount(s.instances.ravel())[1:]) for s in samples]
+    assert 2 * np.sqrt(min(medians) / np.pi) < low < sizes.diameter < high
+    assert high < 2 * np.sqrt(max(medians) / np.pi)
     assert guessed_decoding(sizes) == Decoding(min_size=int(0.75 * areas[0]))
     nothing = object_sizes([Sample("a", np.zeros((4, 4, 1)), np.zeros((4, 4), np.int32))])
-    assert nothing.diameter is None and guessed_decoding(nothing) == Decoding()
+    assert nothing.diameter is None and nothing.diameter_range is None
+    assert guessed_decoding(nothing) == Decoding()
 
 
 def test_a_good_guess_stays():

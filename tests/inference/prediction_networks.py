@@ -27,14 +27,17 @@ def random_unet(filters=4, seed=1, **arguments):
 
 
 @functools.cache
-def identity_network(depth=1, padding="valid", channels=1):
-    """Without convolutions: each channel as it is, and as its poolings' maximum sees it.
+def identity_network(depth=1, padding="valid", channels=1, blocks_first=False):
+    """Of a convolution that changes nothing: each channel as it is, and as poolings see it.
 
-    The second half of the classes is constant in blocks of `geometry.stride` pixels: wrong where a
-    tile starts at another phase of the poolings than the whole image.
+    The second half of the classes (the first, with `blocks_first`) is constant in blocks of
+    `geometry.stride` pixels: wrong where a tile starts at another phase of the poolings than the
+    whole image.
     """
     image = keras.Input((None, None, channels), name="image")
-    x = layers.MaxPooling2D(1, padding=padding, name="down1_conv1")(image)
+    first = layers.Conv2D(channels, 1, padding=padding, use_bias=False, name="down1_conv1")
+    x = first(image)
+    first.set_weights([np.eye(channels, dtype=np.float32)[None, None]])
     blocks = x
     if padding == "valid":  # legal tiles are 4 pixels short of a multiple of the stride
         blocks = layers.ZeroPadding2D(((4, 0), (4, 0)))(blocks)
@@ -45,7 +48,7 @@ def identity_network(depth=1, padding="valid", channels=1):
         margin = geometry.margin(depth)
         blocks = layers.Cropping2D(((4 + margin, margin), (4 + margin, margin)))(blocks)
         x = layers.Cropping2D(margin)(x)
-    x = layers.Concatenate(name="logits")([x, blocks])
+    x = layers.Concatenate(name="logits")([blocks, x] if blocks_first else [x, blocks])
     x = layers.Activation("linear", name="probabilities")(x)
     return keras.Model(image, x)
 

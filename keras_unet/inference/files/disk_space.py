@@ -42,6 +42,8 @@ def need(job: Job, common: Common) -> Need:
         chances = pixels * classes * np.dtype(options.dtype).itemsize
         scratch += chances
         results += chances * halved
+    if options.rescales:
+        scratch += 4 * pixels
     if common.decoding is not None:
         scratch += 4 * pixels
         results += _MASK * 2 * pixels * halved

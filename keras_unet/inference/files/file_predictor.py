@@ -39,6 +39,7 @@ from keras_unet.inference.files.state import (
 from keras_unet.inference.inputs import find_inputs, name_of, read_header
 from keras_unet.inference.objects.object_formats import require_formats
 from keras_unet.inference.ownership import read_written
+from keras_unet.inference.planning import Plan
 from keras_unet.inference.predictor import MemoryWarning, Predictor
 from keras_unet.models.keras_file import (
     AS_THEY_ARE,
@@ -187,27 +188,39 @@ class FilePredictor:
             common = Common(self._predictor, self.card, decoding, self.options, place, say)
             if decoding is not None:
                 say(f"Objects: {decoding}")
-            jobs = self._jobs(starts, common)
+            jobs, plans = self._jobs(starts, common)
             require_possible(jobs, done, records, common, overwrite=overwrite)
             for job in jobs:
                 if job.start.note:
                     say(f"{job.header.path.name}: {job.start.note}")
-            sizes = (shape[:2] for job in jobs for shape in job.header.shapes)
-            largest = max(sizes, key=lambda size: size[0] * size[1])
-            say(self._predictor.plan(largest).reason)
+            if self.options.diameter != "auto":
+                say(max(plans, key=lambda plan: plan.pixels).reason)
             return Predictions(tuple(_segment_all(jobs, common, progress)), tuple(done))
 
-    def _jobs(self, starts: Mapping[Path, tuple[Identity, Start]], common: Common) -> list[Job]:
-        """The jobs of files, whose headers are read."""
+    def _jobs(
+        self, starts: Mapping[Path, tuple[Identity, Start]], common: Common
+    ) -> tuple[list[Job], list[Plan]]:
+        """The jobs of files, whose headers are read, and the plans of their tiles.
+
+        Where a scale is to be estimated, the plans are those of the images as they are.
+        """
         headers = [read_header(path, self._predictor.channels) for path in starts]
         for note in beside_images({header.path: header.left_out for header in headers}):
             common.say(f"note: {note}")
-        sizes = {shape[:2] for header in headers for shape in header.shapes}
-        tiles = {size: self._predictor.plan(size).tiles for size in sizes}
-        return [
-            make_job(header, *starts[header.path], common, sum(tiles[s[:2]] for s in header.shapes))
-            for header in headers
-        ]
+        plans: dict[Any, Plan] = {}
+        jobs = []
+        for header in headers:
+            try:
+                predictor = self._predictor.stated(header.pixel_size)
+            except DataError as error:
+                raise DataError(f"{header.path}: {error}") from error
+            tiles = 0
+            for shape in header.shapes:
+                key = predictor.ratio, shape[:2]
+                plans[key] = plans.get(key) or predictor.plan(shape[:2])
+                tiles += plans[key].tiles
+            jobs.append(make_job(header, *starts[header.path], common, tiles))
+        return jobs, list(plans.values())
 
     def _identity(self, path: Path) -> Identity:
         options = self.options.identity()

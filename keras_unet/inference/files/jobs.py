@@ -183,9 +183,10 @@ def where_to_start(
     if not record.page and not record.row:
         return anew
     stem = name_of(path)
-    if not place.scratch(stem, "classes").is_file() or (
-        identity.options["probabilities"] and not place.scratch(stem, "chances").is_file()
-    ):
+    wanted = identity.options
+    needed = {"classes": True, "chances": wanted["probabilities"]}
+    needed["foreground"] = wanted["diameter"] is not None or wanted["pixel_size"] is not None
+    if any(used and not place.scratch(stem, what).is_file() for what, used in needed.items()):
         return anew._replace(note="begins anew, what was computed is gone")
     where = f"row {record.row}" + (f" of image {record.page}" if record.page else "")
     return anew._replace(record=record, note=f"goes on at {where}")

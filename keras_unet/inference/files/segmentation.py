@@ -21,7 +21,8 @@ from keras_unet.inference.files.mask_formats import MASK_FORMATS, MaskFormat, Sh
 from keras_unet.inference.files.state import Scratch, publish, synced_sizes, write_record
 from keras_unet.inference.inputs import Source, missing_of, open_images
 from keras_unet.inference.objects.object_formats import OBJECT_FORMATS
-from keras_unet.inference.predictor import Band, quantized, to_classes
+from keras_unet.inference.predictor import Band, Predictor, quantized, to_classes
+from keras_unet.inference.scale import NATIVE, Ratio, objects_at
 from keras_unet.pictures import (
     Entry,
     class_entries,
@@ -53,14 +54,15 @@ def segment(job: Job, common: Common, progress: Callable[[int], None]) -> Path:
                 raise DataError(f"{images.path}: was changed while it was read; predict it again")
             with Planes(job, common) as planes:
                 require_room(place, {job.stem: need(job, common)})
-                missing = _compute(job, common, images, planes, progress)
+                predictor = _fitted(job, common, images)
+                missing = _compute(job, common, predictor, images, planes, progress)
                 if missing:
                     first = label_values(common.card.labels)[0]
                     common.say(
                         f"note: {images.path}: {missing} pixels were never measured ({NODATA}): "
                         f"class {common.card.classes[0]}, {first} in the mask"
                     )
-                write_results(job, common, images, planes)
+                write_results(job, common, images, planes, predictor.ratio)
     except DataError:
         reset(job, common)
         raise
@@ -98,6 +100,10 @@ class Planes(AbstractContextManager["Planes"]):
             self._threshold = common.decoding.threshold
             labels = common.place.scratch(job.stem, "labels")
             self.labels = Scratch(labels, [(1, *shape) for shape in shapes], np.uint32)
+        self.foreground: Scratch | None = None  # its probability, where objects are found anew
+        if options.rescales:
+            foreground = common.place.scratch(job.stem, "foreground")
+            self.foreground = Scratch(foreground, [(1, *shape) for shape in shapes], np.float32)
         self.chances: Scratch | None = None
         if options.probabilities:
             chances = common.place.scratch(job.stem, "chances")
@@ -109,6 +115,8 @@ class Planes(AbstractContextManager["Planes"]):
         threshold = self._threshold
         found = to_classes(given) if threshold is None else given[..., -1] > threshold
         self.classes.write(page, row, found[..., None])
+        if self.foreground is not None:
+            self.foreground.write(page, row, given[..., -1:])
         if self.chances is not None:
             self.chances.write(page, row, quantized(given, options.dtype))
 
@@ -127,14 +135,28 @@ class Planes(AbstractContextManager["Planes"]):
             scratch.close()
 
     def _all(self) -> list[Scratch]:
-        return [
-            scratch for scratch in (self.classes, self.chances, self.labels) if scratch is not None
-        ]
+        every = (self.classes, self.chances, self.foreground, self.labels)
+        return [scratch for scratch in every if scratch is not None]
+
+
+def _fitted(job: Job, common: Common, images: WindowedFile) -> Predictor:
+    """The predictor at the scale for a file: what a stopped call found, or else found now."""
+    record = job.start.record
+    if record is not None and record.ratio is not None:
+        return common.predictor.at(record.ratio)
+    pages = [images.page(number) for number in range(len(images))]
+
+    def say(text: str) -> None:
+        common.say(f"{images.path.name}: {text}")
+
+    with _named(images):
+        return common.predictor.fitted(pages, images.pixel_size, say)
 
 
 def _compute(
     job: Job,
     common: Common,
+    fitted: Predictor,
     images: WindowedFile,
     planes: Planes,
     progress: Callable[[int], None],
@@ -149,11 +171,13 @@ def _compute(
     record = job.start.record or begun
     again = None  # predicts as the stopped call did: memory may have changed since
     if record.tile is not None:
-        again = common.predictor.with_tiles(record.tile, record.batch)
+        again = fitted.with_tiles(record.tile, record.batch)
     before = missing = 0
+    total = sum(fitted.plan(shape[:2]).tiles for shape in images.shapes)
+    share = job.tiles / total  # not 1 where the scale was found only now
     for number, shape in enumerate(images.shapes):
         size = shape[:2]
-        predictor = again if again is not None and size == record.size else common.predictor
+        predictor = again if again is not None and size == record.size else fitted
         plan = predictor.plan(size)
         if number >= record.page:
             row = record.row if number == record.page else 0
@@ -161,7 +185,7 @@ def _compute(
                 bands = predictor.bands(
                     images.page(number),
                     first_row=row - row % plan.band_height,
-                    progress=_shifted(progress, before),
+                    progress=_shifted(progress, before, share),
                 )
                 for band in bands:
                     missing += band.missing
@@ -171,32 +195,42 @@ def _compute(
                     if page < len(images):
                         planes.sync()
                         made = {"size": size, "tile": plan.tile, "batch": plan.batch}
-                        kept = begun.model_copy(update={**made, "page": page, "row": row})
+                        made |= {"ratio": tuple(fitted.ratio), "page": page, "row": row}
+                        kept = begun.model_copy(update=made)
                         write_record(common.place.record(job.stem), kept)
         before += plan.tiles
-        progress(before)
+        progress(round(before * share))
     return missing
 
 
-def _shifted(progress: Callable[[int], None], before: int) -> Callable[[int, int], None]:
+def _shifted(
+    progress: Callable[[int], None], before: int, share: float
+) -> Callable[[int, int], None]:
     """Counts the tiles of one image after those of the images before it."""
-    return lambda done, total: progress(before + done)
+    return lambda done, total: progress(round((before + done) * share))
 
 
 @contextmanager
-def _named(images: WindowedFile, number: int) -> Iterator[None]:
+def _named(images: WindowedFile, number: int | None = None) -> Iterator[None]:
     """Errors about an image name its file."""
     try:
         yield
     except DataError as error:
         if str(error).startswith(str(images.path)):
             raise
-        page = f" (image {number} of {len(images)})" if len(images) > 1 else ""
+        several = number is not None and len(images) > 1
+        page = f" (image {number} of {len(images)})" if several else ""
         raise DataError(f"{images.path}{page}: {error}") from error
 
 
-def write_results(job: Job, common: Common, images: WindowedFile, planes: Planes) -> None:
-    """Writes all results of a file into the hidden folder, under the job's names."""
+def write_results(
+    job: Job, common: Common, images: WindowedFile, planes: Planes, ratio: Ratio = NATIVE
+) -> None:
+    """Writes all results of a file into the hidden folder, under the job's names.
+
+    Args:
+        ratio: at which the network saw its images.
+    """
     card, options, folder = common.card, common.options, common.place.folder
     kind, names = MASK_FORMATS[job.format], list(job.names)
     values = label_values(card.labels)
@@ -212,7 +246,7 @@ def write_results(job: Job, common: Common, images: WindowedFile, planes: Planes
         classes=dict(zip(values.tolist(), card.classes, strict=False)),
     )
     if planes.labels is not None:
-        labels = _labels(job, common, planes.classes, planes.labels, mask)
+        labels = _labels(job, common, planes, planes.labels, mask, ratio)
         _save(folder / names.pop(0), labels, kind)
     if options.masks or planes.labels is None:
         _save(folder / names.pop(0), mask, kind)
@@ -235,19 +269,22 @@ def write_results(job: Job, common: Common, images: WindowedFile, planes: Planes
         _write_objects(job, common, images, planes)
 
 
-def _labels(job: Job, common: Common, classes: Scratch, labels: Scratch, like: Sheet) -> Sheet:
+def _labels(
+    job: Job, common: Common, planes: Planes, labels: Scratch, like: Sheet, ratio: Ratio
+) -> Sheet:
     """Finds the objects of each page, a whole one in memory, and how they are to be written.
 
     Raises:
         DataError: more objects than the format holds.
     """
-    from keras_unet.inference.objects.finding import to_instances
-
     assert common.decoding is not None
     most = 0
-    for page, (_, height, _) in enumerate(classes.shapes):
-        mask = classes.read(page, 0, slice(0, height)) > 0
-        found = to_instances(mask, **common.decoding.arguments)
+    for page, (_, height, _) in enumerate(labels.shapes):
+        if planes.foreground is not None:
+            foreground = planes.foreground.read(page, 0, slice(0, height))
+        else:
+            foreground = planes.classes.read(page, 0, slice(0, height)) > 0
+        found = objects_at(foreground, common.decoding, ratio)
         most = max(most, int(found.max(initial=0)))
         labels.write(page, 0, found[..., None])
     dtype = np.dtype(np.uint16 if most <= np.iinfo(np.uint16).max else np.uint32)

@@ -54,6 +54,7 @@ class Record(Frozen):
     batch: int | None = None  # and how many together: both can change the last bits
     page: int = 0
     row: int = 0  # of that page: rows above it are in the scratch files
+    ratio: tuple[float, float] | None = None  # at which the network sees them, see `scale.Ratio`
     results: dict[str, int] | None = None  # name -> bytes, see `size_of`
     source: str | None = None  # where the image lies
     # results of a call before, which those of this one replace
@@ -207,7 +208,7 @@ class Scratch(AbstractContextManager["Scratch"]):
 
 
 LOCK = "lock"
-SCRATCHES = ("classes", "chances", "labels")
+SCRATCHES = ("classes", "chances", "foreground", "labels")
 
 
 class Workplace(AbstractContextManager["Workplace"]):

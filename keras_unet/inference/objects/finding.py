@@ -209,7 +209,7 @@ def to_instances(
         markers = None if seeds is None else _seed_labels(seeds, inside, connectivity)
         narrow = neck if split == "neck" else None
         cut(labels, markers, connectivity=connectivity, apart=seed_distance, neck=narrow)
-    return _numbered(labels, min_size)
+    return numbered(labels, min_size)
 
 
 def to_objects(
@@ -251,7 +251,7 @@ def to_objects(
             own = to_instances(classes == kind, **settings)
             free = (own > 0) & ((classes == kind) | ((classes == 0) & (labels == 0)))
             labels[free] = own[free] + labels.max(initial=0)
-        labels = _numbered(labels, 0)
+        labels = numbered(labels)
     kind_of = np.full(int(labels.max(initial=0)) + 1, kinds[0] if kinds else 1)
     for rows in row_bands(labels.shape):
         certain = (labels[rows] > 0) & (classes[rows] != 0)
@@ -306,7 +306,7 @@ def _seed_labels(seeds: np.ndarray, inside: np.ndarray, connectivity: int) -> np
     return markers
 
 
-def _numbered(labels: np.ndarray, min_size: int) -> np.ndarray:
+def numbered(labels: np.ndarray, min_size: int = 0) -> np.ndarray:
     """Without small objects, numbered in reading order; in place, which saves a large copy."""
     runs = all_runs(labels)
     present, first, place = np.unique(runs.label, return_index=True, return_inverse=True)

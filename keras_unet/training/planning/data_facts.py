@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from keras_unet.data.check import DataSummary
 from keras_unet.data.partial_labels import places_of_tiles, whole_objects
-from keras_unet.data.samples import Sample
+from keras_unet.data.samples import Sample, diameters, object_areas
 from keras_unet.settings import Frozen
 from keras_unet.training.splits import classes_of
 
@@ -48,12 +48,12 @@ def data_facts(samples: Sequence[Sample], summary: DataSummary, kind: str) -> Da
         objects = _objects(sample, PIXELS / len(chosen))
         if objects is None:
             continue
-        numbers, area = np.unique(objects[objects > 0], return_counts=True)
-        across.append(2 * np.sqrt(area[area >= SPECK] / np.pi))
+        found = object_areas(objects)
+        across.append(diameters(found[found >= SPECK]))
         near += len(_close(objects))
-        total += len(numbers)
-    diameters = np.concatenate(across) if across else np.zeros(0)
-    found = diameters.size > 0
+        total += len(found)
+    measured = np.concatenate(across) if across else np.zeros(0)
+    some = measured.size > 0
     contrast = np.array([np.nanstd(s.measured, dtype=np.float64) for s in samples])
     return DataFacts(
         images=len(samples),
@@ -65,8 +65,8 @@ def data_facts(samples: Sequence[Sample], summary: DataSummary, kind: str) -> Da
         kind=kind,
         fractions=tuple(summary.class_fractions or ()),
         objects=total,
-        diameter=round(float(np.median(diameters)), 1) if found else None,
-        large=round(float(np.quantile(diameters, 0.95)), 1) if found else None,
+        diameter=round(float(np.median(measured)), 1) if some else None,
+        large=round(float(np.quantile(measured, 0.95)), 1) if some else None,
         close=round(near / total, 3) if total else None,
         flat=int((contrast <= 0.1 * np.median(contrast)).sum()),
     )
