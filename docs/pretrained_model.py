@@ -86,6 +86,12 @@ MODELS = {
             "data_licence": "MIT",
             "licence": "Apache-2.0",
             "citation": "Zaimi et al. 2018, Scientific Reports 8:3816",
+            "command": "keras-unet train axon_sem/train "
+            """--set 'data.class_names=["background","myelin","axon"]' """
+            "--set data.validation=0.15 --set model.filters=16 "
+            "--set augment_options.scale=[0.7,1.4] --set augment_options.scale_p=0.3 "
+            "--set augment_options.noise=[0.0,0.2] --set augment_options.noise_p=0.15 "
+            "--set steps=1100 --set steps_per_epoch=110 --set name=axons",
         },
         ("axon_sem/val",),
         CLASS_SCORES,
@@ -141,13 +147,10 @@ def main() -> None:
     parser.add_argument("name", choices=MODELS)
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--command", help="that trained it, where the table has none")
     parser.add_argument("--output", type=Path, default=FOLDER)
     args = parser.parse_args()
     entry = MODELS[args.name]
-    fields = {**entry.release, **({"command": args.command} if args.command else {})}
-    if "command" not in fields:
-        parser.error(f"{args.name} needs --command")
+    fields = entry.release
     trained = load_model(args.run)
     require_command(fields["command"], trained.card.config)
     card = fitted(trained)

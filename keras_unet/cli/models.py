@@ -39,25 +39,22 @@ def _show(found: list[PretrainedModel]) -> None:
 
     table = Table(show_lines=True)
     table.add_column("name", no_wrap=True)
-    for title in ("for", "not for", "scores", "objects", "licence"):
-        table.add_column(title)
-    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("for")
+    table.add_column("scores")
     for model in found:
         card, release = model.card, model.card.release
         assert release is not None
+        size = [shown_size(model.bytes)]
+        size += [] if card.diameter is None else [f"objects {card.diameter:.3g} px"]
+        size += [] if card.pixel_size is None else [f"{card.pixel_size:.3g} µm a pixel"]
         scores = [
             f"{name}: {', '.join(f'{key} {value:.3f}' for key, value in values.items())}"
             for name, values in release.scores.items()
         ]
-        across = "" if card.diameter is None else f"{card.diameter:.3g} px across"
-        pixel = "" if card.pixel_size is None else f"pixels of {card.pixel_size:.3g} µm"
         table.add_row(
-            model.name,
-            release.purpose,
-            release.not_for,
+            "\n".join([f"[bold]{model.name}[/bold]", *size]),
+            f"{release.purpose}\n[dim]not for {release.not_for}[/dim]\n"
+            f"licence {release.licence}; training data {release.data_licence}",
             "\n".join(scores),
-            "\n".join(filter(None, [across, pixel])),
-            f"{release.licence}; data {release.data_licence}",
-            shown_size(model.bytes),
         )
     TERMINAL.print(table)

@@ -20,6 +20,9 @@ from keras_unet.inference.ensemble import members
 from keras_unet.models import Decoding, Release, describe_model, load_model, pack, save_model
 from keras_unet.models.pretrained import catalogue
 from keras_unet.serving.card import CardFields
+from keras_unet.settings import tomllib
+
+ROOT = Path(keras_unet.__file__).parent
 
 RELEASE = Release(
     purpose="bright discs on dark ground",
@@ -168,8 +171,21 @@ assert not {{"keras", "tensorflow"}} & set(sys.modules)
     assert found["bytes"] == (shelf / "discs.keras").stat().st_size
     assert Release.model_validate(found["card"]["release"]) == RELEASE
     shown = " ".join(printed().split())
-    for part in ("discs", "object F1 0.500", "9 px", "CC0", "keras-unet predict discs IMAGES"):
+    for part in (
+        "discs",
+        "object F1 0.500",
+        "objects 9 px",
+        "CC0-1.0",
+        "keras-unet predict discs IMAGES",
+    ):
         assert part in shown, part
+
+
+def test_a_wheel_holds_them():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["keras_unet"]
+    place = (catalogue.FOLDER / "nuclei.keras").relative_to(ROOT)
+    assert any(place.match(pattern) for pattern in patterns)
 
 
 def test_a_file_without_a_release_is_named(shelf, trained):
