@@ -47,8 +47,8 @@ def test_sizes_and_the_guess_of_labels_alone():
     assert sizes.diameter == pytest.approx(2 * np.sqrt(np.median(areas) / np.pi), abs=0.051)
     low, high = sizes.diameter_range
     medians = [np.median(np.bincount(s.instances.ravel())[1:]) for s in samples]
-    assert 2 * np.sqrt(min(medians) / np.pi) < low < sizes.diameter < high
-    assert high < 2 * np.sqrt(max(medians) / np.pi)
+    least, most = (2 * np.sqrt(area / np.pi) for area in (min(medians), max(medians)))
+    assert least - 0.051 <= low <= sizes.diameter <= high <= most + 0.051  # to 0.1 px
     assert guessed_decoding(sizes) == Decoding(min_size=int(0.75 * areas[0]))
     nothing = object_sizes([Sample("a", np.zeros((4, 4, 1)), np.zeros((4, 4), np.int32))])
     assert nothing.diameter is None and nothing.diameter_range is None
