@@ -11,6 +11,7 @@ from . import models as models
 from . import serving as serving
 from . import training as training
 from .evaluation.comparison import compare as compare
+from .evaluation.ranking import rank as rank
 from .evaluation.scoring import evaluate as evaluate
 from .explorer.server import explore as explore
 from .inference.answer import segment as segment

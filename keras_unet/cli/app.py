@@ -22,6 +22,7 @@ from keras_unet.cli.objects import objects
 from keras_unet.cli.options import command
 from keras_unet.cli.plan import plan
 from keras_unet.cli.predict import predict
+from keras_unet.cli.rank import rank
 from keras_unet.cli.serve import serve
 from keras_unet.cli.train import train
 from keras_unet.console import run_app
@@ -41,6 +42,7 @@ for function in (
     objects,
     evaluate,
     compare,
+    rank,
     export,
     convert,
     info,

@@ -23,6 +23,8 @@ from .html import tag as tag
 from .instances import match_objects as match_objects
 from .instances import object_scores as object_scores
 from .isbi import isbi2012 as isbi2012
+from .ranking import RankedImage as RankedImage
+from .ranking import rank as rank
 from .scoring import LabelledImages as LabelledImages
 from .scoring import Samples as Samples
 from .scoring import evaluate as evaluate

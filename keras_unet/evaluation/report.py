@@ -25,7 +25,7 @@ from keras_unet.evaluation.evaluation import (
     title,
 )
 from keras_unet.evaluation.html import COLORS, Html, Series, data_uri, join, line_chart, page, tag
-from keras_unet.pictures import MARKS, error_entries, error_marks, to_rgb
+from keras_unet.pictures import MARKS, Entry, Mark, error_entries, error_marks, to_rgb
 
 
 class Thumbnail(NamedTuple):
@@ -339,20 +339,9 @@ def images_section(evaluation: Evaluation, pictures: Mapping[str, Thumbnail]) ->
 
 
 def _figure(evaluation: Evaluation, name: str, picture: Thumbnail) -> Html:
-    size = {"width": picture.width, "height": picture.height}
-    layers = (
-        tag("img", src=data_uri("image/jpeg", picture.image), alt=name, **size),
-        tag(
-            "img",
-            src=data_uri("image/png", picture.errors),
-            alt="its errors",
-            class_="errors",
-            **size,
-        ),
-    )
     return tag(
         "figure",
-        tag("button", layers, type="button", class_="picture", aria_pressed="false"),
+        layers(picture, name, "its errors"),
         tag(
             "figcaption",
             figure_heading(evaluation, name),
@@ -361,6 +350,25 @@ def _figure(evaluation: Evaluation, name: str, picture: Thumbnail) -> Html:
         ),
         id=_anchor(evaluation, name),
         data_image=name,
+    )
+
+
+def layers(picture: Thumbnail, name: str, what: str) -> Html:
+    """A picture that a click enlarges, with its marks, `what`, over it."""
+    size = {"width": picture.width, "height": picture.height}
+    return tag(
+        "button",
+        tag("img", src=data_uri("image/jpeg", picture.image), alt=name, **size),
+        tag(
+            "img",
+            src=data_uri("image/png", picture.errors),
+            alt=what,
+            class_="errors",
+            **size,
+        ),
+        type="button",
+        class_="picture",
+        aria_pressed="false",
     )
 
 
@@ -385,8 +393,13 @@ def figure_heading(evaluation: Evaluation, name: str) -> Html:
 
 def legend(classes: int) -> Html:
     """What the colours in pictures of errors mean."""
+    return swatches(error_entries(classes))
+
+
+def swatches(entries: Sequence[Entry]) -> Html:
+    """A legend."""
     items = []
-    for color, text in error_entries(classes):
+    for color, text in entries:
         box = tag("rect", width=30, height=12, rx=2, fill=f"rgb{color}")
         svg = tag("svg", box, viewBox="0 0 30 12", class_="swatch", aria_hidden="true")
         items.append(tag("li", svg, text))
@@ -402,12 +415,20 @@ def thumbnail(image: np.ndarray, classes: np.ndarray, truth: np.ndarray, longest
     Args:
         image: [H, W, C]. classes, truth: int [H, W], truth -1 = ignored.
     """
-    step = max(1, -(-max(truth.shape) // longest))
+    return marked(image, error_marks(classes, truth), MARKS, longest)
+
+
+def marked(image: np.ndarray, marks: np.ndarray, kinds: Sequence[Mark], longest: int) -> Thumbnail:
+    """`thumbnail` for any marks.
+
+    Args:
+        image: [H, W, C]. marks: uint8 [H, W], 0 or one of the kinds, which are 1, 2, …
+    """
+    step = max(1, -(-max(marks.shape) // longest))
     base = Image.fromarray(to_rgb(image)).reduce(step)
-    marks = block_reduce(error_marks(classes, truth), (step, step), np.max)
-    layer = Image.fromarray(marks, mode="P")
+    layer = Image.fromarray(block_reduce(marks, (step, step), np.max), mode="P")
     palette, alpha = [0, 0, 0], [0]
-    for mark in MARKS:
+    for mark in kinds:
         palette += mark.color
         alpha.append(round(255 * mark.strength))
     layer.putpalette(palette)
