@@ -9,8 +9,8 @@ from keras_unet import predict, segment
 from keras_unet.data import LabelRule, make_cells
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import to_instances
-from keras_unet.inference.answer import decoding_of
 from keras_unet.models import Decoding
+from keras_unet.models.model_card import decoding_of
 
 
 @pytest.fixture
