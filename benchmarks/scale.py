@@ -1,13 +1,10 @@
 """Images at another scale than the model's: `python benchmarks/scale.py MODEL DATA...`.
 
-MODEL is a run or a `.keras` file of a model of instance labels, DATA folders with `images/` and
-`labels/`. Images and labels are resized by each factor, then segmented as they are, with
+MODEL is a model of instance labels: `nuclei`, a run or a `.keras` file; DATA are folders with
+`images/` and `labels/`. Images and labels are resized by each factor, then segmented as they are, with
 `diameter="auto"`, with the true median diameter of each image, and rescaled back by the factor,
 which shows what the resizing itself lost. Told are the objects' F1 at an IoU of 0.5 and their mean
 average precision over 0.5 … 0.95, of counts pooled over all images of a folder.
-
-A model from before cards stated diameters is told them by the labels it was trained on
-(`--training FOLDER`).
 """
 
 from __future__ import annotations
@@ -39,18 +36,13 @@ RULE = LabelRule(kind="instances")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", help="a pretrained name, a run or a file")
     parser.add_argument("data", type=Path, nargs="+")
-    parser.add_argument("--training", type=Path)
     parser.add_argument("--images", type=int, help="of each folder, the first so many")
     parser.add_argument("--factors", type=float, nargs="+", default=FACTORS)
     parser.add_argument("--result", type=Path, default=RESULT)
     args = parser.parse_args()
     model = load_model(args.model)
-    if args.training is not None:
-        sizes = object_sizes(load_samples(args.training, rule=RULE).samples)
-        known = {"diameter": sizes.diameter, "diameter_range": sizes.diameter_range}
-        model = model._replace(card=model.card.model_copy(update=known))
     card = model.card
     found = {"diameter": card.diameter, "diameter_range": card.diameter_range, "scores": {}}
     for folder in args.data:
@@ -86,11 +78,13 @@ def at(model, pairs, factor):
             "true diameter": sizes.diameter,
             "rescaled back": model.card.diameter * factor,
         }
+        found = {}  # by the ratio: ways often agree
         for way, diameter in diameters.items():
             predictor = Predictor(model, PredictOptions(diameter=diameter))
             fitted = predictor.fitted([ArraySource(image)], say=lambda text: None)
-            labels = objects_of(fitted(image), model.card.decoding, fitted.ratio)
-            answers[way].append(labels)
+            if fitted.ratio not in found:
+                found[fitted.ratio] = objects_of(fitted(image), model.card.decoding, fitted.ratio)
+            answers[way].append(found[fitted.ratio])
             if way == "auto":
                 ratios.append(round(fitted.ratio.length, 2))
     truths = [truth for _, truth in resized]

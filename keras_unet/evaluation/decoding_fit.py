@@ -2,7 +2,8 @@
 
 The labels alone say how large objects are, and so what a good guess is (`guessed_decoding`). The
 network's answers on training images then change what is worth it: a change counts only where it
-gains more than its own standard error over the images, so that a few images change nothing by luck.
+gains more than twice its standard error over the images, since the network has seen them: with one,
+necks chosen on stained tissue cost 0.04 of the F1 on others.
 """
 
 from __future__ import annotations
@@ -173,12 +174,12 @@ class _Table:
         return self._counts[decoding]
 
     def better(self, now: Decoding, others: Sequence[Decoding]) -> Decoding:
-        """The best of the others, if it gains more than nothing and than the gain's own error."""
+        """The best of the others, if its gain is clear; else `now`."""
         best = max(others, key=lambda one: _aim(self.counts(one).sum(axis=0)))
         old, new = self.counts(now), self.counts(best)
         gain = _aim(new.sum(axis=0)) - _aim(old.sum(axis=0))
         drawn = _aim(new[self._draws].sum(axis=1)) - _aim(old[self._draws].sum(axis=1))
-        return best if gain > max(np.nanstd(drawn), _LEAST_GAIN) else now
+        return best if gain > max(2 * np.nanstd(drawn), _LEAST_GAIN) else now
 
 
 def _without_small(labels: np.ndarray, least: int) -> np.ndarray:

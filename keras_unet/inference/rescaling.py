@@ -59,8 +59,11 @@ class Interpolation:
         starts = np.concatenate([[0], used.sum(axis=1).cumsum()])
         entries = (weight[used].astype(np.float32), index[used], starts)
         self._matrix = sparse.csr_array(entries, shape=(made, given))
-        self._first = np.minimum.reduceat(index[used], starts[:-1])
-        self._last = np.maximum.reduceat(index[used], starts[:-1])
+        first = np.minimum.reduceat(index[used], starts[:-1])
+        last = np.maximum.reduceat(index[used], starts[:-1])
+        # a weight that happens to be 0 must not hide what a pixel beside it needs
+        self._first = np.minimum.accumulate(first[::-1])[::-1]
+        self._last = np.maximum.accumulate(last)
 
     def span(self, made: slice) -> slice:
         """The given pixels that these are made of."""
@@ -115,9 +118,10 @@ class Rescaled:
             return self._interpolated(given.astype(np.float32), rows, columns)
         self.incomplete = True
         given = np.where(missing[..., None], 0, given).astype(np.float32)
-        measured = self._interpolated((~missing[..., None]).astype(np.float32), rows, columns)
-        made = self._interpolated(given, rows, columns) / np.maximum(measured, 0.5)
-        return as_nan(made, measured[..., 0] < 0.5)
+        # what is lost is exactly 0 away from missing pixels, where nothing must change
+        lost = self._interpolated(missing[..., None].astype(np.float32), rows, columns)
+        made = self._interpolated(given, rows, columns) / np.maximum(1 - lost, 0.5)
+        return as_nan(made, lost[..., 0] > 0.5)
 
     def _interpolated(self, window: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
         return self._columns.across(self._rows(window, rows), columns)

@@ -19,7 +19,7 @@ LEAST, MOST = 0.1, 10.0  # of a ratio
 OBJECTS = 5  # from fewer, no diameter is estimated
 PASSES = 3  # of an estimate, the first at the image's own scale
 PIXELS = 4_000_000  # that the network sees in a pass
-ALIKE = 1.25  # ratio of diameters that count as alike: fewer objects change by it than by chance
+ALIKE = 1.25  # ratio of two diameters up to which they count as alike
 Say = Callable[[str], None]
 
 
@@ -114,6 +114,25 @@ def _require_near(ratio: float, name: str, value: float, unit: str, trained: flo
         )
 
 
+def stated_line(options: PredictOptions, card: ModelCard) -> str | None:
+    """One line for a person on a scale that need not be estimated; None where none is stated."""
+    if options.diameter is not None and options.diameter != "auto":
+        assert card.diameter is not None
+        ratio = card.diameter / options.diameter
+        return (
+            f"Scale: objects are {options.diameter:g} px across, the model's were "
+            f"{card.diameter:.3g} px: rescaled by {ratio:.3g}"
+        )
+    if options.pixel_size is None:
+        return None
+    told = f"the model's images had {card.pixel_size:.4g} µm a pixel"
+    if options.pixel_size == "file":
+        return f"Scale: {told}; files are rescaled by what each states"
+    assert card.pixel_size is not None
+    ratio = options.pixel_size / card.pixel_size
+    return f"Scale: {options.pixel_size:.4g} µm a pixel, {told}: rescaled by {ratio:.3g}"
+
+
 class Estimate(NamedTuple):
     """A diameter estimated from an image: what of, and the ratio that follows from it."""
 
@@ -125,8 +144,8 @@ class Estimate(NamedTuple):
         """One line for a person."""
         if self.diameter is None:
             return (
-                f"{self.objects} objects found, too few to tell their diameter ({OBJECTS} would "
-                "be enough): the scale stays as it is; you may state a diameter"
+                f"{self.objects} object{'s' * (self.objects != 1)} found, too few to tell their "
+                f"diameter ({OBJECTS} would be enough): scale 1; you may state a diameter"
             )
         found = f"objects are {self.diameter:g} px across (median of {self.objects})"
         if self.ratio == NATIVE:
@@ -165,10 +184,13 @@ def estimate(look: Callable[[Ratio], np.ndarray], card: ModelCard) -> Estimate:
 
 
 def known_range(card: ModelCard) -> tuple[float, float]:
-    """The median diameters of images that the network knows, pixels."""
+    """The median diameters of images that the network knows, pixels.
+
+    No wider than the training images': on nuclei, F1 is lower from just below them on.
+    """
     assert card.diameter is not None  # by require_known
     low, high = card.diameter_range or (card.diameter, card.diameter)
-    return low / ALIKE, high * ALIKE
+    return min(low, card.diameter / ALIKE), max(high, card.diameter * ALIKE)
 
 
 def _ratio_for(diameter: float, card: ModelCard) -> Ratio:

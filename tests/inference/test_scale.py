@@ -159,10 +159,10 @@ def test_auto_finds_the_diameter(bright, true):
 def test_auto_leaves_an_image_whose_objects_the_model_knows(bright):
     image, _ = cells(36.0)
     said = []
-    wide = bright._replace(card=bright.card.model_copy(update={"diameter_range": (12.0, 30.0)}))
+    wide = bright._replace(card=bright.card.model_copy(update={"diameter_range": (12.0, 37.0)}))
     given = predict(wide, image, diameter="auto", say=said.append)
     np.testing.assert_array_equal(given, predict(wide, image))
-    assert "within the 9.6 to 37.5 px that the model knows: scale 1" in said[0]
+    assert "within the 12 to 37 px that the model knows: scale 1" in said[0]
     assert Predictor(bright, PredictOptions(diameter="auto")).fitted(
         [ArraySource(image)]
     ).ratio != (1, 1)
@@ -172,7 +172,7 @@ def test_auto_says_where_it_finds_too_little(bright):
     image = np.full((80, 80), 20, np.uint8)
     image[10:30, 10:30] = 230
     said = []
-    with pytest.warns(ScaleWarning, match="1 objects found, too few"):
+    with pytest.warns(ScaleWarning, match="1 object found, too few"):
         given = predict(bright, image, diameter="auto")
     np.testing.assert_array_equal(given, predict(bright, image, diameter="auto", say=said.append))
     np.testing.assert_array_equal(given, predict(bright, image))
@@ -287,6 +287,9 @@ def test_files_answer_as_arrays_do(bright, tmp_path):
         mask = tifffile.imread(out / "a_mask.tif") > 0
         assert np.array_equal(mask[expected > 0], np.ones((expected > 0).sum(), bool))
     assert sum("a.ome.tif: objects are" in text for text in said) == 1
+    assert sum("Scale: the model's images had 0.5 µm a pixel; files" in text for text in said) == 1
+    predict_files(bright, path, tmp_path / "stated", diameter=40, say=said.append)
+    assert sum("objects are 40 px across, the model's were 20 px" in text for text in said) == 1
     plain = _ome(tmp_path / "b.ome.tif", image)
     with pytest.raises(DataError, match=r"b\.ome\.tif: states no pixel size"):
         predict_files(bright, plain, tmp_path / "none", pixel_size="file")

@@ -41,6 +41,7 @@ from keras_unet.inference.objects.object_formats import require_formats
 from keras_unet.inference.ownership import read_written
 from keras_unet.inference.planning import Plan
 from keras_unet.inference.predictor import MemoryWarning, Predictor
+from keras_unet.inference.scale import stated_line
 from keras_unet.models.keras_file import (
     AS_THEY_ARE,
     Stated,
@@ -188,6 +189,8 @@ class FilePredictor:
             common = Common(self._predictor, self.card, decoding, self.options, place, say)
             if decoding is not None:
                 say(f"Objects: {decoding}")
+            if told := stated_line(self.options, self.card):
+                say(told)
             jobs, plans = self._jobs(starts, common)
             require_possible(jobs, done, records, common, overwrite=overwrite)
             for job in jobs:

@@ -16,6 +16,7 @@ import toy_models
 from conftest import make_trained, of_instances
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import model_pb2
 from typer.testing import CliRunner
 
@@ -23,9 +24,16 @@ from keras_unet.cli.app import app
 from keras_unet.errors import DataError, ServingError
 from keras_unet.inference import predict, segment, to_instances
 from keras_unet.models import Decoding, in_float32
-from keras_unet.serving import Client, write_saved_model
+from keras_unet.serving import (
+    GOLDEN_TOLERANCE,
+    Client,
+    golden_differences,
+    golden_requests,
+    write_saved_model,
+)
 from keras_unet.serving import client as client_module
 from keras_unet.serving.client import segment_files
+from keras_unet.serving.protocol.codes import Code, Refused
 from keras_unet.serving.protocol.objects import (
     FULL,
     OBJECTS,
@@ -43,6 +51,7 @@ def blobs(height, width, seed=0):
 
 
 IMAGES = [blobs(60, 90), blobs(45, 33, seed=1)]
+DECODING = {"min_size": 4, "neck": 0.8}
 LARGE, TILED = blobs(60, 91), blobs(60, 130, seed=2)
 
 
@@ -63,7 +72,7 @@ def trained():
     widest = int(np.diff(middle).argmax())
     threshold = float(middle[widest : widest + 2].mean())
     assert np.abs(values - threshold).min() > 1e-5
-    return of_instances(trained, threshold=threshold, min_size=4, neck=0.8)
+    return of_instances(trained, **DECODING, threshold=threshold)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +146,9 @@ def test_16_bits_keep_a_pixel_on_its_side_of_the_threshold(tmp_path):
     trained = trained._replace(network=in_float32(trained.network))
     image = blobs(60, 90)
     expected = predict(trained, image)[..., 1]
-    near = float(np.sort(expected.ravel())[2000])  # a pixel's own: rounding alone would lose it
+    fraction = expected * FULL % 1
+    pixel = np.argmax((fraction > 0.55) & (fraction < 0.8))  # is rounded up
+    near = float(expected.ravel()[pixel] + 1e-6)  # and would exceed this threshold
     write_saved_model(of_instances(trained, threshold=near), tmp_path / "1")
     signatures = tf.saved_model.load(tmp_path / "1").signatures
     file = io.BytesIO()
@@ -151,7 +162,7 @@ def test_16_bits_keep_a_pixel_on_its_side_of_the_threshold(tmp_path):
     above = to_probabilities(shares) > near
     np.testing.assert_array_equal(above, probabilities > near)
     rounded = to_probabilities(np.round(probabilities * FULL)) > near
-    assert (rounded != above).any()
+    assert rounded.ravel()[pixel] and not above.ravel()[pixel]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5, 1 / 3, 0.7 - 1e-9, 1 - 1e-7, 1.0])
@@ -248,29 +259,25 @@ def test_more_objects_than_a_png_numbers_are_left_to_the_client(
     np.testing.assert_array_equal(labels, many)
 
 
-def test_a_deadline_holds_between_images(server, monkeypatch):
+def test_a_deadline_holds_between_images(monkeypatch):
     """Each takes as long as it takes; no other is begun when the time is up."""
-    begun = []
+    begun, images = [], np.array([b"image"] * 8, object)
+
+    def run(signature, inputs, outputs, seconds):
+        assert signature == "segment_bytes_probabilities" and len(inputs[0]) == 1
+        assert 0 < seconds <= 0.3
+        return [np.array([[b"share"]], object)]
 
     def slow(shares, decoding):
         begun.append(shares)
-        time.sleep(0.4)
+        time.sleep(0.2)
         return np.zeros((2, 2), np.int32)
 
     monkeypatch.setattr(object_signature, "find", slow)
-    with (
-        Client(f"grpc://{server.grpc_address}", seconds=0.6) as client,
-        pytest.raises(ServingError) as caught,
-    ):
-        client.objects("nuclei", [IMAGES[1]] * 8)
-    assert caught.value.code == "DEADLINE_EXCEEDED"
-    until = time.monotonic() + 20
-    while server.scheduler.waiting() and time.monotonic() < until:
-        time.sleep(0.01)
-    assert 1 <= len(begun) < 8
-    monkeypatch.undo()
-    with Client(f"grpc://{server.grpc_address}") as client:
-        assert client.objects("nuclei", IMAGES[1:])[0].max() > 5
+    signature = object_signature.ObjectSignature(Decoding(), run, meta_graph_pb2.SignatureDef())
+    with pytest.raises(Refused, match="of 8 images found when time was up") as caught:
+        signature(images, 0.3)
+    assert caught.value.code is Code.DEADLINE_EXCEEDED and len(begun) < 3
 
 
 def test_others_are_answered_while_objects_are_found(server, monkeypatch):
@@ -339,6 +346,16 @@ def test_a_signature_of_that_name_that_means_something_else(tmp_path):
         for name in ("other", "newer"):
             with server.predictor.using(model_pb2.ModelSpec(name=name)) as version:
                 assert OBJECTS not in version.servable.signatures
+
+
+def test_golden_requests_ask_a_server_how_objects_are_found(client, trained):
+    """As the pipeline's InfraValidator does."""
+    asked = golden_requests(trained)
+    answers = [client.run("nuclei", {one.name: one.value}, one.signature) for one in asked]
+    found = golden_differences(trained, asked, answers)
+    assert found["decoding"] == 0.0 and max(found.values()) <= GOLDEN_TOLERANCE
+    other = of_instances(trained, **{**DECODING, "min_size": 5})
+    assert golden_differences(other, asked, answers)["decoding"] == 1.0
 
 
 def test_settings_survive_the_wire():
