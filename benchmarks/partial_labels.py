@@ -33,7 +33,6 @@ RESULTS = Path(__file__).parent / "results"
 IGNORED = 255
 NETWORK = {"filters": 8, "padding": "same"}
 LOSS = {"w0": 0.0, "class_weights": "none", "dice": 1.0}
-LABELS = ("full", "strokes", "box")
 # what is left out of the treatment of partial labels
 WITHOUT = {
     "places": ("keras_unet.data.pipeline.places_of_tiles", lambda labelled, output: None),
@@ -85,10 +84,14 @@ def write(data: Path, folder: Path, kind: str) -> float:
     (folder / "labels").mkdir(parents=True)
     (folder / "images").symlink_to((data / "images").resolve())
     labelled = pixels = 0
-    for sample in load_samples(data, rule=LabelRule(kind="instances"))[0]:
+    for number, sample in enumerate(load_samples(data, rule=LabelRule(kind="instances"))[0]):
         assert sample.instances is not None
         draw = {"full": lambda objects, _: (objects > 0).astype(np.uint8), "strokes": strokes}
-        classes = draw.get(kind, box)(sample.instances, rng)
+        if kind.isdigit():  # strokes in so many images
+            blank = np.full(sample.instances.shape, IGNORED, np.uint8)
+            classes = strokes(sample.instances, rng) if number < int(kind) else blank
+        else:
+            classes = draw.get(kind, box)(sample.instances, rng)
         Image.fromarray(classes).save(folder / "labels" / f"{sample.name}.png")
         labelled += int((classes != IGNORED).sum())
         pixels += classes.size
@@ -146,7 +149,8 @@ def main() -> None:
         nargs="+",
         metavar="LABELS[-PART]",
         default=["full", "strokes", "strokes-nearest", "box", "box-places"],
-        help="labels, and what to leave out: places or nearest",
+        help="full, strokes, box, or a number of images with strokes; and what to leave out: "
+        "places or nearest",
     )
     parser.add_argument("--output", type=Path, default=RESULTS / "partial_labels.json")
     args = parser.parse_args()

@@ -134,6 +134,16 @@ def test_evaluate_and_export(finished, data, tmp_path):
         assert (tmp_path / "models" / "cells" / str(number) / "saved_model.pb").is_file()
 
 
+def test_rank_says_what_to_label_and_what_then(finished, data, tmp_path):
+    folder, _ = finished
+    printed = run("rank", folder, data / "val" / "images", "--output", tmp_path / "ranking")
+    rows = (tmp_path / "ranking" / "ranking.csv").read_text().splitlines()
+    first, second = (row.split(",")[1] for row in rows[1:])
+    assert f"Label these 2 first: {first}, {second}" in printed
+    assert f"train LABELLED --instances --set init={folder}" in printed
+    assert (tmp_path / "ranking" / "ranking.html").is_file()
+
+
 @pytest.mark.parametrize("epochs", [0, 2])
 def test_ctrl_c_leaves_a_usable_run(data, tmp_path, epochs):
     command = [*COMMAND, "train", str(data / "train"), "--instances", *SMALL]

@@ -206,12 +206,12 @@ def test_objects_that_ignored_pixels_touch_are_not_whole():
     assert np.unique(found).tolist() == [0, 1, 3]
 
 
-def scribbled(folder, value, classes=(0, 1)):
-    """Four images with one stroke of each class; everything else has `value`."""
+def scribbled(folder, value, classes=(0, 1), images=4):
+    """Images with one stroke of 150 px of each class; everything else has `value`."""
     rng = np.random.default_rng(0)
     for part in ("images", "labels"):
         (folder / part).mkdir(parents=True)
-    for number in range(4):
+    for number in range(images):
         labels = np.full((96, 96), value, np.uint8)
         for k, stored in enumerate(classes):
             labels[8 + 12 * k : 11 + 12 * k, 10:60] = stored
@@ -247,3 +247,13 @@ def test_regions_that_do_not_count_are_no_objects(tmp_path):
     rule = LabelRule(kind="instances", ignore=255)
     notes = load_samples(folder, rule=rule)[1].notes
     assert not any("separate regions" in note for note in notes)
+
+
+@pytest.mark.parametrize(("images", "few"), [(3, True), (4, False)])
+def test_too_few_labels_are_said_to_be_so(tmp_path, images, few):
+    folder = scribbled(tmp_path / "a", 255, images=images)
+    notes = load_samples(folder, rule=LabelRule(ignore=255))[1].notes
+    said = [note for note in notes if "too few to learn" in note]
+    assert [note[:33] for note in said] == (
+        ["class 0 has 450 labelled pixels i", "class 1 has 450 labelled pixels i"] if few else []
+    )
