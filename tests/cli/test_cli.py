@@ -102,7 +102,8 @@ def test_predict_a_stack(finished, data, tmp_path, count):
     pages = np.stack([np.asarray(Image.open(file)) for file in files[:count]])
     tifffile.imwrite(tmp_path / "pages.ome.tif", pages, metadata={"axes": "ZYX"})
     printed = run(
-        *("predict", folder, tmp_path / "pages.ome.tif", "--output", tmp_path, "--probabilities")
+        *("predict", folder, tmp_path / "pages.ome.tif", "--output", tmp_path, "--probabilities"),
+        *("--masks", "--threshold", 0.5),
     )
     assert "1 file" in printed
     masks = tifffile.imread(tmp_path / "pages_mask.tif")

@@ -199,7 +199,7 @@ def test_each_signature_is_compared(tmp_path, monkeypatch):
     write_saved_model(trained, tmp_path / "swapped")
     monkeypatch.undo()
 
-    def off(probabilities):
+    def off(probabilities, *threshold):
         shares = tf.cast(tf.round(probabilities * 65500.0), tf.int32)
         return tf.cast(tf.concat([graph._classes(probabilities), shares], -1), tf.uint16)
 

@@ -33,9 +33,12 @@ def picture(*shape, dtype=np.uint8, seed=0):
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Paths of small networks with random weights, by (channels, classes)."""
+    import keras
+
     from keras_unet.data import LabelRule, Normalization
     from keras_unet.models import ModelCard, TrainedModel, build_unet, save_model
 
+    keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("models")
     found = {}
     for channels, classes in ((1, 2), (3, 2), (1, 3)):
