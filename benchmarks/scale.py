@@ -1,10 +1,10 @@
 """Images at another scale than the model's: `python benchmarks/scale.py MODEL DATA...`.
 
 MODEL is a model of instance labels: `nuclei`, a run or a `.keras` file; DATA are folders with
-`images/` and `labels/`. Images and labels are resized by each factor, then segmented as they are, with
-`diameter="auto"`, with the true median diameter of each image, and rescaled back by the factor,
-which shows what the resizing itself lost. Told are the objects' F1 at an IoU of 0.5 and their mean
-average precision over 0.5 … 0.95, of counts pooled over all images of a folder.
+`images/` and `labels/`. Images and labels are resized by each factor, then segmented as they are,
+with `diameter="auto"`, with the true median diameter of each image, and rescaled back by the
+factor, which shows what the resizing itself lost. Told are the objects' F1 at an IoU of 0.5 and
+their mean average precision over 0.5 … 0.95, of counts pooled over all images of a folder.
 """
 
 from __future__ import annotations

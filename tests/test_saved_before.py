@@ -150,6 +150,6 @@ def test_masks_that_were_predicted_are_known(saved):
     mask = saved / "masks" / "cells_000_mask.png"
     before = np.asarray(Image.open(mask))
     said: list[str] = []
-    predict_files(saved / "finished", image.parent, saved / "masks", say=said.append)
+    predict_files(saved / "finished", image.parent, saved / "masks", masks=True, say=said.append)
     assert np.mean(np.asarray(Image.open(mask)) != before) < 0.01
     assert not any("changed since" in text for text in said), said

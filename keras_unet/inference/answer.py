@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference.ensemble import Model
 from keras_unet.inference.inputs import ArraySource
 from keras_unet.inference.options import PredictOptions
 from keras_unet.inference.predictor import Predictor, to_classes
 from keras_unet.inference.scale import NATIVE, Ratio, objects_at
-from keras_unet.models.decoding import DECODING, Decoding, require_used
+from keras_unet.models.decoding import DECODING, Decoding
 from keras_unet.models.keras_file import Stated
-from keras_unet.models.model_card import ModelCard
+from keras_unet.models.model_card import decoding_of
 from keras_unet.settings import validated
 
 
@@ -61,33 +60,6 @@ def segment(
     if (threshold := changes.get("threshold")) is not None:
         return (probabilities[..., -1] > threshold).astype(np.int32)
     return to_classes(probabilities)
-
-
-def decoding_of(card: ModelCard, changes: Mapping[str, Any]) -> Decoding | None:
-    """How a model's objects are found; None: it answers classes.
-
-    Args:
-        changes: settings that are to differ from the card's, by name; None changes nothing.
-
-    Raises:
-        ConfigError: they are unknown, out of range, or for objects where there are none.
-        DataError: a threshold for a model of more than two classes.
-    """
-    given = {name: value for name, value in changes.items() if value is not None}
-    if card.decoding is not None:
-        decoding = card.decoding.changed(given)
-        require_used(given, decoding)
-        return decoding
-    if wrong := sorted(set(given) - {"threshold"}):
-        raise ConfigError(
-            f"{', '.join(wrong)}: this model answers classes, not objects; expected a model that "
-            "was trained on instance labels (train --instances)"
-        )
-    if given and len(card.classes) != 2:
-        raise DataError(
-            f"a threshold needs a model of two classes, this one has {len(card.classes)}"
-        )
-    return None
 
 
 def objects_of(probabilities: np.ndarray, decoding: Decoding, ratio: Ratio = NATIVE) -> np.ndarray:

@@ -106,9 +106,14 @@ def read_rows(source: Source, start: int, stop: int) -> np.ndarray:
             f"{(stop - start, width, channels)}"
         )
     strip = as_nan(strip, missing_of(source, slice(start, stop), slice(0, width), strip))
-    if strip.dtype.kind in "fc" and np.isinf(strip).any():
-        raise DataError(f"image holds infinite values in rows {start} to {stop}")
+    require_finite(strip, slice(start, stop))
     return strip
+
+
+def require_finite(window: np.ndarray, rows: slice) -> None:
+    """Raises a DataError where a value is infinite; NaN is none."""
+    if window.dtype.kind in "fc" and np.isinf(window).any():
+        raise DataError(f"image holds infinite values in rows {rows.start} to {rows.stop}")
 
 
 def missing_of(

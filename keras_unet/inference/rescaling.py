@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from keras_unet.data.stored_pixels import as_nan
-from keras_unet.inference.inputs import STRIP, Source, missing_of
+from keras_unet.inference.inputs import STRIP, Source, missing_of, require_finite
 
 
 class Kernel(NamedTuple):
@@ -105,7 +105,11 @@ class Rescaled:
         self._step = max(1, STRIP * size[0] // source.shape[0])
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
-        """The window [h, w, C]."""
+        """The window [h, w, C].
+
+        Raises:
+            DataError: a value of the source is infinite, which would spread.
+        """
         starts = range(rows.start, rows.stop, self._step)
         parts = [self._read(slice(n, min(n + self._step, rows.stop)), columns) for n in starts]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -113,6 +117,7 @@ class Rescaled:
     def _read(self, rows: slice, columns: slice) -> np.ndarray:
         window = self._rows.span(rows), self._columns.span(columns)
         given = self.source.read(*window)
+        require_finite(given, window[0])
         missing = missing_of(self.source, *window, given)
         if missing is None:
             return self._interpolated(given.astype(np.float32), rows, columns)

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 
 from keras_unet.data.label_rule import LabelMapping, default_classes
 from keras_unet.data.normalization import Normalization
-from keras_unet.errors import DataError
-from keras_unet.models.decoding import Decoding
+from keras_unet.errors import ConfigError, DataError
+from keras_unet.models.decoding import Decoding, require_used
 from keras_unet.settings import Frozen
 
 CARD = "keras_unet.json"  # its place in a `.keras` file, a zip archive
@@ -163,3 +163,30 @@ def _pairs(values: Mapping[str, object]) -> str:
         for k, v in values.items()
         if v is not None
     )
+
+
+def decoding_of(card: ModelCard, changes: Mapping[str, Any]) -> Decoding | None:
+    """How a model's objects are found; None: it answers classes.
+
+    Args:
+        changes: settings that are to differ from the card's, by name; None changes nothing.
+
+    Raises:
+        ConfigError: they are unknown, out of range, or for objects where there are none.
+        DataError: a threshold for a model of more than two classes.
+    """
+    given = {name: value for name, value in changes.items() if value is not None}
+    if card.decoding is not None:
+        decoding = card.decoding.changed(given)
+        require_used(given, decoding)
+        return decoding
+    if wrong := sorted(set(given) - {"threshold"}):
+        raise ConfigError(
+            f"{', '.join(wrong)}: this model answers classes, not objects; expected a model that "
+            "was trained on instance labels (train --instances)"
+        )
+    if given and len(card.classes) != 2:
+        raise DataError(
+            f"a threshold needs a model of two classes, this one has {len(card.classes)}"
+        )
+    return None

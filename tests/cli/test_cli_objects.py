@@ -58,5 +58,5 @@ def test_objects_from_a_mask(tmp_path):
 def test_a_mistake_is_one_line(tmp_path):
     save_png(tmp_path / "a.png", np.eye(9, dtype=np.uint8) * 255)
     printed = run(tmp_path / "a.png", "--output", tmp_path / "out", "--split", "border", ok=False)
-    assert printed.startswith("Error: split: Input should be 'distance'")
+    assert printed.startswith("Error: split: Input should be 'neck' or 'distance'")
     assert not (tmp_path / "out").exists()

@@ -68,6 +68,8 @@ def test_all_options_reach_the_prediction(work, tmp_path, monkeypatch):
         *("--overlap", 0.4, "--tile", 99, "--memory", 1.5, "--batch-size", 3),
         *("--precision", "auto", "--overwrite"),
         *("--normalization", "255", "--class-names", "background,cell"),
+        *("--split", "neck", "--neck", 0.8, "--seed-distance", 4, "--min-size", 9),
+        *("--no-fill-holes", "--masks", "--diameter", "auto", "--pixel-size", "file"),
         code=130,
     )
     assert "the same command goes on from there" in printed
@@ -92,6 +94,14 @@ def test_all_options_reach_the_prediction(work, tmp_path, monkeypatch):
         "overwrite": True,
         "normalization": "255",
         "class_names": "background,cell",
+        "split": "neck",
+        "neck": 0.8,
+        "seed_distance": 4,
+        "min_size": 9,
+        "fill_holes": False,
+        "masks": True,
+        "diameter": "auto",
+        "pixel_size": "file",
     }
 
 

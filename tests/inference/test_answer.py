@@ -9,8 +9,8 @@ from keras_unet import predict, segment
 from keras_unet.data import LabelRule, make_cells
 from keras_unet.errors import ConfigError, DataError
 from keras_unet.inference import to_instances
-from keras_unet.inference.answer import decoding_of
 from keras_unet.models import Decoding
+from keras_unet.models.model_card import decoding_of
 
 
 @pytest.fixture
@@ -51,12 +51,14 @@ def test_objects_as_the_card_says_and_as_asked(trained, image):
 
 def test_a_model_from_before_answers_objects_too(trained):
     card = of_objects(trained).card
-    assert card.decoding == Decoding()
+    assert card.decoding == Decoding(min_size=0)
+    known = card.model_copy(update={"data": {"diameter": {"min": 6.0, "median": 20.0}}})
+    assert known.decoding == Decoding(min_size=21)  # 3/4 of the smallest object
     old = card.model_dump(mode="json")
     for added in ("objects", "diameter", "pixel_size", "ancestor"):
         del old[added]
     again = type(card).model_validate({**old, "format": 1})
-    assert again.decoding == Decoding() and again.ancestor is None
+    assert again.decoding == Decoding(min_size=0) and again.ancestor is None
 
 
 def test_what_does_not_fit_is_refused(trained, image):

@@ -78,18 +78,14 @@ def test_what_a_kill_leaves_is_cleared(trained, tmp_path, monkeypatch):
 
 
 def test_a_damaged_model_is_named(trained, tmp_path):
-    """Cut off, or with pages lost anywhere in it; Keras' zip archive has errors of its own."""
+    """Cut off, or with other bytes anywhere in it; Keras' zip archive has errors of its own."""
     path = save_model(trained, tmp_path / "a.keras")
     whole, damaged = path.read_bytes(), tmp_path / "damaged.keras"
-    refused = 0
     for start in range(100, len(whole), len(whole) // 8):
-        damaged.write_bytes(whole[:start] + bytes(64) + whole[start + 64 :])
-        try:
+        lost = bytes(255 - byte for byte in whole[start : start + 64])
+        damaged.write_bytes(whole[:start] + lost + whole[start + 64 :])
+        with pytest.raises(DataError, match=r"damaged\.keras"):
             load_model(damaged)
-        except DataError as error:
-            assert str(damaged) in str(error)
-            refused += 1
-    assert refused > 4
     damaged.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"damaged\.keras"):
         load_model(damaged)

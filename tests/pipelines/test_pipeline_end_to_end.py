@@ -255,7 +255,7 @@ def test_the_tuners_best_is_trained_and_segments_new_images(world, first, tmp_pa
     assert f"Masks     {masks}/masks" in world.told(found, *more)
     keras = Path(world.model(found)) / models.KERAS / models.FILE
     wanted = predict_files(keras, new / "images", tmp_path / "wanted").written
-    assert [path.name for path in wanted] == ["new_31_mask.png", "new_32_mask.png"]
+    assert [path.name for path in wanted] == ["new_31_labels.png", "new_32_labels.png"]
     for path in wanted:
         assert (masks / "masks" / path.name).read_bytes() == path.read_bytes()
 

@@ -31,6 +31,7 @@ from pipelines.infra_validator import ServerInfraValidator, docker_infra_validat
 from pipelines.server_process import NoServer
 
 SIGNATURES = {
+    "decoding",
     "serving_default",
     "segment_bytes",
     "segment_bytes_probabilities",

@@ -36,7 +36,8 @@ def test_train_runs_few_files_and_decodes_each_image_once(data, tmp_path):
     assert sorted(found.opened) == inputs and len(inputs) == 10
     assert set(found.opened.values()) <= {1, 2}, found.opened  # the header, and the pixels
     assert found.decoded == len(inputs)
-    assert len(found.files) <= 65, found.files
+    # 65 before class names, partial labels, scale, models by name and advice had files of their own
+    assert len(found.files) <= 70, found.files
 
 
 def test_a_cross_validation_decodes_each_image_once_for_all_folds(data, tmp_path, monkeypatch):

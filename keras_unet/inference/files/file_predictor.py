@@ -15,7 +15,6 @@ import numpy as np
 from keras_unet._version import __version__
 from keras_unet.data.pairs import beside_images
 from keras_unet.errors import ConfigError, DataError
-from keras_unet.inference.answer import decoding_of
 from keras_unet.inference.ensemble import Model, listed
 from keras_unet.inference.files.jobs import (
     Common,
@@ -49,7 +48,7 @@ from keras_unet.models.keras_file import (
     model_file,
     trained_model,
 )
-from keras_unet.models.model_card import ModelCard
+from keras_unet.models.model_card import ModelCard, decoding_of
 from keras_unet.remote_path import local_path
 from keras_unet.settings import validated
 

@@ -144,6 +144,8 @@ def _fitted(job: Job, common: Common, images: WindowedFile) -> Predictor:
     record = job.start.record
     if record is not None and record.ratio is not None:
         return common.predictor.at(record.ratio)
+    if common.options.diameter != "auto":
+        return common.predictor.stated(images.pixel_size)
     pages = [images.page(number) for number in range(len(images))]
 
     def say(text: str) -> None:
