@@ -113,7 +113,10 @@ def _share_around(mask: np.ndarray, centres: np.ndarray, side: int) -> float:
     """The mean share of True in squares around the centres [n, 2], as far as they are inside."""
     if not len(centres):
         return 0.0
-    sums = np.pad(np.cumsum(np.cumsum(mask, 0, dtype=np.int64), 1), ((1, 0), (1, 0)))
+    kind = np.int32 if mask.size < 2**31 else np.int64
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), kind)
+    inner = np.cumsum(mask, axis=0, dtype=kind, out=sums[1:, 1:])
+    np.cumsum(inner, axis=1, out=inner)
     low = np.maximum(centres - side // 2, 0)
     high = np.minimum(centres - side // 2 + side, mask.shape)
     (top, left), (bottom, right) = low.T, high.T
