@@ -17,6 +17,8 @@ import argparse
 import json
 import os
 import platform
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -104,18 +106,20 @@ class Bench:
         for one, core in zip(trainings, cores, strict=True):
             folder = one.folder(self.runs)
             if not self._cost(one).exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one that was stopped
                 log = self.runs / f"{folder.name}.log"
                 command = self._training(one, minutes)
                 print(f"{folder.name}: see {log}", file=sys.stderr, flush=True)
                 running[self.start(core, command, log).pid] = one
         while running:
             pid, status, used = os.wait4(-1, 0)
-            one = running.pop(pid, None)
+            one = running.pop(pid)
             if status:
+                for other in running:
+                    os.kill(other, signal.SIGTERM)
                 raise RuntimeError(f"{one} ended with {os.waitstatus_to_exitcode(status)}")
-            if one is not None:
-                minutes_of = {"processor_minutes": (used.ru_utime + used.ru_stime) / 60}
-                self._cost(one).write_text(json.dumps(minutes_of))
+            minutes_of = {"processor_minutes": (used.ru_utime + used.ru_stime) / 60}
+            self._cost(one).write_text(json.dumps(minutes_of))
 
     def _cost(self, one: Training) -> Path:
         return self.runs / f"{one.folder(self.runs).name}.cost.json"

@@ -118,8 +118,8 @@ def train_cellpose(training: str, folder: Path, minutes: float, seed: int) -> No
     images, labels = read(training)
     flows = dynamics.labels_to_flows(labels, device=torch.device("cpu"))
 
-    def train(epochs: int, limit: float) -> tuple[float, int]:
-        """Seconds of the epochs, and how many they were."""
+    def train(epochs: int, limit: float) -> list[float]:
+        """When each epoch began, and when the last one ended."""
         torch.manual_seed(seed)
         net = models.CellposeModel(gpu=False).net
         begins: list[float] = []
@@ -145,17 +145,17 @@ def train_cellpose(training: str, folder: Path, minutes: float, seed: int) -> No
                 save_path=folder,
                 model_name="model",
             )
-            done = epochs
+            begins.append(time.monotonic())
         except TimeOver:
             net.save_model(folder / "models" / "model")
-            done = len(begins) - 1
-        return time.monotonic() - begins[0], done
+        return begins
 
-    seconds, tried = train(3, 60 * minutes)
-    epochs = max(1, round(60 * minutes * tried / seconds))
-    seconds, done = train(epochs, 60 * minutes)
+    tried = np.diff(train(3, 60 * minutes))
+    epochs = max(1, round(60 * minutes / tried[-2:].mean()))  # without the first, which warms up
+    times = train(epochs, 60 * minutes)
+    used, done = (times[-1] - times[0]) / 60, len(times) - 1
     steps = done * -(-len(images) // 8)
-    write(folder, minutes=seconds / 60, steps=steps, tiles=done * len(images), epochs=epochs)
+    write(folder, minutes=used, steps=steps, tiles=done * len(images), epochs_planned=epochs)
 
 
 def load_cellpose(folder: Path) -> Segment:
