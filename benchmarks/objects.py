@@ -215,7 +215,7 @@ def plot(rows: list[dict[str, Any]], minutes: float, path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5), dpi=150, layout="constrained")
-    axes = figure.subplots(len(SETS), 2, width_ratios=(3, 1))
+    axes = figure.subplots(len(SETS), 2, width_ratios=(3, 1), squeeze=False)
     colours = {NAMES[key]: colour for key, colour in COLOURS.items()}
     width = 0.8 / len(rows)
     for name, (left, right) in zip(SETS, axes, strict=True):
