@@ -152,4 +152,4 @@ def test_masks_that_were_predicted_are_known(saved):
     said: list[str] = []
     predict_files(saved / "finished", image.parent, saved / "masks", masks=True, say=said.append)
     assert np.mean(np.asarray(Image.open(mask)) != before) < 0.01
-    assert not any("changed since" in text for text in said), said
+    assert not any("results were changed since" in text for text in said), said
