@@ -113,9 +113,15 @@ def test_arrow_keys_follow_a_pixel(opened, page):
         ".filter((s) => s.querySelector('.seen')).length"
     )
     assert frames == len(page.session.activations.order)
-    opened.execute_script("document.querySelector('[data-stage=down2_conv1]').focus()")
-    press(opened, ENTER)
-    until(opened, "document.getElementById('work').innerText.includes('ReLU')")
+    for tries in range(5):  # a key goes lost where the U is drawn anew between focus and press
+        opened.execute_script("document.querySelector('[data-stage=down2_conv1]').focus()")
+        press(opened, ENTER)
+        try:
+            until(opened, "document.getElementById('work').innerText.includes('ReLU')", seconds=20)
+            break
+        except AssertionError:
+            if tries == 4:
+                raise
     assert "down2_conv1" in text(opened, "work") and "bias" in text(opened, "work")
 
 
