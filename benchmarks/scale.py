@@ -56,7 +56,7 @@ def main() -> None:
             )
             print(f"{folder.name}, factor {factor:g}: {told}", flush=True)
     args.result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print("\n| set | factor | " + " | ".join(WAYS) + " |\n| -- " * (len(WAYS) + 2) + "|")
+    print("\n| set | factor | " + " | ".join(WAYS) + " |\n" + "| -- " * (len(WAYS) + 2) + "|")
     for name, factors in found["scores"].items():
         for factor, scores in factors.items():
             cells = [f"{scores[way]['f1']:.3f} / {scores[way]['ap']:.3f}" for way in WAYS]

@@ -157,12 +157,13 @@ def test_auto_finds_the_diameter(bright, true):
 
 
 def test_auto_leaves_an_image_whose_objects_the_model_knows(bright):
-    image, _ = cells(36.0)
+    image, labels = cells(16.0)
     said = []
-    wide = bright._replace(card=bright.card.model_copy(update={"diameter_range": (12.0, 37.0)}))
+    wide = bright._replace(card=bright.card.model_copy(update={"diameter_range": (8.0, 60.0)}))
     given = predict(wide, image, diameter="auto", say=said.append)
     np.testing.assert_array_equal(given, predict(wide, image))
-    assert "within the 12 to 37 px that the model knows: scale 1" in said[0]
+    assert 8 < median_diameter(labels) < 20 / scale_module.ALIKE
+    assert "which suits the model (8 to 25 px): scale 1" in said[0]
     assert Predictor(bright, PredictOptions(diameter="auto")).fitted(
         [ArraySource(image)]
     ).ratio != (1, 1)
