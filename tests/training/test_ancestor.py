@@ -190,7 +190,7 @@ def test_the_plan_follows_the_ancestor(data, file):
     made = plan(data / "train", label_kind="instances", settings={"init": str(file)})
     assert made.config.model.filters == 4 and made.config.model.depth == 2
     assert (made.config.model.padding, made.config.model.normalization) == ("valid", "batch")
-    assert made.config.learning_rate < 1e-3
+    assert made.config.learning_rate == 1e-3
     reasons = {choice.key: choice.reason for choice in made.choices}
     assert "that of test" in reasons["model.filters"]
     assert "test" in reasons["learning_rate"]

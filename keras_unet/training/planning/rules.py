@@ -27,7 +27,7 @@ from keras_unet.training.planning.sizes import (
 
 STRAIN = 0.11  # elastic displacement over the distance of the grid points: that of the DSB runs
 
-FINE_TUNING = 3e-4  # learning rate of AdamW
+FINE_TUNING = 1e-3  # learning rate of AdamW
 
 TURNING = ("paper", "nnunet")  # augmentations that turn by any angle
 
@@ -233,8 +233,10 @@ class Rules:
             self.pick("model.dropout", 0.5, why)
         self.pick("optimizer", "adam", "AdamW, whose settings suit most data [run: all]")
         if self.ancestor is not None and self.given.get("optimizer", "adam") == "adam":
-            why = f"lower than the usual 1e-3, so that little of {self.ancestor.name} is forgotten"
-            self.pick("learning_rate", FINE_TUNING, f"{why} [judgement]")
+            why = f"as from scratch, also with {self.ancestor.name} to begin with: tissue from 5 "
+            why += "images after 80 steps has object F1 0.57, with 3e-4 0.44, with 1e-4 0.13; "
+            why += "after 250 steps 0.59 and 0.57 [measured: DSB tissue, one seed]"
+            self.pick("learning_rate", FINE_TUNING, why)
         self.pick("schedule", "polynomial", "falls to 0 as the time ends [run: all]")
         why = "the average of the last ninth of the steps, for which no batch decides: pixel "
         why += "error 0.0767 ± 0.0007, not 0.0835 ± 0.0048 [measured: ISBI 2012]"
