@@ -28,7 +28,7 @@ from keras_unet.errors import DataError, listed
 from keras_unet.settings import Frozen
 
 VOID = (-1, 127, 254, 255, 32767, 65535)  # usual for pixels that do not count
-FEW = 500  # pixels of a class, below which it is hardly learned
+FEW = 250  # pixels of a class; 500 were enough for bright nuclei, see docs/labelling.md
 CONTRAST = 0.3  # standard deviations of the image that foreground and background lie apart
 
 
@@ -380,8 +380,8 @@ def label_notes(raws: Sequence[RawPair], mapping: LabelMapping) -> list[str]:
             for number, pixels in enumerate(counts.sum(axis=0).tolist()):
                 if 0 < pixels < FEW:
                     notes.append(
-                        f"class {number} has {pixels} labelled pixels in all images, too few to "
-                        "learn it from: label some thousand, in several images"
+                        f"class {number} has {pixels} labelled pixels in all images, hardly "
+                        "enough to learn it from: label more, in several images"
                     )
         bare = counts.sum(axis=1) == 0
         if bare.any():
