@@ -50,7 +50,8 @@ def cut(
     count = int(labels.max(initial=0))
     last = count
     group = np.full(count + 2, -1)  # of each component; -1 for cut ones and background
-    for number, (window, members) in enumerate(_windows(labels, count)):
+    whole = 0 if seeds is not None else apart if neck is None else _CLOSEST
+    for number, (window, members) in enumerate(_windows(labels, count, whole)):
         group[members] = number
         part = labels[window]
         own = np.where(group[np.minimum(part, count + 1)] == number, part, 0)
@@ -71,17 +72,26 @@ def cut(
         part[new] = grown[new]
 
 
-def _windows(labels: np.ndarray, count: int) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
-    """Parts of the image that hold some components whole, and these components' numbers."""
+def _windows(
+    labels: np.ndarray, count: int, whole: int
+) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Parts of the image that hold some components whole, and these components' numbers.
+
+    Components that a square of `whole` pixels holds are left out: two peaks are further apart. An
+    untrained network makes thousands of them, and each takes a millisecond.
+    """
     if count == 0:
         return
     boxes = np.array(
         [[r.start, c.start, r.stop, c.stop] for r, c in ndimage.find_objects(labels, count)]
     )
-    centres = (boxes[:, :2] + boxes[:, 2:]) // (2 * WINDOW)
+    wanted = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).max(axis=1) > whole)
+    if wanted.size == 0:
+        return
+    centres = (boxes[wanted, :2] + boxes[wanted, 2:]) // (2 * WINDOW)
     square = np.unique(centres, axis=0, return_inverse=True)[1]
     order = np.argsort(square, kind="stable")
-    for members in np.split(order, np.flatnonzero(np.diff(square[order])) + 1):
+    for members in np.split(wanted[order], np.flatnonzero(np.diff(square[order])) + 1):
         low = np.maximum(boxes[members, :2].min(axis=0) - _MARGIN, 0)
         high = boxes[members, 2:].max(axis=0) + _MARGIN
         yield (slice(low[0], high[0]), slice(low[1], high[1])), members + 1

@@ -175,6 +175,20 @@ def test_windows_change_nothing(monkeypatch, connectivity, how, sigma):
             assert expected.max() > to_instances(mask, connectivity=connectivity).max()
 
 
+@pytest.mark.parametrize(
+    "how", [{"split": "neck"}, *({"split": "distance", "seed_distance": k} for k in (1, 3, 6))]
+)
+def test_specks_that_are_not_looked_at_would_stay_whole(monkeypatch, how):
+    rng = np.random.default_rng(0)
+    noise = ndimage.gaussian_filter(rng.normal(size=(150, 150)), 3)
+    mask = (noise / noise.std() > 0.8) | (rng.random((150, 150)) < 0.15)
+    found = to_instances(mask, **how)
+    assert found.max() > to_instances(mask).max() > 300  # some are cut, most are specks
+    every = finding._windows
+    monkeypatch.setattr(finding, "_windows", lambda labels, count, whole: every(labels, count, 0))
+    assert np.array_equal(to_instances(mask, **how), found)
+
+
 def test_bands_change_nothing(monkeypatch):
     mask = cells(3, (60, 40), 1.0)
     settings = {"fill_holes": 9, "min_size": 4, "split": "distance"}
