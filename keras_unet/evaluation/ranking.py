@@ -1,6 +1,6 @@
 """Ranking of unlabelled images: where a model is unsure, so that a person labels those first.
 
-How sure a model is says much about how wrong it is: see docs/training.md for how well the order
+How sure a model is says much about how wrong it is: see docs/labelling.md for how well the order
 agrees with the true errors, and for measures that were tried and left.
 """
 

@@ -141,12 +141,12 @@ def model_file(path: str | Path) -> Path:
         DataError: it isn't there.
     """
     path = Path(path)
-    shipped = pretrained_file(path)
-    if shipped is not None and not path.exists():
-        return shipped
     file = path / run_layout.BEST if path.is_dir() else path
     if file.is_file():
         return file
+    shipped = pretrained_file(path)
+    if shipped is not None and not path.exists():
+        return shipped
     hint = ""
     if (path / "saved_model.pb").is_file():
         hint = "; this is a SavedModel, for servers: give what it was exported from"

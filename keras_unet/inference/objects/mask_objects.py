@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +108,7 @@ def objects_from_masks(
     given = to_pixel_size(pixel_size)
     probable = settings.threshold is not None
     files = find_masks(masks, probable, settings.instances)
-    if numbered := all(_numbered(file) for file in files.values()):
+    if numbered := _numbered(files.values()) == set(files.values()):
         settings = _as_numbered(settings, next(iter(files.values())))
     partners = {} if images is None else _partners(files, Path(images))
     jobs = [_job(stem, file, partners.get(stem), probable) for stem, file in files.items()]
@@ -269,14 +269,14 @@ def find_masks(path: str | Path, probabilities: bool, instances: bool = False) -
         DataError: nothing there, or only files of the other kind.
     """
     files = find_inputs(path)
-    ends = [_ENDS[probabilities]]
+    ends, answers = [_ENDS[probabilities]], set()
     if not probabilities:
-        mine = instances or any(_numbered(file) for file in files)
-        ends = [_LABELS, *ends] if mine else [*ends, _LABELS]
+        answers = set(files) if instances else _numbered(files)
+        ends = [_LABELS, *ends]
     for end in ends:
         chosen = [file for file in files if name_of(file).endswith(end)]
-        if end == _LABELS and not instances:
-            chosen = [file for file in chosen if _numbered(file)]
+        if end == _LABELS:
+            chosen = [file for file in chosen if file in answers]
         if chosen:
             return {name_of(file).removesuffix(end): file for file in chosen}
     others = [file for file in files if name_of(file).endswith(_OTHERS)]
@@ -290,14 +290,15 @@ def find_masks(path: str | Path, probabilities: bool, instances: bool = False) -
     return {name_of(file).removesuffix(_ENDS[probabilities]): file for file in files}
 
 
-def _numbered(file: Path) -> bool:
-    """Whether it is what `predict` writes of numbered objects; the name alone says too little.
+def _numbered(files: Iterable[Path]) -> set[Path]:
+    """Those that `predict` wrote of numbered objects; the name alone says too little.
 
     `objects` writes files of that name too, perhaps beside the masks, and keeps a list of them.
     """
-    if not name_of(file).endswith(_LABELS) or not (file.parent / PREDICTED).is_dir():
-        return False
-    return file.name not in read_written(file.parent)
+    named = [file for file in files if name_of(file).endswith(_LABELS)]
+    folders = {file.parent for file in named}
+    others = {folder: read_written(folder) for folder in folders if (folder / PREDICTED).is_dir()}
+    return {file for file in named if file.name not in others.get(file.parent, {file.name: None})}
 
 
 def _as_numbered(settings: ObjectSettings, file: Path) -> ObjectSettings:
